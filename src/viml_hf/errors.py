@@ -1,0 +1,24 @@
+"""The errors that a user can cause. The command line prints one as a single line and exits with status 2."""
+
+
+class ViMLError(ValueError):
+    """Bad input from the user. The message names the value, what is accepted, and the fix."""
+
+
+class MediaDecodeError(ViMLError):
+    """A media file that yields no usable pictures or sound.
+
+    Args:
+        path: The file's path, or `<bytes>` for in-memory media.
+        stage: Where it failed: `open`, `video` or `audio`.
+        cause: What is wrong and what to do about it, in one line.
+    """
+
+    def __init__(self, path: str, stage: str, cause: str):
+        super().__init__(f"{path}: {cause} [stage: {stage}]")
+        self.path = path
+        self.stage = stage
+        self.cause = cause
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), (self.path, self.stage, self.cause)

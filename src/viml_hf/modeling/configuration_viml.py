@@ -1,0 +1,243 @@
+"""Configuration of ViML: the tri-modal model, and the same with its frozen base encoders.
+
+Annotations stay real classes here (no `from __future__ import annotations`): transformers reads them.
+"""
+
+from dataclasses import field
+from typing import ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+
+from .configuration_descriptors import (
+    DESCRIPTOR_CONFIGS,
+    ViMLAudioDescriptorsConfig,
+    ViMLTextDescriptorsConfig,
+    ViMLVideoDescriptorsConfig,
+)
+
+# Trainer would otherwise hand `compute_metrics` the logits of each batch, and with them a recall among the batch only.
+NOT_FOR_METRICS = [
+    "logits_per_query",
+    "logits_per_audio",
+    "hidden_states",
+    "attentions",
+    "video_model_output",
+    "text_model_output",
+    "audio_model_output",
+]
+
+
+@strict
+class ViMLConfig(PreTrainedConfig):
+    r"""Configuration of [`ViMLModel`]: one family of retrieval models, chosen by its fields (paper section 3).
+
+    The baselines are the same class: MVPt+ is `query_modalities=["video"]`, MT is `["text"]`, and Prétet et al. is
+    `encoder="linear"` with `loss="triplet"`.
+
+    Args:
+        video_dim: Width of the video base features (512 for CLIP ViT-B/32).
+        audio_dim: Width of the music base features (256 for DeepSim).
+        text_dim: Width of the text base features (512 for CLIP ViT-B/32).
+        hidden_size: Width inside the towers.
+        projection_dim: Width of the embeddings. `fusion="addition"` needs it equal to `hidden_size`.
+        encoder: What a tower is: `"transformer"`, `"mlp"` (residual blocks, row by row) or `"linear"` (the linear
+            stack of Prétet et al. over the mean of the rows). The paper uses Transformers.
+        num_hidden_layers: Layers per tower. The paper states 2 for the text tower and leaves the others open.
+        audio_num_hidden_layers: Layers of the audio tower; `None` means `num_hidden_layers`.
+        num_attention_heads: Attention heads (open in the paper; 8 as in the nearest published recipe).
+        intermediate_size: Width of the feed-forward part (2048: pinned by the paper's parameter counts).
+        hidden_act: Activation of the feed-forward part.
+        dropout: Dropout of the residual branches.
+        attention_dropout: Dropout of the attention weights.
+        layer_norm_eps: Epsilon of the layer norms.
+        position_embedding: `"learned"`, `"sinusoidal"` or `"none"` (open in the paper).
+        max_position_embeddings: Longest sequence of 10 s segments.
+        pooling: `"mean"` over the valid rows, or `"cls"` (open in the paper).
+        query_modalities: What a query is made of: `["video", "text"]`, `["video"]` or `["text"]`.
+        fusion: How the pooled video and text become one query: `"transformer"`, `"mlp"`, `"linear"`, `"addition"`
+            (paper table 4).
+        num_fusion_layers: Layers of the `"transformer"` fusion: 1 or 2 in table 4.
+        loss: `"info_nce"` (paper equation 2, a sum over both directions) or `"triplet"` (Prétet et al.).
+        temperature: Temperature of InfoNCE, 0.03 in the paper.
+        learned_temperature: Learn the temperature, kept in [0.005, 1].
+        triplet_margin: Margin on the cosine.
+        triplet_num_hardest: Hinges averaged per anchor: those of its hardest negatives.
+        triplet_audio_to_query_weight: Weight of the direction music → query.
+        triplet_query_to_audio_weight: Weight of the direction query → music.
+        triplet_structure_weight: Weight of the intra-modal structure term, once per modality.
+        null_text: What an absent text is: `"stored"` (the base feature of the empty string, a buffer of the model) or
+            `"zero"`. The paper finds both about as good.
+        initializer_range: Standard deviation of the CLS vectors and learned positions at the start.
+
+    Example:
+
+    ```python
+    >>> from viml_hf import ViMLConfig, ViMLModel
+    >>> model = ViMLModel(ViMLConfig(fusion="linear"))
+    >>> sum(p.numel() for p in model.fusion.parameters())
+    131328
+
+    ```
+    """
+
+    model_type = "viml"
+    base_config_key = "viml_config"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = NOT_FOR_METRICS
+
+    video_dim: int = 512
+    audio_dim: int = 256
+    text_dim: int = 512
+    hidden_size: int = 256
+    projection_dim: int = 256
+    encoder: Literal["transformer", "mlp", "linear"] = "transformer"
+    num_hidden_layers: int = 2
+    audio_num_hidden_layers: int | None = None
+    num_attention_heads: int = 8
+    intermediate_size: int = 2048
+    hidden_act: str = "relu"
+    dropout: float | int = 0.1
+    attention_dropout: float | int = 0.0
+    layer_norm_eps: float | int = 1e-5
+    position_embedding: Literal["learned", "sinusoidal", "none"] = "learned"
+    max_position_embeddings: int = 512
+    pooling: Literal["mean", "cls"] = "mean"
+    query_modalities: list[Literal["video", "text"]] = field(default_factory=lambda: ["video", "text"])
+    fusion: Literal["transformer", "mlp", "linear", "addition"] = "transformer"
+    num_fusion_layers: int = 2
+    loss: Literal["info_nce", "triplet"] = "info_nce"
+    temperature: float | int = 0.03
+    learned_temperature: bool = False
+    triplet_margin: float | int = 0.1
+    triplet_num_hardest: int = 100
+    triplet_audio_to_query_weight: float | int = 3.0
+    triplet_query_to_audio_weight: float | int = 1.0
+    triplet_structure_weight: float | int = 0.2
+    null_text: Literal["stored", "zero"] = "stored"
+    initializer_range: float | int = 0.02
+
+    def base_feature_dim(self, modality: str) -> int:
+        """Width of the base features of `"video"`, `"text"` or `"audio"`."""
+        return {"video": self.video_dim, "text": self.text_dim, "audio": self.audio_dim}[modality]
+
+    def num_tower_layers(self, modality: str) -> int:
+        """Number of layers of the tower of `"video"`, `"text"` or `"audio"`."""
+        if modality == "audio" and self.audio_num_hidden_layers is not None:
+            return self.audio_num_hidden_layers
+        return self.num_hidden_layers
+
+    def validate_query_modalities(self) -> None:
+        """Refuse queries made of nothing, or of the same modality twice."""
+        if not self.query_modalities or len(set(self.query_modalities)) != len(self.query_modalities):
+            raise ValueError(
+                f'query_modalities={self.query_modalities}: give ["video", "text"], ["video"] or ["text"], each once.'
+            )
+
+    def validate_widths(self) -> None:
+        """Refuse widths that cannot be combined."""
+        sizes = ("video_dim", "audio_dim", "text_dim", "hidden_size", "projection_dim", "intermediate_size")
+        for name in (*sizes, "num_hidden_layers", "num_fusion_layers", "max_position_embeddings"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: give a whole number of at least 1.")
+        heads = self.num_attention_heads
+        if heads < 1:
+            raise ValueError(f"num_attention_heads={heads}: give a whole number of at least 1.")
+        if self.encoder == "transformer" and self.hidden_size % heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={heads}: change one of them."
+            )
+        if len(self.query_modalities) < 2:
+            return
+        if self.fusion == "addition" and self.hidden_size != self.projection_dim:
+            raise ValueError(
+                f'fusion="addition" needs hidden_size={self.hidden_size} equal to projection_dim='
+                f"{self.projection_dim}: make them equal or take another fusion."
+            )
+        if self.fusion == "transformer" and self.projection_dim % heads:
+            raise ValueError(
+                f"projection_dim={self.projection_dim} is not a multiple of num_attention_heads={heads}: change one."
+            )
+
+    def validate_pooling(self) -> None:
+        """Refuse a CLS vector in encoders whose rows do not see each other."""
+        if self.pooling == "cls" and self.encoder != "transformer":
+            raise ValueError(f'pooling="cls" needs encoder="transformer", not {self.encoder!r}: use pooling="mean".')
+
+    def validate_temperature(self) -> None:
+        """Refuse temperatures outside [0.005, 1], the range that a learned one is kept in."""
+        if not 0.005 <= self.temperature <= 1:
+            raise ValueError(f"temperature={self.temperature}: give a value in [0.005, 1], 0.03 as in the paper.")
+
+    def validate_probabilities(self) -> None:
+        """Refuse dropout rates outside [0, 1)."""
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: give a rate in [0, 1).")
+
+
+@strict
+class ViMLForMusicRetrievalConfig(PreTrainedConfig):
+    r"""Configuration of [`ViMLForMusicRetrieval`]: a [`ViMLConfig`] and the configs of three frozen base encoders.
+
+    Args:
+        viml_config: The heads. Its base-feature widths must be those of the encoders.
+        video_encoder_config: Config of the video encoder: a CLIP or SigLIP vision tower, or the descriptors.
+        text_encoder_config: Config of the text encoder: a CLIP or other text model, or the descriptors.
+        audio_encoder_config: Config of the audio encoder: AST, CLAP or any audio model, or the descriptors.
+        freeze_encoders: Keep the encoders out of training: no gradient, always in evaluation mode. It holds after
+            `from_pretrained` too.
+
+    Example:
+
+    ```python
+    >>> from viml_hf import ViMLForMusicRetrievalConfig
+    >>> config = ViMLForMusicRetrievalConfig()
+    >>> config.video_encoder_config.model_type
+    'viml_video_descriptors'
+
+    ```
+    """
+
+    model_type = "viml_music_retrieval"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = NOT_FOR_METRICS
+    sub_configs_defaults = {  # noqa: RUF012 (transformers' own way to declare sub-configs)
+        "viml_config": ViMLConfig,
+        "video_encoder_config": SubConfigSpec(ViMLVideoDescriptorsConfig),
+        "text_encoder_config": SubConfigSpec(ViMLTextDescriptorsConfig),
+        "audio_encoder_config": SubConfigSpec(ViMLAudioDescriptorsConfig),
+    }
+
+    viml_config: dict | PreTrainedConfig | None = None
+    video_encoder_config: dict | PreTrainedConfig | None = None
+    text_encoder_config: dict | PreTrainedConfig | None = None
+    audio_encoder_config: dict | PreTrainedConfig | None = None
+    freeze_encoders: bool = True
+
+    def __post_init__(self, **kwargs) -> None:
+        """Turn the encoders' dicts into the config classes that their `model_type` names."""
+        for name in ("video_encoder_config", "text_encoder_config", "audio_encoder_config"):
+            value = getattr(self, name)
+            if isinstance(value, dict):
+                setattr(self, name, _encoder_config(name, value))
+        if self.viml_config is None:
+            self.viml_config = ViMLConfig(
+                video_dim=ViMLVideoDescriptorsConfig().projection_dim,
+                text_dim=ViMLTextDescriptorsConfig().projection_dim,
+                audio_dim=ViMLAudioDescriptorsConfig().projection_dim,
+            )
+        super().__post_init__(**kwargs)
+
+
+def _encoder_config(name: str, value: dict) -> PreTrainedConfig:
+    """The config object of one encoder. The descriptors are known here, so that remote code needs no registration."""
+    kwargs = dict(value)
+    model_type = kwargs.pop("model_type", None)
+    if model_type is None:
+        raise ValueError(f"{name} has no model_type: give the dict of a transformers config, or the config itself.")
+    if model_type in DESCRIPTOR_CONFIGS:
+        return DESCRIPTOR_CONFIGS[model_type](**kwargs)
+    return AutoConfig.for_model(model_type, **kwargs)
+
+
+__all__ = ["ViMLConfig", "ViMLForMusicRetrievalConfig"]

@@ -1,0 +1,108 @@
+"""Losses of ViML and of its baselines, computed in float32 whatever the dtype of the model."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather
+from torch.nn import functional as F
+
+
+def gather_batch(rows: Tensor) -> Tensor:
+    """Stack the rows of all processes, in rank order, keeping every gradient.
+
+    With the gradient averaging of data-parallel training, a loss over the gathered rows equals the loss of one
+    process that holds the whole batch. Without a process group the rows come back as they are.
+
+    Args:
+        rows: `(batch, dim)`, the same batch size in every process.
+
+    Returns:
+        `(processes * batch, dim)`.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return rows
+    return torch.cat(all_gather(rows.contiguous()))
+
+
+def info_nce_loss(query_embeds: Tensor, audio_embeds: Tensor, temperature: Tensor | float) -> Tensor:
+    """Symmetric InfoNCE over in-batch negatives: L(query → music) + L(music → query), a sum (paper equation 2).
+
+    Args:
+        query_embeds: `(batch, dim)`, L2-normalised. Row i belongs to row i of `audio_embeds`.
+        audio_embeds: `(batch, dim)`, L2-normalised.
+        temperature: The softmax temperature tau.
+
+    Returns:
+        A float32 scalar.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> same = torch.ones(4, 1)  # all alike: twice the log of the batch size
+    >>> round(info_nce_loss(same, same, 0.03).exp().item())
+    16
+
+    ```
+    """
+    logits = query_embeds.float() @ audio_embeds.float().T / temperature
+    labels = torch.arange(logits.shape[0], device=logits.device)
+    return F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)
+
+
+def triplet_loss(
+    query_embeds: Tensor,
+    audio_embeds: Tensor,
+    *,
+    margin: float,
+    num_hardest: int,
+    audio_to_query_weight: float,
+    query_to_audio_weight: float,
+) -> Tensor:
+    """Weighted two-way triplet loss on the cosine, over each anchor's hardest in-batch negatives (Prétet et al.).
+
+    The hinge of anchor i and negative j is `max(0, margin + s_ij - s_ii)` with cosine s. "The 100 hardest" is read as
+    per anchor; a smaller batch uses all of its negatives.
+
+    Args:
+        query_embeds: `(batch, dim)`, L2-normalised, at least two rows.
+        audio_embeds: `(batch, dim)`, L2-normalised.
+        margin: How much more similar the match has to be.
+        num_hardest: Negatives averaged per anchor.
+        audio_to_query_weight: Weight of the direction music → query.
+        query_to_audio_weight: Weight of the direction query → music.
+
+    Returns:
+        A float32 scalar.
+    """
+    similarity = query_embeds.float() @ audio_embeds.float().T
+    batch_size = similarity.shape[0]
+    if batch_size < 2:
+        raise ValueError(f"The triplet loss needs negatives: a batch of at least 2 rows, not {batch_size}.")
+
+    def direction(scores: Tensor) -> Tensor:
+        others = ~torch.eye(batch_size, dtype=torch.bool, device=scores.device)
+        hinges = (margin + scores - scores.diagonal()[:, None]).clamp(min=0)[others].view(batch_size, batch_size - 1)
+        return hinges.topk(min(num_hardest, batch_size - 1), dim=1).values.mean()
+
+    return query_to_audio_weight * direction(similarity) + audio_to_query_weight * direction(similarity.T)
+
+
+def structure_loss(embeds: Tensor, base_features: Tensor) -> Tensor:
+    """Intra-modal structure term: embeddings should order their neighbours as the base features do (VM-Net).
+
+    For every anchor i and pair (j, k) that the embeddings order otherwise than the base features, the amount by which
+    they do: `max(0, -sign(t_ik - t_ij) * (s_ik - s_ij))`, averaged over all (i, j, k), with cosines t of the base
+    features and s of the embeddings. Memory grows with the cube of the batch size.
+
+    Args:
+        embeds: `(batch, dim)`, L2-normalised.
+        base_features: `(batch, base_dim)`, pooled over time.
+
+    Returns:
+        A float32 scalar.
+    """
+    base = F.normalize(base_features.float(), dim=-1)
+    wanted, actual = base @ base.T, embeds.float() @ embeds.float().T
+    order = torch.sign(wanted[:, None, :] - wanted[:, :, None])
+    return (-order * (actual[:, None, :] - actual[:, :, None])).clamp(min=0).mean()

@@ -1,0 +1,344 @@
+"""`ViMLModel`: base features of video, text and music → embeddings in one space (McKee et al., CVPR 2023)."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+
+from .configuration_viml import ViMLConfig
+from .loss_viml import gather_batch, info_nce_loss, structure_loss, triplet_loss
+from .modeling_viml_towers import FUSIONS, TOWERS, ViMLPreTrainedModel, masked_mean
+
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.005, 1.0
+
+
+@dataclass
+class ViMLOutput(ModelOutput):
+    """Output of [`ViMLModel`] and [`ViMLForMusicRetrieval`].
+
+    Args:
+        loss: Float32 scalar, when `return_loss=True`.
+        logits_per_query: `(batch, tracks)`, cosine similarity of query and music divided by the temperature.
+        logits_per_audio: `(tracks, batch)`, its transpose.
+        query_embeds: `(batch, projection_dim)` float32, L2-normalised.
+        audio_embeds: `(tracks, projection_dim)` float32, L2-normalised.
+        hidden_states: Hidden states of a `"transformer"` fusion, where asked for.
+        attentions: Attention weights of a `"transformer"` fusion, where asked for (`attn_implementation="eager"`).
+        video_model_output: Output of the video tower.
+        text_model_output: Output of the text tower.
+        audio_model_output: Output of the audio tower.
+    """
+
+    loss: Tensor | None = None
+    logits_per_query: Tensor | None = None
+    logits_per_audio: Tensor | None = None
+    query_embeds: Tensor | None = None
+    audio_embeds: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    video_model_output: BaseModelOutputWithPooling | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    audio_model_output: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The fields that are set, nested outputs as tuples too."""
+        return tuple(v.to_tuple() if isinstance(v, ModelOutput) else v for v in self.values())
+
+
+class ViMLModel(ViMLPreTrainedModel):
+    """Ranks music for a video, a text, or both, from the base features of frozen encoders (paper section 3).
+
+    Row i of the queries belongs to row i of the music when a loss is asked for. A missing mask means that every row of
+    the features is valid. **The model owns the null text**: no text at all, and a row whose text mask is all zero, give
+    the same embedding bit for bit. A row whose video mask is all zero has no video; it is embedded from a zero vector,
+    which works to the extent that training showed it (`ViMLDataCollator(video_dropout=...)`). Features of a modality
+    that is not in `config.query_modalities` are not looked at.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from viml_hf import ViMLConfig, ViMLModel
+    >>> config = ViMLConfig(video_dim=6, text_dim=5, audio_dim=4, hidden_size=16, projection_dim=16,
+    ...                     intermediate_size=32, num_attention_heads=2)
+    >>> model = ViMLModel(config).eval()
+    >>> output = model(video_features=torch.ones(2, 3, 6), audio_features=torch.ones(7, 9, 4))
+    >>> tuple(output.logits_per_query.shape)
+    (2, 7)
+
+    ```
+    """
+
+    # The loss is a mean over in-batch negatives: Trainer must not rescale it by the number of items.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: ViMLConfig):
+        super().__init__(config)
+        tower = TOWERS[config.encoder]
+        size, out = config.hidden_size, config.projection_dim
+        has_video, has_text = ("video" in config.query_modalities, "text" in config.query_modalities)
+        self.video_tower = tower(config, "video") if has_video else None
+        self.text_tower = tower(config, "text") if has_text else None
+        self.audio_tower = tower(config, "audio")
+        if has_video and has_text:
+            self.fusion = FUSIONS[config.fusion](config)
+        else:
+            self.fusion = None
+            self.query_projection = nn.Identity() if size == out else nn.Linear(size, out, bias=False)
+        self.audio_projection = nn.Identity() if size == out else nn.Linear(size, out, bias=False)
+        self.null_text_features = nn.Buffer(torch.zeros(config.text_dim))
+        learned = torch.tensor(math.log(config.temperature), dtype=torch.float32)
+        self.log_temperature = nn.Parameter(learned) if config.learned_temperature else None
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The first layer of the audio tower: there are no token embeddings here."""
+        return self.audio_tower.projection if hasattr(self.audio_tower, "projection") else self.audio_tower.layers[0]
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the first layer of the audio tower."""
+        if hasattr(self.audio_tower, "projection"):
+            self.audio_tower.projection = value
+        else:
+            self.audio_tower.layers[0] = value
+
+    @property
+    def temperature(self) -> Tensor | float:
+        """The temperature in use: `config.temperature`, or the learned one kept in [0.005, 1]."""
+        if self.log_temperature is None:
+            return self.config.temperature
+        return self.log_temperature.float().exp().clamp(MIN_TEMPERATURE, MAX_TEMPERATURE)
+
+    def set_null_text(self, features: Tensor) -> None:
+        """Store the base feature of the empty string, `(text_dim,)`, as the null text.
+
+        It has no effect with `null_text="zero"`.
+
+        Raises:
+            ValueError: The width is not `config.text_dim`, or a value is not finite.
+        """
+        if features.shape != self.null_text_features.shape or not torch.isfinite(features).all():
+            raise ValueError(
+                f"The null text has shape {tuple(features.shape)}, but finite values of shape ({self.config.text_dim},)"
+                " are needed: encode the empty string with the text encoder of this model."
+            )
+        if self.config.null_text == "stored":
+            with torch.no_grad():
+                self.null_text_features.copy_(features)
+
+    @can_return_tuple
+    def get_query_features(
+        self,
+        video_features: Tensor | None = None,
+        video_attention_mask: Tensor | None = None,
+        text_features: Tensor | None = None,
+        text_attention_mask: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Embed queries: videos, texts, or both.
+
+        Args:
+            video_features: `(batch, time, video_dim)`, one row per 10 s segment.
+            video_attention_mask: `(batch, time)`, 1 where the segment exists; a row of zeros = no video.
+            text_features: `(batch, texts, text_dim)`.
+            text_attention_mask: `(batch, texts)`; a row of zeros = no text.
+            kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
+
+        Returns:
+            `pooler_output` is the embedding, `(batch, projection_dim)` float32: projected and L2-normalised.
+
+        Raises:
+            ValueError: No input of `config.query_modalities` is given, or a shape is wrong.
+        """
+        output, _, _ = self._embed_query(
+            video_features, video_attention_mask, text_features, text_attention_mask, **kwargs
+        )
+        return output
+
+    @can_return_tuple
+    def get_audio_features(
+        self,
+        audio_features: Tensor,
+        audio_attention_mask: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Embed music.
+
+        Args:
+            audio_features: `(batch, time, audio_dim)`, one row per 10 s segment.
+            audio_attention_mask: `(batch, time)`, 1 where the segment exists. A row of zeros gives a zero embedding.
+            kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
+
+        Returns:
+            `pooler_output` is the embedding, `(batch, projection_dim)` float32: projected and L2-normalised.
+
+        Raises:
+            ValueError: A shape is wrong.
+        """
+        output = self.audio_tower(audio_features, audio_attention_mask, **kwargs)
+        embeds = F.normalize(self.audio_projection(output.pooler_output).float(), dim=-1)
+        if audio_attention_mask is not None:
+            embeds = embeds * audio_attention_mask.bool().any(1, keepdim=True)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=output.last_hidden_state,
+            pooler_output=embeds,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+    @can_return_tuple
+    def forward(
+        self,
+        video_features: Tensor | None = None,
+        video_attention_mask: Tensor | None = None,
+        text_features: Tensor | None = None,
+        text_attention_mask: Tensor | None = None,
+        audio_features: Tensor | None = None,
+        audio_attention_mask: Tensor | None = None,
+        return_loss: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ViMLOutput:
+        """Embed queries and music, and compare each with each.
+
+        Args:
+            video_features: `(batch, time, video_dim)`, see [`get_query_features`].
+            video_attention_mask: `(batch, time)`.
+            text_features: `(batch, texts, text_dim)`.
+            text_attention_mask: `(batch, texts)`; a row of zeros = no text.
+            audio_features: `(tracks, time, audio_dim)`, see [`get_audio_features`].
+            audio_attention_mask: `(tracks, time)`.
+            return_loss: Compute `config.loss`. Query i and track i belong together; all other tracks of the batch, in
+                data-parallel training of all processes, are its negatives.
+            kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
+
+        Returns:
+            [`ViMLOutput`]. Without `audio_features` there are no logits; without a query no `query_embeds`.
+
+        Raises:
+            ValueError: Nothing to embed, a wrong shape, or a loss without both sides.
+        """
+        has_query = video_features is not None or text_features is not None
+        if not has_query and audio_features is None:
+            raise ValueError("Nothing to embed: give video_features, text_features or audio_features.")
+        query = video = text = audio = loss = logits = None
+        if has_query:
+            query, video, text = self._embed_query(
+                video_features, video_attention_mask, text_features, text_attention_mask, **kwargs
+            )
+        if audio_features is not None:
+            audio = self.get_audio_features(audio_features, audio_attention_mask, **kwargs)
+        if query is not None and audio is not None:
+            logits = query.pooler_output @ audio.pooler_output.T / self.temperature
+        if return_loss:
+            if logits is None or logits.shape[0] != logits.shape[1]:
+                raise ValueError("return_loss=True needs a query and its music in every row: give both, equally many.")
+            if self.video_tower is not None and video_features is not None:
+                query_rows = masked_mean(video_features, video_attention_mask)
+            else:
+                query_rows = masked_mean(text_features, text_attention_mask)
+            audio_rows = masked_mean(audio_features, audio_attention_mask)
+            loss = self._loss(query.pooler_output, audio.pooler_output, query_rows, audio_rows)
+        return ViMLOutput(
+            loss=loss,
+            logits_per_query=logits,
+            logits_per_audio=None if logits is None else logits.T,
+            query_embeds=None if query is None else query.pooler_output,
+            audio_embeds=None if audio is None else audio.pooler_output,
+            hidden_states=None if query is None else query.hidden_states,
+            attentions=None if query is None else query.attentions,
+            video_model_output=video,
+            text_model_output=text,
+            audio_model_output=audio,
+        )
+
+    def _embed_query(
+        self,
+        video_features: Tensor | None,
+        video_attention_mask: Tensor | None,
+        text_features: Tensor | None,
+        text_attention_mask: Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[BaseModelOutputWithPooling, BaseModelOutputWithPooling | None, BaseModelOutputWithPooling | None]:
+        """The query's output, and those of the video and the text tower where they ran."""
+        video = self._run_tower(self.video_tower, video_features, video_attention_mask, **kwargs)
+        text = self._run_tower(self.text_tower, text_features, text_attention_mask, **kwargs)
+        if video is None and text is None:
+            raise ValueError(
+                f"The query is empty: give features of {' or '.join(self.config.query_modalities)}, which this model's "
+                "queries are made of (config.query_modalities)."
+            )
+        if self.fusion is None:
+            query = video or text
+            embeds = self.query_projection(query.pooler_output)
+        else:
+            video_pooled = self._pooled_or_null(self.video_tower, video, video_attention_mask)
+            text_pooled = self._pooled_or_null(self.text_tower, text, text_attention_mask)
+            if video is None or text is None:
+                video_pooled, text_pooled = torch.broadcast_tensors(video_pooled, text_pooled)
+            query = self.fusion(video_pooled, text_pooled, **kwargs)
+            embeds = query.pooler_output
+        output = BaseModelOutputWithPooling(
+            last_hidden_state=query.last_hidden_state,
+            pooler_output=F.normalize(embeds.float(), dim=-1),
+            hidden_states=query.hidden_states,
+            attentions=query.attentions,
+        )
+        return output, video, text
+
+    def _run_tower(
+        self,
+        tower: nn.Module | None,
+        features: Tensor | None,
+        attention_mask: Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling | None:
+        return None if tower is None or features is None else tower(features, attention_mask, **kwargs)
+
+    def _pooled_or_null(
+        self, tower: nn.Module, output: BaseModelOutputWithPooling | None, attention_mask: Tensor | None
+    ) -> Tensor:
+        """Pooled rows `(batch, hidden_size)`, the null embedding in those without input; `(1, ...)` without any.
+
+        The null embedding is computed once, at length 1, whatever the batch: that is why "no text" is the same bits
+        however it is said.
+        """
+        if output is not None and attention_mask is None:
+            return output.pooler_output
+        null = self.null_text_features
+        if tower is self.video_tower or self.config.null_text == "zero":
+            null = null.new_zeros(tower.input_dim)
+        null_pooled = tower(null[None, None]).pooler_output
+        if output is None:
+            return null_pooled
+        present = attention_mask.bool().any(1, keepdim=True)
+        return torch.where(present, output.pooler_output, null_pooled)
+
+    def _loss(self, query_embeds: Tensor, audio_embeds: Tensor, query_rows: Tensor, audio_rows: Tensor) -> Tensor:
+        """`config.loss` over the batch; in training over the batches of all processes."""
+        gather = gather_batch if self.training else nn.Identity()
+        query_embeds, audio_embeds = gather(query_embeds), gather(audio_embeds)
+        if self.config.loss == "info_nce":
+            return info_nce_loss(query_embeds, audio_embeds, self.temperature)
+        loss = triplet_loss(
+            query_embeds,
+            audio_embeds,
+            margin=self.config.triplet_margin,
+            num_hardest=self.config.triplet_num_hardest,
+            audio_to_query_weight=self.config.triplet_audio_to_query_weight,
+            query_to_audio_weight=self.config.triplet_query_to_audio_weight,
+        )
+        if self.config.triplet_structure_weight:
+            structure = structure_loss(query_embeds, gather(query_rows)) + structure_loss(
+                audio_embeds, gather(audio_rows)
+            )
+            loss = loss + self.config.triplet_structure_weight * structure
+        return loss
+
+
+__all__ = ["ViMLModel", "ViMLOutput"]
