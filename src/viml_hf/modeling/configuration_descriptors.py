@@ -3,6 +3,8 @@
 `projection_dim` is the width of their base features, under the name that CLIP and CLAP towers use for theirs.
 """
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -62,7 +64,7 @@ class ViMLTextDescriptorsConfig(PreTrainedConfig):
     ngram_sizes: list[int] | None = None
     vocab_size: int = 384
 
-    def __post_init__(self, **kwargs) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:
         """Fill in the default n-gram sizes (lists, because tuples do not reload)."""
         if self.ngram_sizes is None:
             self.ngram_sizes = [3, 4, 5]

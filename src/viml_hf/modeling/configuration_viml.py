@@ -4,7 +4,7 @@ Annotations stay real classes here (no `from __future__ import annotations`): tr
 """
 
 from dataclasses import field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
@@ -72,14 +72,10 @@ class ViMLConfig(PreTrainedConfig):
         initializer_range: Standard deviation of the CLS vectors and learned positions at the start.
 
     Example:
-
-    ```python
-    >>> from viml_hf import ViMLConfig, ViMLModel
-    >>> model = ViMLModel(ViMLConfig(fusion="linear"))
-    >>> sum(p.numel() for p in model.fusion.parameters())
-    131328
-
-    ```
+        >>> from viml_hf import ViMLConfig, ViMLModel
+        >>> model = ViMLModel(ViMLConfig(fusion="linear"))
+        >>> sum(p.numel() for p in model.fusion.parameters())
+        131328
     """
 
     model_type = "viml"
@@ -189,20 +185,16 @@ class ViMLForMusicRetrievalConfig(PreTrainedConfig):
             `from_pretrained` too.
 
     Example:
-
-    ```python
-    >>> from viml_hf import ViMLForMusicRetrievalConfig
-    >>> config = ViMLForMusicRetrievalConfig()
-    >>> config.video_encoder_config.model_type
-    'viml_video_descriptors'
-
-    ```
+        >>> from viml_hf import ViMLForMusicRetrievalConfig
+        >>> config = ViMLForMusicRetrievalConfig()
+        >>> config.video_encoder_config.model_type
+        'viml_video_descriptors'
     """
 
     model_type = "viml_music_retrieval"
     keys_to_ignore_at_inference: ClassVar[list[str]] = NOT_FOR_METRICS
     sub_configs_defaults = {  # noqa: RUF012 (transformers' own way to declare sub-configs)
-        "viml_config": ViMLConfig,
+        "viml_config": SubConfigSpec(ViMLConfig),
         "video_encoder_config": SubConfigSpec(ViMLVideoDescriptorsConfig),
         "text_encoder_config": SubConfigSpec(ViMLTextDescriptorsConfig),
         "audio_encoder_config": SubConfigSpec(ViMLAudioDescriptorsConfig),
@@ -214,7 +206,7 @@ class ViMLForMusicRetrievalConfig(PreTrainedConfig):
     audio_encoder_config: dict | PreTrainedConfig | None = None
     freeze_encoders: bool = True
 
-    def __post_init__(self, **kwargs) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:
         """Turn the encoders' dicts into the config classes that their `model_type` names."""
         for name in ("video_encoder_config", "text_encoder_config", "audio_encoder_config"):
             value = getattr(self, name)

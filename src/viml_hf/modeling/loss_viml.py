@@ -36,14 +36,10 @@ def info_nce_loss(query_embeds: Tensor, audio_embeds: Tensor, temperature: Tenso
         A float32 scalar.
 
     Example:
-
-    ```python
-    >>> import torch
-    >>> same = torch.ones(4, 1)  # all alike: twice the log of the batch size
-    >>> round(info_nce_loss(same, same, 0.03).exp().item())
-    16
-
-    ```
+        >>> import torch
+        >>> same = torch.ones(4, 1)  # all alike: twice the log of the batch size
+        >>> round(info_nce_loss(same, same, 0.03).exp().item())
+        16
     """
     logits = query_embeds.float() @ audio_embeds.float().T / temperature
     labels = torch.arange(logits.shape[0], device=logits.device)

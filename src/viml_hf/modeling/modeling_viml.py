@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_viml import ViMLConfig
 from .loss_viml import gather_batch, info_nce_loss, structure_loss, triplet_loss
-from .modeling_viml_towers import FUSIONS, TOWERS, ViMLPreTrainedModel, masked_mean
+from .modeling_viml_towers import FUSIONS, TOWERS, ViMLPreTrainedModel, ViMLTower, masked_mean
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.005, 1.0
 
@@ -61,20 +62,18 @@ class ViMLModel(ViMLPreTrainedModel):
     that is not in `config.query_modalities` are not looked at.
 
     Example:
-
-    ```python
-    >>> import torch
-    >>> from viml_hf import ViMLConfig, ViMLModel
-    >>> config = ViMLConfig(video_dim=6, text_dim=5, audio_dim=4, hidden_size=16, projection_dim=16,
-    ...                     intermediate_size=32, num_attention_heads=2)
-    >>> model = ViMLModel(config).eval()
-    >>> output = model(video_features=torch.ones(2, 3, 6), audio_features=torch.ones(7, 9, 4))
-    >>> tuple(output.logits_per_query.shape)
-    (2, 7)
-
-    ```
+        >>> import torch
+        >>> from viml_hf import ViMLConfig, ViMLModel
+        >>> config = ViMLConfig(video_dim=6, text_dim=5, audio_dim=4, hidden_size=16, projection_dim=16,
+        ...                     intermediate_size=32, num_attention_heads=2)
+        >>> model = ViMLModel(config).eval()
+        >>> output = model(video_features=torch.ones(2, 3, 6), audio_features=torch.ones(7, 9, 4))
+        >>> tuple(output.logits_per_query.shape)
+        (2, 7)
     """
 
+    # An end-to-end checkpoint holds the encoders too: the heads alone are meant to be read out of it.
+    _keys_to_ignore_on_load_unexpected = [r"^(video|text|audio)_encoder\."]  # noqa: RUF012
     # The loss is a mean over in-batch negatives: Trainer must not rescale it by the number of items.
     accepts_loss_kwargs = False
 
@@ -87,26 +86,31 @@ class ViMLModel(ViMLPreTrainedModel):
         self.text_tower = tower(config, "text") if has_text else None
         self.audio_tower = tower(config, "audio")
         if has_video and has_text:
-            self.fusion = FUSIONS[config.fusion](config)
+            self.fusion: nn.Module | None = FUSIONS[config.fusion](config)
         else:
             self.fusion = None
             self.query_projection = nn.Identity() if size == out else nn.Linear(size, out, bias=False)
         self.audio_projection = nn.Identity() if size == out else nn.Linear(size, out, bias=False)
-        self.null_text_features = nn.Buffer(torch.zeros(config.text_dim))
+        self.null_text_features: Tensor = nn.Buffer(torch.zeros(config.text_dim))
         learned = torch.tensor(math.log(config.temperature), dtype=torch.float32)
         self.log_temperature = nn.Parameter(learned) if config.learned_temperature else None
         self.post_init()
 
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:
+            init.zeros_(self.null_text_features)
+            if self.log_temperature is not None:
+                init.constant_(self.log_temperature, math.log(self.config.temperature))
+
     def get_input_embeddings(self) -> nn.Module:
         """The first layer of the audio tower: there are no token embeddings here."""
-        return self.audio_tower.projection if hasattr(self.audio_tower, "projection") else self.audio_tower.layers[0]
+        return self.audio_tower.projection
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the first layer of the audio tower."""
-        if hasattr(self.audio_tower, "projection"):
-            self.audio_tower.projection = value
-        else:
-            self.audio_tower.layers[0] = value
+        self.audio_tower.add_module("projection", value)
 
     @property
     def temperature(self) -> Tensor | float:
@@ -226,7 +230,7 @@ class ViMLModel(ViMLPreTrainedModel):
         has_query = video_features is not None or text_features is not None
         if not has_query and audio_features is None:
             raise ValueError("Nothing to embed: give video_features, text_features or audio_features.")
-        query = video = text = audio = loss = logits = None
+        query = video = text = audio = logits = None
         if has_query:
             query, video, text = self._embed_query(
                 video_features, video_attention_mask, text_features, text_attention_mask, **kwargs
@@ -235,15 +239,15 @@ class ViMLModel(ViMLPreTrainedModel):
             audio = self.get_audio_features(audio_features, audio_attention_mask, **kwargs)
         if query is not None and audio is not None:
             logits = query.pooler_output @ audio.pooler_output.T / self.temperature
+        loss = None
         if return_loss:
-            if logits is None or logits.shape[0] != logits.shape[1]:
+            if query is None or audio is None or len(query.pooler_output) != len(audio.pooler_output):
                 raise ValueError("return_loss=True needs a query and its music in every row: give both, equally many.")
-            if self.video_tower is not None and video_features is not None:
-                query_rows = masked_mean(video_features, video_attention_mask)
-            else:
-                query_rows = masked_mean(text_features, text_attention_mask)
-            audio_rows = masked_mean(audio_features, audio_attention_mask)
-            loss = self._loss(query.pooler_output, audio.pooler_output, query_rows, audio_rows)
+            rows, mask = video_features, video_attention_mask
+            if rows is None or self.video_tower is None:
+                rows, mask = text_features, text_attention_mask
+            base_features = masked_mean(rows, mask), masked_mean(audio_features, audio_attention_mask)
+            loss = self._loss(query.pooler_output, audio.pooler_output, *base_features)
         return ViMLOutput(
             loss=loss,
             logits_per_query=logits,
@@ -277,10 +281,10 @@ class ViMLModel(ViMLPreTrainedModel):
             query = video or text
             embeds = self.query_projection(query.pooler_output)
         else:
-            video_pooled = self._pooled_or_null(self.video_tower, video, video_attention_mask)
-            text_pooled = self._pooled_or_null(self.text_tower, text, text_attention_mask)
-            if video is None or text is None:
-                video_pooled, text_pooled = torch.broadcast_tensors(video_pooled, text_pooled)
+            video_pooled, text_pooled = torch.broadcast_tensors(
+                self._pooled_or_null(self.video_tower, video, video_attention_mask),
+                self._pooled_or_null(self.text_tower, text, text_attention_mask),
+            )
             query = self.fusion(video_pooled, text_pooled, **kwargs)
             embeds = query.pooler_output
         output = BaseModelOutputWithPooling(
@@ -301,7 +305,7 @@ class ViMLModel(ViMLPreTrainedModel):
         return None if tower is None or features is None else tower(features, attention_mask, **kwargs)
 
     def _pooled_or_null(
-        self, tower: nn.Module, output: BaseModelOutputWithPooling | None, attention_mask: Tensor | None
+        self, tower: ViMLTower, output: BaseModelOutputWithPooling | None, attention_mask: Tensor | None
     ) -> Tensor:
         """Pooled rows `(batch, hidden_size)`, the null embedding in those without input; `(1, ...)` without any.
 
@@ -312,9 +316,9 @@ class ViMLModel(ViMLPreTrainedModel):
             return output.pooler_output
         null = self.null_text_features
         if tower is self.video_tower or self.config.null_text == "zero":
-            null = null.new_zeros(tower.input_dim)
+            null = torch.zeros(tower.input_dim, device=null.device)
         null_pooled = tower(null[None, None]).pooler_output
-        if output is None:
+        if output is None or attention_mask is None:
             return null_pooled
         present = attention_mask.bool().any(1, keepdim=True)
         return torch.where(present, output.pooler_output, null_pooled)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +108,7 @@ class ViMLPreTrainedModel(PreTrainedModel):
     config: ViMLConfig
     base_model_prefix = "viml"
     main_input_name = "video_features"
-    input_modalities = ("video", "text", "audio")
+    input_modalities = ["video", "text", "audio"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _no_split_modules = ["ViMLEncoderLayer"]  # noqa: RUF012 (transformers' own way)
     _supports_sdpa = True
@@ -130,30 +131,32 @@ class ViMLPreTrainedModel(PreTrainedModel):
                 init.normal_(module.position_embedding.weight, std=std)
             if module.cls_embedding is not None:
                 init.normal_(module.cls_embedding, std=std)
-        elif hasattr(module, "null_text_features"):
-            init.zeros_(module.null_text_features)
-            if module.log_temperature is not None:
-                init.constant_(module.log_temperature, math.log(self.config.temperature))
 
 
 def masked_mean(rows: Tensor, mask: Tensor | None) -> Tensor:
     """Mean over the valid rows of `(batch, time, dim)`; zero where no row is valid."""
     if mask is None:
         return rows.mean(1)
-    weights = mask.to(rows.dtype)[..., None]
-    return (rows * weights).sum(1) / weights.sum(1).clamp(min=1)
+    valid = mask.bool()[..., None]
+    return rows.masked_fill(~valid, 0).sum(1) / valid.sum(1).clamp(min=1)
 
 
 class ViMLTower(ViMLPreTrainedModel):
     """Base features of one modality → one pooled vector. Its subclasses are the kinds of `config.encoder`."""
+
+    projection: nn.Linear
 
     def __init__(self, config: ViMLConfig, modality: str):
         super().__init__(config)
         self.modality = modality
         self.input_dim = config.base_feature_dim(modality)
 
-    def check_features(self, features: Tensor, attention_mask: Tensor | None) -> None:
-        """Refuse features and masks of the wrong shape."""
+    def valid_features(self, features: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """The features in the tower's dtype, zero where the mask is: padding may hold anything, NaN included.
+
+        Raises:
+            ValueError: The features or the mask have the wrong shape.
+        """
         name, width = f"{self.modality}_features", self.input_dim
         if features.dim() != 3 or features.shape[-1] != width or features.shape[1] == 0:
             raise ValueError(
@@ -165,6 +168,8 @@ class ViMLTower(ViMLPreTrainedModel):
                 f"{self.modality}_attention_mask has shape {tuple(attention_mask.shape)}, but {name} needs "
                 f"{tuple(features.shape[:2])}: one entry per row."
             )
+        features = features.to(self.projection.weight.dtype)
+        return features if attention_mask is None else features.masked_fill(~attention_mask.bool()[..., None], 0)
 
 
 class ViMLTransformerTower(ViMLTower):
@@ -178,9 +183,7 @@ class ViMLTransformerTower(ViMLTower):
         self.position_embedding = nn.Embedding(config.max_position_embeddings, size) if learned else None
         self.cls_embedding = nn.Parameter(torch.zeros(size)) if config.pooling == "cls" else None
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(
-            [ViMLEncoderLayer(config, size) for _ in range(config.num_tower_layers(modality))]
-        )
+        self.layers = nn.ModuleList([ViMLEncoderLayer(config, size) for _ in range(config.num_tower_layers(modality))])
         self.post_init()
 
     @merge_with_config_defaults
@@ -189,13 +192,13 @@ class ViMLTransformerTower(ViMLTower):
         self, features: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> BaseModelOutputWithPooling:
         """Map `(batch, time, base_dim)` to pooled `(batch, hidden_size)`."""
-        self.check_features(features, attention_mask)
+        features = self.valid_features(features, attention_mask)
         if features.shape[1] > self.config.max_position_embeddings:
             raise ValueError(
                 f"{self.modality}_features has {features.shape[1]} rows, but max_position_embeddings="
                 f"{self.config.max_position_embeddings}: give shorter windows or a config with more positions."
             )
-        hidden_states = self.projection(features.to(self.projection.weight.dtype))
+        hidden_states = self.projection(features)
         hidden_states = hidden_states + self.positions(hidden_states)
         valid = None if attention_mask is None else attention_mask.bool()
         if self.cls_embedding is not None:
@@ -263,8 +266,7 @@ class ViMLMlpTower(ViMLTower):
         self, features: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> BaseModelOutputWithPooling:
         """Map `(batch, time, base_dim)` to pooled `(batch, hidden_size)`."""
-        self.check_features(features, attention_mask)
-        hidden_states = self.projection(features.to(self.projection.weight.dtype))
+        hidden_states = self.projection(self.valid_features(features, attention_mask))
         for layer in self.layers:
             hidden_states = layer(hidden_states)
         pooled = masked_mean(hidden_states, attention_mask)
@@ -295,8 +297,9 @@ class ViMLLinearTower(ViMLTower):
     def __init__(self, config: ViMLConfig, modality: str):
         super().__init__(config, modality)
         hidden = [config.intermediate_size >> i for i in range(config.num_tower_layers(modality) - 1)]
-        widths = [self.input_dim, *hidden, config.hidden_size]
-        self.layers = nn.ModuleList([nn.Linear(*pair) for pair in zip(widths[:-1], widths[1:], strict=True)])
+        widths = [*hidden, config.hidden_size]
+        self.projection = nn.Linear(self.input_dim, widths[0])
+        self.layers = nn.ModuleList([nn.Linear(*pair) for pair in pairwise(widths)])
         self.dropout = nn.Dropout(config.dropout)
         self.batch_norm = ViMLBatchNorm(config.hidden_size)
         self.post_init()
@@ -307,9 +310,8 @@ class ViMLLinearTower(ViMLTower):
         self, features: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> BaseModelOutputWithPooling:
         """Map `(batch, time, base_dim)` to pooled `(batch, hidden_size)`."""
-        self.check_features(features, attention_mask)
-        pooled = masked_mean(features.to(self.layers[0].weight.dtype), attention_mask)
-        for layer in self.layers:
+        pooled = masked_mean(self.valid_features(features, attention_mask), attention_mask)
+        for layer in (self.projection, *self.layers):
             pooled = self.dropout(layer(pooled))
         pooled = self.batch_norm(pooled)
         return BaseModelOutputWithPooling(last_hidden_state=pooled[:, None], pooler_output=pooled)

@@ -1,0 +1,16 @@
+"""Training with `transformers.Trainer`: dataset, text-dropout collator, metrics, and the command's recipe."""
+
+from viml_hf.train.data_collator import ViMLDataCollator
+from viml_hf.train.dataset import EpochCallback, StoreDataset
+from viml_hf.train.metrics import make_compute_metrics
+from viml_hf.train.training import TrainingSettings, make_trainer, train_model
+
+__all__ = [
+    "EpochCallback",
+    "StoreDataset",
+    "TrainingSettings",
+    "ViMLDataCollator",
+    "make_compute_metrics",
+    "make_trainer",
+    "train_model",
+]

@@ -1,0 +1,58 @@
+"""ViML: language-guided music recommendation for video (McKee et al., CVPR 2023), for Hugging Face transformers.
+
+Importing the package registers its classes with the Auto classes of transformers. All other public names load on
+first use.
+"""
+
+import importlib
+
+from viml_hf.registration import register_auto_classes
+
+_PUBLIC = {
+    "ViMLConfig": "modeling.configuration_viml",
+    "ViMLForMusicRetrievalConfig": "modeling.configuration_viml",
+    "ViMLModel": "modeling.modeling_viml",
+    "ViMLOutput": "modeling.modeling_viml",
+    "ViMLForMusicRetrieval": "modeling.modeling_viml_retrieval",
+    "ViMLVideoDescriptorsConfig": "modeling.configuration_descriptors",
+    "ViMLTextDescriptorsConfig": "modeling.configuration_descriptors",
+    "ViMLAudioDescriptorsConfig": "modeling.configuration_descriptors",
+    "ViMLVideoDescriptors": "modeling.modeling_descriptors",
+    "ViMLTextDescriptors": "modeling.modeling_descriptors",
+    "ViMLAudioDescriptors": "modeling.modeling_descriptors",
+    "ViMLDescriptorsFeatureExtractor": "processing.feature_extraction_descriptors",
+    "ViMLProcessor": "processing.processing_viml",
+    "BaseFeatures": "encoders.media_encoder",
+    "MediaEncoder": "encoders.media_encoder",
+    "Store": "features.store",
+    "StoreSpec": "features.store",
+    "StoreWriter": "features.store_writer",
+    "MediaItem": "features.extraction",
+    "extract": "features.extraction",
+    "EpochCallback": "train.dataset",
+    "StoreDataset": "train.dataset",
+    "ViMLDataCollator": "train.data_collator",
+    "make_compute_metrics": "train.metrics",
+    "TrainingSettings": "train.training",
+    "make_trainer": "train.training",
+    "train_model": "train.training",
+    "MusicIndex": "retrieval.index",
+    "build_index": "retrieval.index",
+    "find_music": "retrieval.index",
+    "Recommendation": "retrieval.recommender",
+    "Recommender": "retrieval.recommender",
+    "save_with_code": "hub_code",
+    "ViMLError": "errors",
+    "MediaDecodeError": "errors",
+}
+
+__all__ = sorted(_PUBLIC)
+register_auto_classes()
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(sorted(_PUBLIC))}")
+    value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value

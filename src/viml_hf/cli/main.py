@@ -1,0 +1,53 @@
+"""The command `viml`: parses, runs one subcommand, and turns a user's mistake into one line and exit status 2."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from viml_hf.cli import demo, index, recommend, train
+
+COMMANDS = {"demo": demo, "train": train, "index": index, "recommend": recommend}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line's grammar; each subcommand adds its own part."""
+    parser = argparse.ArgumentParser(prog="viml", description="Music for a video, guided by a text (ViML).")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        summary = (module.__doc__ or "").strip().splitlines()[0].partition(": ")[2]
+        module.add_arguments(commands.add_parser(name, help=summary, description=summary))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Words after `viml`; by default those of the process.
+
+    Returns:
+        0 when the work was done, also with some bad files skipped; 2 for input that cannot be used.
+    """
+    options = make_parser().parse_args(arguments)
+    # Loading bars of a few milliseconds say nothing; our own show the work.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        COMMANDS[options.command].run(options)
+    except KeyboardInterrupt:
+        print("viml: stopped", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        if options.debug:
+            raise
+        print(f"viml: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""`viml recommend`: rank a library for a video, a text, or both."""
+
+import argparse
+import json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `viml recommend`."""
+    parser.add_argument("video", nargs="?", metavar="VIDEO", help="video file; leave it out to ask by text alone")
+    parser.add_argument("--text", help='what the music should be like, such as "upbeat pop with female vocals"')
+    parser.add_argument("--index", required=True, help="folder made by `viml index`")
+    parser.add_argument("--model", help="model folder or Hub id; by default the one that made the index")
+    parser.add_argument("-k", type=int, default=10, help="how many tracks (default: 10)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the ranking."""
+    from viml_hf.errors import ViMLError
+    from viml_hf.retrieval.recommender import Recommender
+
+    if options.video is None and not (options.text or "").strip():
+        raise ViMLError("the query is empty: give a VIDEO, --text, or both")
+    recommender = Recommender.from_pretrained(options.model, index=options.index)
+    found = recommender.recommend(options.video, options.text, options.k)
+    if options.json:
+        results = [{"rank": r.rank, "track": r.track, "score": r.score, "start": r.start, "end": r.end} for r in found]
+        print(json.dumps({"query": {"video": options.video, "text": options.text}, "results": results}, indent=1))
+        return
+    for r in found:
+        print(f"{r.rank:4d}  {r.score:+.3f}  {r.start:6.1f} – {r.end:6.1f} s  {r.track}")

@@ -1,0 +1,64 @@
+"""`viml train`: train a model on a store of base features."""
+
+import argparse
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+QUERIES = {"video+text": ["video", "text"], "video": ["video"], "text": ["text"]}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `viml train`."""
+    parser.add_argument("store", metavar="STORE", help="folder of a store")
+    parser.add_argument("-o", "--output", required=True, metavar="MODEL", help="folder of the model")
+    parser.add_argument("--query", choices=list(QUERIES), default="video+text", help="what a query is made of")
+    parser.add_argument("--fusion", choices=["transformer", "mlp", "linear", "addition"], default="transformer")
+    parser.add_argument("--config", metavar="FILE", help="JSON file with further fields of ViMLConfig")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--text-dropout", type=float, help="share of texts dropped (default: 0.8, as in the paper)")
+    parser.add_argument("--video-dropout", type=float, help="share of videos dropped among items that keep their text")
+    parser.add_argument("--whole-tracks", action="store_true", help="train on whole tracks, not on 30 s clips")
+    parser.add_argument("--pool-size", type=int, help="tracks per evaluation pool (default: all)")
+    parser.add_argument("--loader-workers", type=int, help="processes that gather batches")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, save, and print the metrics on the held-out items."""
+    from viml_hf.evaluation.metrics import format_table
+    from viml_hf.train.training import TrainingSettings, train_model
+
+    given = {f.name: getattr(options, f.name, None) for f in fields(TrainingSettings)}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if options.whole_tracks:
+        chosen["clip_segments"] = None
+    config = _read_config(options.config) if options.config else {}
+    metrics = train_model(
+        options.store,
+        options.output,
+        TrainingSettings(**chosen),
+        resume=options.resume,
+        progress=not options.quiet,
+        **{"query_modalities": QUERIES[options.query], "fusion": options.fusion, **config},
+    )
+    if metrics:
+        print(format_table({f"held out, {options.query}": metrics}))
+    print(f"model: {options.output}")
+
+
+def _read_config(path: str) -> dict[str, Any]:
+    from viml_hf.errors import ViMLError
+
+    try:
+        config = json.loads(Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise ViMLError(f"{path}: not JSON ({error}); give an object with fields of ViMLConfig") from error
+    if not isinstance(config, dict):
+        raise ViMLError(f'{path}: give a JSON object with fields of ViMLConfig, such as {{"hidden_size": 256}}')
+    return config

@@ -1,0 +1,257 @@
+"""A corpus of generated media files, for demonstrations and tests without a network.
+
+    folder/
+      videos/00000.mp4   H.264 pictures and the music (AAC)
+      music/00000.m4a    the same music alone, packet for packet
+      manifest.jsonl     one `CorpusItem` a line; written last, so a folder with it is complete
+
+What the pictures show and what only the text tells is documented in `viml_hf.data.generated_styles`.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from viml_hf.data.generated_music import synthesise
+from viml_hf.data.generated_pictures import render
+from viml_hf.data.generated_styles import PictureStyle, Style, describe, draw_picture_style, draw_style, tags
+from viml_hf.errors import ViMLError
+
+VERSION = 1  # raise it when the same style gives other pictures or another sound: old files are then made again
+SAMPLING_RATE = 22050
+FRAME_RATE = 12
+FRAME_SIZE = (160, 90)
+SHORTEST = 2.0  # seconds
+AUDIO_BIT_RATE = 40_000
+BITEXACT = {"fflags": "bitexact"}  # no library version in the file
+AAC = {"aac_coder": "fast", "flags": "bitexact"}
+# The same bytes on every run: x264's macroblock tree gives other ones at random at this width, and so do threads.
+# The limit of the rate keeps the busiest pictures small.
+X264 = {
+    "preset": "veryfast",
+    "crf": "30",
+    "maxrate": "40k",
+    "bufsize": "80k",
+    "threads": "1",
+    "x264-params": "mbtree=0",
+    "flags": "bitexact",
+}
+STAMP = "viml_hf generated corpus, version"  # begins the comment in each file's metadata
+MANIFEST = "manifest.jsonl"
+
+
+@dataclass(frozen=True)
+class CorpusItem:
+    """One video, its music and its text.
+
+    Args:
+        id: Five digits or more, the position in the corpus.
+        video: Path of the video, relative to the corpus's folder, with forward slashes.
+        music: Path of the music, likewise.
+        text: Free-form description of the music.
+        tags: Names under "genre", "mood" and "instrument".
+        style: What is heard.
+        picture: What is seen.
+        duration: Seconds.
+    """
+
+    id: str
+    video: str
+    music: str
+    text: str
+    tags: dict[str, list[str]]
+    style: Style
+    picture: PictureStyle
+    duration: float
+
+
+def generate_corpus(
+    folder: str | os.PathLike[str],
+    count: int,
+    *,
+    seed: int = 0,
+    duration: float = 20.0,
+    workers: int | None = None,
+    progress: bool = True,
+) -> list[CorpusItem]:
+    """Writes `count` videos with their music, and a manifest.
+
+    An item depends on seed, position and duration only: neither on `count` nor on `workers`. Files that an earlier
+    call finished are kept, files of another seed, duration or version are replaced.
+
+    Args:
+        folder: Where to write; made if missing.
+        count: Number of pairs, at least 1.
+        seed: Decides all styles, at least 0.
+        duration: Seconds of each file, at least 2.
+        workers: Number of processes, by default one per core; 1 works in the calling process. More are started with
+            "spawn": a script needs its `if __name__ == "__main__":`.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The items, in order.
+
+    Raises:
+        ViMLError: An argument is out of range, or a file in the way was not written by this function.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     items = generate_corpus(folder, 1, duration=2.0, workers=1, progress=False)
+        ...     items == read_manifest(folder)
+        True
+    """
+    workers = workers or os.cpu_count() or 1
+    if count < 1 or seed < 0 or duration < SHORTEST or workers < 1:
+        raise ViMLError(
+            f"count {count}, seed {seed}, duration {duration} s, {workers} workers: a count of 1 or more, a seed of 0 "
+            f"or more, a duration of {SHORTEST} s or more and 1 worker or more are accepted; "
+            f"use for example count=400, seed=0, duration=20.0"
+        )
+    folder = Path(folder)
+    for name in ("videos", "music"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    items = [_plan_item(seed, index, float(duration)) for index in range(count)]
+    missing = [item for item in items if not _is_written(folder, seed, item)]
+    (folder / MANIFEST).unlink(missing_ok=True)
+    write = partial(_write_item, folder, seed)
+    bar = partial(tqdm, total=len(missing), desc="generating", unit="pair", disable=not progress)
+    if workers == 1 or len(missing) <= 1:
+        for _ in bar(map(write, missing)):
+            pass
+    else:
+        with ProcessPoolExecutor(min(workers, len(missing)), mp_context=get_context("spawn")) as pool:
+            for _ in bar(pool.map(write, missing)):
+                pass
+    _write_manifest(folder, items)
+    return items
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> list[CorpusItem]:
+    """Reads what `generate_corpus` wrote.
+
+    Args:
+        folder: The corpus's folder.
+
+    Returns:
+        The items, in order; their paths are relative to `folder`.
+
+    Raises:
+        ViMLError: There is no manifest, so the corpus is absent or unfinished, or it is damaged.
+
+    Example:
+        >>> read_manifest("nowhere")
+        Traceback (most recent call last):
+            ...
+        viml_hf.errors.ViMLError: nowhere: no manifest.jsonl; run generate_corpus on this folder, to the end
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise ViMLError(f"{folder}: no {MANIFEST}; run generate_corpus on this folder, to the end")
+    try:
+        return [_from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ViMLError(f"{path}: {error!r}: not a manifest of generate_corpus; run generate_corpus again") from error
+
+
+def _plan_item(seed: int, index: int, duration: float) -> CorpusItem:
+    style, name = draw_style(seed, index), f"{index:05d}"
+    return CorpusItem(
+        id=name,
+        video=f"videos/{name}.mp4",
+        music=f"music/{name}.m4a",
+        text=describe(style),
+        tags=tags(style),
+        style=style,
+        picture=draw_picture_style(style),
+        duration=duration,
+    )
+
+
+def _stamp(seed: int, item: CorpusItem) -> str:
+    """What the comment in both files says of their origin."""
+    return f"{STAMP} {VERSION}, seed {seed}, item {item.id}, {item.duration} s"
+
+
+def _is_written(folder: Path, seed: int, item: CorpusItem) -> bool:
+    """Whether both files are there, finished and of this origin. A foreign file is an error: it is not overwritten."""
+    comments = [_comment(folder / name) for name in (item.video, item.music)]
+    return all(comment == _stamp(seed, item) for comment in comments)
+
+
+def _comment(path: Path) -> str | None:
+    try:
+        with av.open(str(path)) as container:
+            comment = container.metadata.get("comment", "")
+    except (FileNotFoundError, av.error.InvalidDataError):  # invalid: cut off, as the index at the end is missing
+        return None
+    if not comment.startswith(STAMP):
+        raise ViMLError(f"{path}: in the way, and not written by generate_corpus; choose an empty folder, or move it")
+    return comment
+
+
+def _write_item(folder: Path, seed: int, item: CorpusItem) -> None:
+    """Makes an item's two files; each appears under its name once it is finished."""
+    video, music = folder / item.video, folder / item.music
+    partial_video, partial_music = (path.with_name(path.name + ".part") for path in (video, music))
+    waveform = synthesise(item.style, item.duration, SAMPLING_RATE)
+    frames = render(item.picture, item.duration, FRAME_RATE, FRAME_SIZE)
+    _write_music(partial_music, waveform, _stamp(seed, item))
+    _write_video(partial_video, frames, partial_music, _stamp(seed, item))
+    partial_music.replace(music)
+    partial_video.replace(video)
+
+
+def _write_music(path: Path, waveform: NDArray[np.float32], stamp: str) -> None:
+    with av.open(str(path), "w", format="ipod", options=BITEXACT) as container:
+        container.metadata["comment"] = stamp
+        stream = container.add_stream("aac", SAMPLING_RATE, layout="mono", options=AAC)
+        stream.bit_rate = AUDIO_BIT_RATE
+        frame = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = SAMPLING_RATE, 0
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+
+
+def _write_video(path: Path, frames: Iterable[NDArray[np.uint8]], music: Path, stamp: str) -> None:
+    """Encodes the frames and copies the packets of `music` beside them."""
+    with av.open(str(music)) as source, av.open(str(path), "w", format="mp4", options=BITEXACT) as container:
+        container.metadata["comment"] = stamp
+        stream = container.add_stream("libx264", FRAME_RATE, options=X264)
+        stream.width, stream.height = FRAME_SIZE
+        stream.pix_fmt = "yuv420p"
+        sound = container.add_stream_from_template(source.streams.audio[0])
+        packets = [packet for packet in source.demux(audio=0) if packet.dts is not None]
+        for packet in packets:
+            packet.stream = sound
+        for pixels in frames:
+            packets += stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24"))
+        packets += stream.encode(None)
+        container.mux(sorted(packets, key=_decode_time))
+
+
+def _decode_time(packet: av.Packet) -> Fraction:
+    return Fraction(packet.dts or 0) * packet.time_base
+
+
+def _write_manifest(folder: Path, items: list[CorpusItem]) -> None:
+    lines = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
+    path = folder / (MANIFEST + ".part")
+    path.write_text(lines, encoding="utf-8")
+    path.replace(folder / MANIFEST)
+
+
+def _from_json(line: str) -> CorpusItem:
+    fields = json.loads(line)
+    style = Style(**{**fields["style"], "instruments": tuple(fields["style"]["instruments"])})
+    return CorpusItem(**{**fields, "style": style, "picture": PictureStyle(**fields["picture"])})

@@ -1,0 +1,243 @@
+"""The hidden style of one generated pair, and what picture and text tell of it.
+
+A `Style` decides everything that is heard. A `PictureStyle`, drawn from it, decides everything that is seen. All
+attributes are drawn independently of each other, so that none can be guessed from another:
+
+| attribute   | values            | heard as                               | shown by a picture   | told by a text  |
+|-------------|-------------------|----------------------------------------|----------------------|-----------------|
+| genre       | 8                 | rhythm, bass line, chord progression   | palette, shapes      | yes             |
+| mood        | 8                 | mode, register, dynamics, articulation | light, texture       | yes             |
+| tempo       | 60 to 160 BPM     | the beat                               | cut rate, motion     | roughly: a word |
+| instruments | 2 to 4 of 10      | timbre, and who plays which part       | **no**               | **yes**         |
+| vocals      | no, male, female  | a sung melody                          | **no**               | **yes**         |
+| key         | 12 tonics         | transposition                          | no                   | no              |
+| melody      | a seed            | the notes of the lead                  | no                   | no              |
+
+Pictures lie now and then, as in life: each of the three attributes that a picture shows is replaced by a random one
+with probability `PICTURE_LIE`, independently. So a video alone finds music of the right genre, mood and tempo most of
+the time, but not who plays and sings; a text adds exactly that; and the tempo in BPM is the part that a picture tells
+better than a text.
+
+The names are those of the paper's figures (section 2 of the summary of tags), with strings and flute added.
+"""
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from viml_hf.errors import ViMLError
+
+GENRES = ("electronic", "dance", "country", "rock", "pop", "hip-hop", "blues", "acoustic")
+MOODS = ("happy", "relaxing", "nostalgic", "dramatic", "powerful", "sad", "dreamy", "quirky")
+KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+VOCALS = ("none", "male", "female")
+DRUMS = ("acoustic drumset", "electronic drumset")
+BASSES = ("electric bass", "synth bass")
+HARMONY = ("piano", "acoustic guitar", "electric guitar", "synthesizer keyboard", "strings", "flute")
+INSTRUMENTS = DRUMS + BASSES + HARMONY
+
+TEMPO_RANGE = (60, 160)  # BPM, both included
+PICTURE_LIE = 0.15
+
+# A band has one drummer, one bass player, and somebody who can carry a tune.
+ENSEMBLES = tuple(
+    ensemble
+    for size in (2, 3, 4)
+    for ensemble in combinations(INSTRUMENTS, size)
+    if not set(DRUMS) <= set(ensemble) and not set(BASSES) <= set(ensemble) and set(HARMONY) & set(ensemble)
+)
+
+# (slower than this many BPM, words)
+TEMPO_WORDS = (
+    (83, ("slow", "unhurried")),
+    (115, ("mid-tempo", "moderately paced")),
+    (TEMPO_RANGE[1] + 1, ("fast", "up-tempo")),
+)
+
+SENTENCES = (
+    "{Tempo}, {mood} {genre} music with {instruments}, {sung}.",
+    "{A_tempo} {genre} track with {a_mood} feeling. It features {instruments}, {sung}.",
+    "{A_mood} {genre} piece, {tempo}, played on {instruments}. {Singer}.",
+    "{Instruments} carry this {tempo} {genre} tune, {sung}. The feeling is {mood}.",
+    "{Genre} music, {mood} and {tempo}: {instruments}. {Singer}.",
+    "The mood is {mood} and the music is {tempo}. This {genre} track has {instruments}, {sung}.",
+    "This {genre} song is {tempo} and gives {a_mood} vibe. {Singer}, over {instruments}.",
+    "{Singer} in {a_tempo} {genre} recording that sounds {mood}, with {instruments}.",
+)
+# As the end of a sentence, and as one of its own.
+SINGERS = {
+    "none": (("without vocals", "with no singing", "purely instrumental"), ("Nobody sings", "There are no vocals")),
+    "male": (("sung by a male voice", "with male vocals"), ("A man sings", "Male vocals lead")),
+    "female": (("sung by a female voice", "with female vocals"), ("A woman sings", "Female vocals lead")),
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """What is heard in one generated piece of music.
+
+    Args:
+        genre: One of `GENRES`.
+        mood: One of `MOODS`.
+        tempo: Beats per minute, within `TEMPO_RANGE`.
+        instruments: One of `ENSEMBLES`: 2 to 4 of `INSTRUMENTS`, in their order.
+        vocals: One of `VOCALS`.
+        key: The tonic, one of `KEYS`; the mood gives the mode.
+        seed: Decides the melody, the wording of `describe`, and what the picture shows.
+    """
+
+    genre: str
+    mood: str
+    tempo: int
+    instruments: tuple[str, ...]
+    vocals: str
+    key: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class PictureStyle:
+    """What is seen in one generated video: the part of a `Style` that shows, lies included.
+
+    Args:
+        genre: Gives palette and shapes; one of `GENRES`.
+        mood: Gives light and texture; one of `MOODS`.
+        tempo: Gives cut rate and motion; beats per minute.
+        seed: Decides the composition of the scenes.
+    """
+
+    genre: str
+    mood: str
+    tempo: int
+    seed: int
+
+
+def draw_style(seed: int, index: int) -> Style:
+    """Draws the style of one pair of a corpus; every attribute independently and uniformly.
+
+    Args:
+        seed: The corpus's seed, at least 0.
+        index: The pair's position in the corpus, at least 0.
+
+    Returns:
+        The same style for the same two numbers, whatever the corpus's size.
+
+    Raises:
+        ViMLError: One of the numbers is negative.
+
+    Example:
+        >>> draw_style(0, 3) == draw_style(0, 3), draw_style(0, 3) == draw_style(0, 4)
+        (True, False)
+    """
+    if seed < 0 or index < 0:
+        raise ViMLError(f"seed {seed}, index {index}: both must be 0 or more; choose another seed")
+    rng = np.random.default_rng([seed, index])
+    genre, mood, tempo = _draw_visible(rng)
+    return Style(
+        genre=genre,
+        mood=mood,
+        tempo=tempo,
+        instruments=ENSEMBLES[rng.integers(len(ENSEMBLES))],
+        vocals=VOCALS[rng.integers(len(VOCALS))],
+        key=KEYS[rng.integers(len(KEYS))],
+        seed=int(rng.integers(2**32)),
+    )
+
+
+def draw_picture_style(style: Style, lie: float = PICTURE_LIE) -> PictureStyle:
+    """Draws what the video of a style shows.
+
+    Args:
+        style: The style that is heard.
+        lie: Probability, for each of genre, mood and tempo, of showing a random one instead.
+
+    Returns:
+        The picture's style; it depends on nothing of `style` but genre, mood, tempo and seed.
+
+    Example:
+        >>> style = draw_style(0, 3)
+        >>> draw_picture_style(style, lie=0.0).mood == style.mood
+        True
+    """
+    rng = np.random.default_rng([style.seed, 1])
+    genre, mood, tempo = _draw_visible(rng)
+    lies = rng.random(3) < lie
+    return PictureStyle(
+        genre=genre if lies[0] else style.genre,
+        mood=mood if lies[1] else style.mood,
+        tempo=tempo if lies[2] else style.tempo,
+        seed=int(rng.integers(2**32)),
+    )
+
+
+def describe(style: Style, seed: int | None = None) -> str:
+    """Describes the music in free-form English, as a listener would.
+
+    Args:
+        style: The style that is heard.
+        seed: Decides the wording; `style.seed` when left out.
+
+    Returns:
+        One to three sentences that name genre, mood, a word for the tempo, every instrument, and who sings.
+
+    Example:
+        >>> describe(Style("blues", "dreamy", 64, ("piano", "acoustic guitar"), "female", "A", seed=0), seed=1)
+        'A woman sings in an unhurried blues recording that sounds dreamy, with piano and acoustic guitar.'
+    """
+    rng = np.random.default_rng([style.seed if seed is None else seed, 2])
+    tempo = _pick(rng, next(words for limit, words in TEMPO_WORDS if style.tempo < limit))
+    players = [style.instruments[i] for i in rng.permutation(len(style.instruments))]
+    instruments = ", ".join(players[:-1]) + " and " + players[-1]
+    endings, sentences = SINGERS[style.vocals]
+    return _pick(rng, SENTENCES).format(
+        tempo=tempo,
+        Tempo=_capital(tempo),
+        a_tempo=_article(tempo),
+        A_tempo=_capital(_article(tempo)),
+        mood=style.mood,
+        a_mood=_article(style.mood),
+        A_mood=_capital(_article(style.mood)),
+        genre=style.genre,
+        Genre=_capital(style.genre),
+        instruments=instruments,
+        Instruments=_capital(instruments),
+        sung=_pick(rng, endings),
+        Singer=_pick(rng, sentences),
+    )
+
+
+def tags(style: Style) -> dict[str, list[str]]:
+    """Names the style by tags, as a perfect tagger would; vocals count as instruments.
+
+    Args:
+        style: The style that is heard.
+
+    Returns:
+        The names under "genre", "mood" and "instrument".
+
+    Example:
+        >>> tags(Style("blues", "dreamy", 64, ("piano", "flute"), "female", "A", seed=0))
+        {'genre': ['blues'], 'mood': ['dreamy'], 'instrument': ['piano', 'flute', 'female vocals']}
+    """
+    vocals = [] if style.vocals == "none" else [f"{style.vocals} vocals"]
+    return {"genre": [style.genre], "mood": [style.mood], "instrument": [*style.instruments, *vocals]}
+
+
+def _draw_visible(rng: np.random.Generator) -> tuple[str, str, int]:
+    """Genre, mood and tempo; the tempo evenly on a logarithmic scale, as it is heard."""
+    low, high = np.log(TEMPO_RANGE)
+    genre, mood = _pick(rng, GENRES), _pick(rng, MOODS)
+    return genre, mood, round(float(np.exp(rng.uniform(low, high))))
+
+
+def _pick(rng: np.random.Generator, choices: tuple[str, ...]) -> str:
+    return choices[rng.integers(len(choices))]
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _article(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"

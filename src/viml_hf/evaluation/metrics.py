@@ -1,0 +1,132 @@
+"""The paper's figures for a set of ranks: recall at k and median rank, and what chance would give."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from viml_hf.errors import ViMLError
+
+
+def check_ranks(name: str, ranks: Any) -> np.ndarray:
+    """Ranks as an int64 array of any shape, refused unless they are whole numbers from 1.
+
+    Args:
+        name: What to call them in the error.
+        ranks: Array, tensor or sequence.
+
+    Returns:
+        int64, the given shape.
+
+    Raises:
+        ViMLError: Empty, or a value that is not a rank.
+
+    Example:
+        >>> check_ranks("ranks", [1.0, 3.0])
+        array([1, 3])
+    """
+    values = np.asarray(ranks)
+    if values.size == 0 or values.dtype.kind not in "iuf":
+        raise ViMLError(
+            f"{name}: {values.dtype} of shape {values.shape}; accepted: at least one rank, whole numbers from 1"
+        )
+    wrong = values[~((values >= 1) & np.isfinite(values) & (values == np.floor(values)))]
+    if wrong.size:
+        raise ViMLError(
+            f"{name}: {wrong.flat[0]} is not a rank; accepted: whole numbers from 1, as from retrieval_ranks"
+        )
+    return values.astype(np.int64)
+
+
+def retrieval_metrics(ranks: Any, *, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+    """Recall and rank statistics over all queries (R@k and MR as in the paper's tables).
+
+    Args:
+        ranks: Ranks from 1, `(queries,)`.
+        ks: The depths of the recalls.
+
+    Returns:
+        `"R@k"`: share of queries whose match is among the first k, in percent; `"MR"`: median rank (the mean of the
+        middle two for an even number); `"MRR"`: mean of 1/rank, 0 to 1; `"mean_log_rank"`: mean natural logarithm of
+        the rank, 0 where every match is first.
+
+    Raises:
+        ViMLError: `ranks` is empty, not 1-d, or holds something other than ranks.
+
+    Example:
+        >>> metrics = retrieval_metrics([1, 4, 7, 40])
+        >>> metrics["R@1"], metrics["R@5"], metrics["MR"]
+        (25.0, 50.0, 5.5)
+    """
+    values = check_ranks("ranks", ranks)
+    if values.ndim != 1:
+        raise ViMLError(f"ranks: shape {values.shape}; accepted: (queries,); one call per training seed")
+    return {
+        **{f"R@{k}": 100.0 * float(np.mean(values <= k)) for k in ks},
+        "MR": float(np.median(values)),
+        "MRR": float(np.mean(1.0 / values)),
+        "mean_log_rank": float(np.mean(np.log(values))),
+    }
+
+
+def chance_metrics(pool_size: int, *, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+    """The exact expectation of `retrieval_metrics` where every rank in 1 … `pool_size` is equally likely.
+
+    Args:
+        pool_size: Tracks per pool, 1 or more.
+        ks: The depths of the recalls.
+
+    Returns:
+        The keys of `retrieval_metrics`. The expected median is (N + 1) / 2; the paper prints 1000 for N = 2000.
+
+    Raises:
+        ViMLError: `pool_size` is below 1.
+
+    Example:
+        >>> chance_metrics(2000)["R@10"], chance_metrics(2000)["MR"]
+        (0.5, 1000.5)
+    """
+    if pool_size < 1:
+        raise ViMLError(f"pool_size={pool_size}; accepted: 1 or more tracks")
+    return {
+        **{f"R@{k}": 100.0 * min(k, pool_size) / pool_size for k in ks},
+        "MR": (pool_size + 1) / 2,
+        "MRR": math.fsum(1 / rank for rank in range(1, pool_size + 1)) / pool_size,
+        "mean_log_rank": math.lgamma(pool_size + 1) / pool_size,
+    }
+
+
+def format_table(
+    rows: Mapping[str, Mapping[str, float]], *, columns: Sequence[str] = ("R@1", "R@5", "R@10", "MR")
+) -> str:
+    """A Markdown table of named systems, aligned so that it also reads as plain text.
+
+    Args:
+        rows: System name to its metrics, in the order of the lines; figures that `columns` does not name are left out.
+        columns: Metrics in the order of the columns. Recalls have two decimals, other figures one.
+
+    Returns:
+        The lines, joined, without a final newline. A figure that a system lacks is shown as `–`.
+
+    Example:
+        >>> print(format_table({"ViML": {"R@1": 29.43, "R@5": 62.49, "R@10": 75.0, "MR": 3}}))
+        | system |   R@1 |   R@5 |  R@10 |  MR |
+        | :----- | ----: | ----: | ----: | --: |
+        | ViML   | 29.43 | 62.49 | 75.00 | 3.0 |
+    """
+
+    def cell(metrics: Mapping[str, float], column: str) -> str:
+        return f"{metrics[column]:.{2 if column.startswith('R@') else 1}f}" if column in metrics else "–"
+
+    # A line break or a bar inside a name would end the row or the cell.
+    names = [" ".join(name.split()).replace("|", "\\|") for name in rows]
+    lines = [["system", *columns]]
+    lines += [[name, *(cell(m, c) for c in columns)] for name, m in zip(names, rows.values(), strict=True)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+    padded = [
+        [line[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(line[1:], widths[1:], strict=True))]
+        for line in lines
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [padded[0], rule, *padded[1:]])

@@ -1,0 +1,343 @@
+"""`ViMLForMusicRetrieval`: ViML with its frozen base encoders inside, from frames, tokens and sound to a ranking."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+
+from .configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
+from .frozen_encoders import (
+    MODALITIES,
+    build_encoder,
+    encoder_width,
+    load_encoder,
+    parse_encoder_name,
+    pooled_embedding,
+    round_to_store,
+)
+from .modeling_viml import ViMLModel, ViMLOutput
+from .modeling_viml_towers import ViMLPreTrainedModel
+
+
+class ViMLForMusicRetrieval(ViMLPreTrainedModel):
+    """[`ViMLModel`] (as `.viml`) with three base encoders, in one self-contained checkpoint.
+
+    Its inputs are made by [`ViMLProcessor`]. The encoders are frozen by default: they get no gradient and stay in
+    evaluation mode. Their base features are rounded to float16 as in a store, so that embeddings are the same whether
+    features were stored or not. `ViMLModel.from_pretrained` reads the heads alone out of such a checkpoint.
+
+    Example:
+        >>> from viml_hf import ViMLForMusicRetrieval, ViMLProcessor
+        >>> model = ViMLForMusicRetrieval.from_encoders(video="descriptors", text="descriptors", audio="descriptors")
+        >>> processor = ViMLProcessor.from_encoders(video="descriptors", text="descriptors", audio="descriptors")
+        >>> inputs = processor(text=["upbeat pop with female vocals", "slow blues"])
+        >>> tuple(model(**inputs).query_embeds.shape)
+        (2, 256)
+    """
+
+    config: ViMLForMusicRetrievalConfig  # type: ignore[assignment]
+    main_input_name = "pixel_values"
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: ViMLForMusicRetrievalConfig):
+        super().__init__(config)
+        self.viml = ViMLModel(config.viml_config)
+        self.video_encoder = build_encoder(config.video_encoder_config)
+        self.text_encoder = build_encoder(config.text_encoder_config)
+        self.audio_encoder = build_encoder(config.audio_encoder_config)
+        for modality in MODALITIES:
+            width = encoder_width(getattr(config, f"{modality}_encoder_config"))
+            expected = config.viml_config.base_feature_dim(modality)
+            if width != expected:
+                raise ValueError(
+                    f"The {modality} encoder gives {width} numbers, but viml_config.{modality}_dim={expected}: make "
+                    "them equal, or use ViMLForMusicRetrieval.from_encoders, which does."
+                )
+        self.post_init()
+        self.freeze_encoders()
+
+    @classmethod
+    def from_encoders(
+        cls,
+        video: str | PreTrainedModel = "descriptors",
+        text: str | PreTrainedModel = "descriptors",
+        audio: str | PreTrainedModel = "descriptors",
+        *,
+        viml: ViMLModel | None = None,
+        tokenizer: Any = None,
+        freeze_encoders: bool = True,
+        encoder_kwargs: dict[str, Any] | None = None,
+        **viml_config: Any,
+    ) -> "ViMLForMusicRetrieval":
+        """Put base encoders and heads together; the null text becomes the base feature of the empty string.
+
+        Args:
+            video: `NAME[:HUB_ID[@REVISION]]`, a Hub id, a folder, or a model: a CLIP vision tower or the descriptors.
+            text: The same: a CLIP or other text model, or the descriptors.
+            audio: The same: AST, CLAP or any audio model, or the descriptors.
+            viml: Trained heads for these encoders; without them, new ones with random weights.
+            tokenizer: Tokenizer of `text`, needed where `text` is a model object that knows no Hub id.
+            freeze_encoders: Keep the encoders out of training.
+            encoder_kwargs: Passed to each encoder's `from_pretrained` (`local_files_only`, `token`, …).
+            viml_config: Fields of [`ViMLConfig`] for new heads; the widths follow from the encoders.
+
+        Raises:
+            ValueError: An unknown name, a wrong kind of checkpoint, or trained heads of other widths.
+        """
+        kwargs = encoder_kwargs or {}
+        encoders = {
+            modality: load_encoder(modality, encoder, **kwargs)
+            for modality, encoder in zip(MODALITIES, (video, text, audio), strict=True)
+        }
+        if viml is None:
+            widths: dict[str, Any] = {
+                f"{modality}_dim": encoder_width(encoder.config) for modality, encoder in encoders.items()
+            }
+            viml = ViMLModel(ViMLConfig(**widths, **viml_config))
+        elif viml_config:
+            raise ValueError(
+                f"Give trained heads (viml=…) or fields for new ones, not both: got {sorted(viml_config)}."
+            )
+        configs: dict[str, Any] = {
+            f"{modality}_encoder_config": encoder.config for modality, encoder in encoders.items()
+        }
+        config = ViMLForMusicRetrievalConfig(viml_config=viml.config, freeze_encoders=freeze_encoders, **configs)
+        model = cls(config)
+        for modality, encoder in encoders.items():
+            model.add_module(f"{modality}_encoder", encoder)
+        model.add_module("viml", viml)
+        model.freeze_encoders()
+        tokenizer = tokenizer or _tokenizer_of(text, encoders["text"], **kwargs)
+        model.viml.set_null_text(model.null_text_base_feature(tokenizer))
+        return model.eval()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a checkpoint; frozen encoders are frozen again (see `PreTrainedModel.from_pretrained`)."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.freeze_encoders()
+        return loaded
+
+    @property
+    def encoders(self) -> dict[str, PreTrainedModel]:
+        """The base encoders by modality."""
+        return {modality: getattr(self, f"{modality}_encoder") for modality in MODALITIES}
+
+    def freeze_encoders(self) -> None:
+        """Take the encoders out of training where `config.freeze_encoders` says so."""
+        if self.config.freeze_encoders:
+            for encoder in self.encoders.values():
+                encoder.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "ViMLForMusicRetrieval":
+        """Set training mode; frozen encoders stay in evaluation mode."""
+        super().train(mode)
+        self.freeze_encoders()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The input layer of the heads."""
+        return self.viml.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the input layer of the heads."""
+        self.viml.set_input_embeddings(value)
+
+    def null_text_base_feature(self, tokenizer: Any) -> Tensor:
+        """Base feature `(text_dim,)` of the empty string."""
+        tokens = tokenizer([""], return_tensors="pt").to(self.viml.null_text_features.device)
+        mask = torch.ones_like(tokens["input_ids"]) if tokens["input_ids"].shape[1] else tokens["input_ids"]
+        features, _ = self.get_text_base_features(tokens["input_ids"], mask)
+        return features[0, 0].detach()
+
+    def get_video_base_features(
+        self, pixel_values: Tensor, frame_attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Segment features: the mean of the unnormalised projected embeddings of a segment's frames (paper section 3).
+
+        Args:
+            pixel_values: `(batch, segments, frames, 3, height, width)`.
+            frame_attention_mask: `(batch, segments, frames)`, 1 where a frame exists.
+
+        Returns:
+            `(batch, segments, video_dim)` and the mask `(batch, segments)` of segments with a frame.
+        """
+        batch, segments, frames = pixel_values.shape[:3]
+        if frame_attention_mask is None:
+            frame_attention_mask = pixel_values.new_ones(batch, segments, frames, dtype=torch.long)
+        mask = frame_attention_mask.flatten(0, 1)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoders):
+            if getattr(self.video_encoder, "encodes_segments", False):
+                features = self.video_encoder(pixel_values.flatten(0, 1), mask).pooler_output
+            else:
+                dtype = self.video_encoder.dtype
+                output = self.video_encoder(pixel_values=pixel_values.flatten(0, 2).to(dtype))
+                embeds = pooled_embedding("video", output).float().unflatten(0, (batch * segments, frames))
+                weights = mask.float()[..., None]
+                embeds = torch.where(weights > 0, embeds, 0.0)
+                features = embeds.sum(1) / weights.sum(1).clamp(min=1)
+        return self._segment_features(features, (batch, segments), mask.any(-1).view(batch, segments))
+
+    def get_text_base_features(self, input_ids: Tensor, text_attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """One base feature per text.
+
+        Args:
+            input_ids: `(batch, length)`.
+            text_attention_mask: `(batch, length)`; a row of zeros = no text.
+
+        Returns:
+            `(batch, 1, text_dim)` and the mask `(batch, 1)` of rows with a text.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoders):
+            output = self.text_encoder(input_ids=input_ids, attention_mask=text_attention_mask)
+            features = pooled_embedding("text", output, text_attention_mask)
+            if features.shape[1:] != (encoder_width(self.text_encoder.config),):
+                features = output.pooler_output
+        return self._segment_features(features, (len(input_ids), 1), text_attention_mask.bool().any(1, keepdim=True))
+
+    def get_audio_base_features(
+        self, input_features: Tensor, audio_segment_mask: Tensor | None = None, audio_frame_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One base feature per 10 s segment of music.
+
+        Args:
+            input_features: `(batch, segments, …)`, the audio encoder's own input per segment.
+            audio_segment_mask: `(batch, segments)`, 1 where the segment exists.
+            audio_frame_mask: `(batch, segments, time)`, for encoders that take an attention mask.
+
+        Returns:
+            `(batch, segments, audio_dim)` and the mask `(batch, segments)`.
+        """
+        batch, segments = input_features.shape[:2]
+        if audio_segment_mask is None:
+            audio_segment_mask = input_features.new_ones(batch, segments, dtype=torch.long)
+        inputs = {self.audio_encoder.main_input_name: input_features.flatten(0, 1)}
+        mask = None if audio_frame_mask is None else audio_frame_mask.flatten(0, 1)
+        if mask is not None:
+            inputs["attention_mask"] = mask
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoders):
+            features = pooled_embedding("audio", self.audio_encoder(**inputs), mask)
+        return self._segment_features(features, (batch, segments), audio_segment_mask.bool())
+
+    def _segment_features(self, features: Tensor, shape: tuple[int, int], mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows `(batch, segments, dim)` as the store would hold them, zero where the mask is."""
+        rows = round_to_store(features.view(*shape, -1)).masked_fill(~mask[..., None], 0.0)
+        return rows, mask.long()
+
+    @can_return_tuple
+    def get_query_features(
+        self,
+        pixel_values: Tensor | None = None,
+        frame_attention_mask: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        text_attention_mask: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Embed videos, texts, or both, see [`ViMLModel.get_query_features`] for what comes back.
+
+        Args:
+            pixel_values: `(batch, segments, frames, 3, height, width)`.
+            frame_attention_mask: `(batch, segments, frames)`.
+            input_ids: `(batch, length)`.
+            text_attention_mask: `(batch, length)`; a row of zeros = no text.
+            kwargs: As for [`ViMLModel`].
+        """
+        query = self._query_base_features(pixel_values, frame_attention_mask, input_ids, text_attention_mask)
+        return self.viml.get_query_features(**query, **kwargs)
+
+    @can_return_tuple
+    def get_audio_features(
+        self,
+        input_features: Tensor,
+        audio_segment_mask: Tensor | None = None,
+        audio_frame_mask: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Embed music, see [`ViMLModel.get_audio_features`] for what comes back.
+
+        Args:
+            input_features: `(batch, segments, …)`.
+            audio_segment_mask: `(batch, segments)`.
+            audio_frame_mask: `(batch, segments, time)`.
+            kwargs: As for [`ViMLModel`].
+        """
+        features, mask = self.get_audio_base_features(input_features, audio_segment_mask, audio_frame_mask)
+        return self.viml.get_audio_features(features, mask, **kwargs)
+
+    def _query_base_features(
+        self,
+        pixel_values: Tensor | None,
+        frame_attention_mask: Tensor | None,
+        input_ids: Tensor | None,
+        text_attention_mask: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """The query's arguments for [`ViMLModel`]."""
+        query = {}
+        if pixel_values is not None:
+            query["video_features"], query["video_attention_mask"] = self.get_video_base_features(
+                pixel_values, frame_attention_mask
+            )
+        if input_ids is not None:
+            if text_attention_mask is None:
+                text_attention_mask = torch.ones_like(input_ids)
+            query["text_features"], query["text_attention_mask"] = self.get_text_base_features(
+                input_ids, text_attention_mask
+            )
+        return query
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        frame_attention_mask: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        text_attention_mask: Tensor | None = None,
+        input_features: Tensor | None = None,
+        audio_segment_mask: Tensor | None = None,
+        audio_frame_mask: Tensor | None = None,
+        return_loss: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ViMLOutput:
+        """Embed queries and music, and compare each with each.
+
+        Args:
+            pixel_values: `(batch, segments, frames, 3, height, width)`, segments of 10 s.
+            frame_attention_mask: `(batch, segments, frames)`, 1 where a frame exists.
+            input_ids: `(batch, length)`, one description per row.
+            text_attention_mask: `(batch, length)`; a row of zeros = no text.
+            input_features: `(tracks, segments, …)`, the audio encoder's own input per 10 s segment.
+            audio_segment_mask: `(tracks, segments)`, 1 where the segment exists.
+            audio_frame_mask: `(tracks, segments, time)`, for encoders that take an attention mask.
+            return_loss: See [`ViMLModel.forward`].
+            kwargs: As for [`ViMLModel`].
+
+        Returns:
+            [`ViMLOutput`].
+        """
+        inputs = self._query_base_features(pixel_values, frame_attention_mask, input_ids, text_attention_mask)
+        if input_features is not None:
+            inputs["audio_features"], inputs["audio_attention_mask"] = self.get_audio_base_features(
+                input_features, audio_segment_mask, audio_frame_mask
+            )
+        return self.viml(**inputs, return_loss=return_loss, **kwargs)
+
+
+def _tokenizer_of(name: str | PreTrainedModel, encoder: PreTrainedModel, **kwargs: Any) -> Any:
+    """The tokenizer that belongs to a text encoder."""
+    if encoder.config.model_type == "viml_text_descriptors":
+        return ByT5Tokenizer()
+    hub_name = name if isinstance(name, str) else encoder.name_or_path
+    if not hub_name:
+        raise ValueError("The text encoder's tokenizer is unknown: give tokenizer=…, it is needed for the null text.")
+    parsed = parse_encoder_name(hub_name)
+    if parsed.revision:
+        kwargs["revision"] = parsed.revision
+    return AutoTokenizer.from_pretrained(parsed.hub_id, **kwargs)
+
+
+__all__ = ["ViMLForMusicRetrieval"]

@@ -1,0 +1,109 @@
+"""The semitone spectrogram that the audio descriptors read."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
+from transformers.feature_extraction_utils import BatchFeature
+
+
+class ViMLDescriptorsFeatureExtractor(SequenceFeatureExtractor):
+    """Mono waveforms in [-1, 1] → log energies in semitone bands, with a mask of the frames that exist.
+
+    Args:
+        feature_size: Number of semitone bands.
+        sampling_rate: Rate of the waveforms in Hz.
+        padding_value: Value of the frames past the end.
+        lowest_frequency: Centre of the first band in Hz.
+        n_fft: Samples in a window.
+        hop_length: Samples between two frames.
+
+    Example:
+        >>> import numpy as np
+        >>> from viml_hf import ViMLDescriptorsFeatureExtractor
+        >>> extractor = ViMLDescriptorsFeatureExtractor()
+        >>> tuple(extractor([np.zeros(22050, np.float32)], sampling_rate=22050)["input_features"].shape)
+        (1, 44, 96)
+    """
+
+    model_input_names = ["input_features", "attention_mask"]  # noqa: RUF012 (transformers' own way)
+
+    def __init__(
+        self,
+        feature_size: int = 96,
+        sampling_rate: int = 22050,
+        padding_value: float = 0.0,
+        lowest_frequency: float = 32.703,
+        n_fft: int = 2048,
+        hop_length: int = 512,
+        **kwargs: Any,
+    ):
+        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        self.lowest_frequency = lowest_frequency
+        self.n_fft = n_fft
+        self.hop_length = hop_length
+
+    def __call__(
+        self,
+        raw_speech: np.ndarray | list[np.ndarray],
+        sampling_rate: int | None = None,
+        return_tensors: str | None = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Extract features.
+
+        Args:
+            raw_speech: A waveform `(samples,)` or a list of them, float32 in [-1, 1].
+            sampling_rate: Their rate in Hz; it must be the extractor's own.
+            return_tensors: `"pt"` or `"np"`.
+            kwargs: Padding options of other extractors; here every batch is padded to its longest.
+
+        Returns:
+            `input_features` `(waveforms, time, feature_size)` and `attention_mask` `(waveforms, time)`.
+
+        Raises:
+            ValueError: The sampling rate is another one.
+        """
+        if sampling_rate is not None and sampling_rate != self.sampling_rate:
+            raise ValueError(
+                f"sampling_rate={sampling_rate}, but this extractor works at {self.sampling_rate} Hz: resample first."
+            )
+        waveforms = raw_speech if isinstance(raw_speech, list | tuple) else [raw_speech]
+        spectrograms = [self.semitones(torch.as_tensor(np.asarray(w, np.float32))) for w in waveforms]
+        length = max(len(s) for s in spectrograms)
+        features = torch.full((len(spectrograms), length, self.feature_size), float(self.padding_value))
+        mask = torch.zeros(len(spectrograms), length, dtype=torch.long)
+        for row, spectrogram in enumerate(spectrograms):
+            features[row, : len(spectrogram)] = spectrogram
+            mask[row, : len(spectrogram)] = 1
+        data = {"input_features": features, "attention_mask": mask}
+        if return_tensors == "np":
+            return BatchFeature({name: tensor.numpy() for name, tensor in data.items()})
+        return BatchFeature(data)
+
+    def semitones(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Log energies `(1 + samples // hop_length, feature_size)` of one waveform."""
+        spectrum = torch.stft(
+            waveform,
+            self.n_fft,
+            self.hop_length,
+            window=torch.hann_window(self.n_fft),
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
+        ).abs()
+        return torch.log1p(self.filters() @ spectrum).T
+
+    def filters(self) -> torch.Tensor:
+        """Triangles around each semitone, `(feature_size, n_fft // 2 + 1)`, at least one bin to each side."""
+        bins = torch.arange(self.n_fft // 2 + 1) * self.sampling_rate / self.n_fft  # Hz
+        centres = self.lowest_frequency * 2 ** (torch.arange(self.feature_size) / 12)
+        reach = torch.maximum(centres * (2 ** (1 / 12) - 1), torch.tensor(self.sampling_rate / self.n_fft))
+        weights = (1 - (bins[None] - centres[:, None]).abs() / reach[:, None]).clamp(min=0)
+        # A full-scale sine fills one band with about 10, whatever the window length.
+        return weights * 20 / (self.n_fft / 2) / math.sqrt(2)
+
+
+__all__ = ["ViMLDescriptorsFeatureExtractor"]

@@ -1,0 +1,168 @@
+"""Where segments, windows and sampled frames lie. Pure planning: numbers and arrays in, numbers and arrays out."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
+
+from viml_hf.errors import ViMLError
+
+SEGMENT_SECONDS = 10.0
+MIN_TAIL_SECONDS = 2.0  # a last segment shorter than this joins its predecessor
+FRAMES_PER_SECOND = 6
+CLIP_SEGMENTS = 3  # a clip is 30 s
+TIMESTAMP_TOLERANCE = 0.001  # seconds; WebM and FLV round every timestamp to a millisecond
+
+FrameT = TypeVar("FrameT")
+
+
+def segment_bounds(duration: float) -> list[tuple[float, float]]:
+    """Splits a file into 10 s segments (paper section 1; the tail rule is this project's).
+
+    Args:
+        duration: Length of the file in seconds.
+
+    Returns:
+        `(start, end)` of every segment in seconds. A last segment shorter than 2 s joins its predecessor, a file
+        shorter than 10 s is one segment, and a file without a duration has none.
+
+    Example:
+        >>> segment_bounds(23.5)
+        [(0.0, 10.0), (10.0, 20.0), (20.0, 23.5)]
+        >>> segment_bounds(21.5)
+        [(0.0, 10.0), (10.0, 21.5)]
+    """
+    if duration <= 0:
+        return []
+    count = int(duration // SEGMENT_SECONDS)
+    if count == 0 or duration - count * SEGMENT_SECONDS >= MIN_TAIL_SECONDS:
+        count += 1
+    starts = [index * SEGMENT_SECONDS for index in range(count)]
+    return list(zip(starts, [*starts[1:], float(duration)], strict=True))
+
+
+def regroup(chunks: Iterable[np.ndarray], segment_length: int, min_tail: int) -> Iterator[np.ndarray]:
+    """Cuts a stream into segments by the rule of `segment_bounds`, without knowing its length beforehand.
+
+    Holds fewer than `segment_length + min_tail` units and one chunk at a time.
+
+    Args:
+        chunks: Arrays `(time, ...)` of any lengths; only the first dimension may differ.
+        segment_length: Units (frames or samples) of a segment.
+        min_tail: A last segment of fewer units joins its predecessor.
+
+    Yields:
+        Arrays `(segment_length, ...)`; the last one has `min_tail` up to `segment_length + min_tail - 1` units, or
+        fewer than `min_tail` if it is the only one.
+
+    Raises:
+        ViMLError: If `segment_length` is below 1.
+
+    Example:
+        >>> [segment.tolist() for segment in regroup([np.arange(4), np.arange(4, 9)], segment_length=4, min_tail=2)]
+        [[0, 1, 2, 3], [4, 5, 6, 7, 8]]
+    """
+    if segment_length < 1:
+        raise ViMLError(f"segment_length={segment_length}: a segment needs at least 1 frame or sample; raise the rate")
+    held: deque[np.ndarray] = deque()
+    held_length = 0
+    for chunk in chunks:
+        held.append(chunk)
+        held_length += len(chunk)
+        while held_length >= segment_length + max(min_tail, 1):
+            yield _take(held, segment_length)
+            held_length -= segment_length
+    if held_length:
+        yield _take(held, held_length)
+
+
+def _take(held: deque[np.ndarray], length: int) -> np.ndarray:
+    """Removes the first `length` units from `held` and returns them as one array."""
+    parts = []
+    while length > 0:
+        chunk = held.popleft()
+        parts.append(chunk[:length])
+        if len(chunk) > length:
+            held.appendleft(chunk[length:])
+        length -= len(parts[-1])
+    return np.concatenate(parts)
+
+
+def windows(num_segments: int, size: int = CLIP_SEGMENTS, hop: int = 1) -> list[tuple[int, int]]:
+    """Places clips over a track: windows of `size` segments, one every `hop` segments.
+
+    Args:
+        num_segments: Segments of the track.
+        size: Segments of a window; 3 are a 30 s clip.
+        hop: Segments from one window's start to the next.
+
+    Returns:
+        Row ranges `(first, last + 1)`. A shorter track is one window of all its rows, a track without segments has
+        none, and where the hop leaves rows over, one more window ends with the last row.
+
+    Raises:
+        ViMLError: If `size` or `hop` is below 1.
+
+    Example:
+        >>> windows(5)
+        [(0, 3), (1, 4), (2, 5)]
+        >>> windows(6, hop=2)
+        [(0, 3), (2, 5), (3, 6)]
+    """
+    if size < 1 or hop < 1:
+        raise ViMLError(f"size={size}, hop={hop}: both count segments; give 1 or more")
+    if num_segments <= 0:
+        return []
+    last_start = max(num_segments - size, 0)
+    starts = list(range(0, last_start + 1, hop))
+    if starts[-1] < last_start:
+        starts.append(last_start)
+    return [(start, min(start + size, num_segments)) for start in starts]
+
+
+def sample_frames(frames: Iterable[tuple[FrameT, float, float]], fps: float) -> Iterator[tuple[FrameT, int]]:
+    """Chooses the decoded frames that stand for a video sampled at `fps` frames per second.
+
+    The one rule: sample k is the frame on screen k / fps seconds after the first frame, that is the last frame whose
+    time is at most k / fps, plus 1 ms because containers round their timestamps. Where frames are sparse, one frame
+    stands for several samples. There is a sample for every k / fps (plus 1 ms) before the end of the last frame, and
+    at least one.
+
+    Args:
+        frames: `(frame, start, end)` in seconds after the first frame's start, `start` ascending. A frame stays on
+            screen until the next one starts; `end` matters for the last frame only.
+        fps: Samples per second.
+
+    Yields:
+        `(frame, count)` for every frame that stands for `count >= 1` samples.
+
+    Raises:
+        ViMLError: If `fps` is not above 0.
+
+    Example:
+        >>> list(sample_frames([("a", 0.0, 0.1), ("b", 0.1, 0.2), ("c", 0.2, 0.9)], fps=5))
+        [('a', 1), ('c', 4)]
+    """
+    if not fps > 0:
+        raise ViMLError(f"fps={fps}: give a number of frames per second above 0, such as {FRAMES_PER_SECOND}")
+    sampled = 0
+    shown: tuple[FrameT, float, float] | None = None
+
+    def samples_before(time: float) -> int:
+        count = 0
+        while (sampled + count) / fps + TIMESTAMP_TOLERANCE < time:
+            count += 1
+        return count
+
+    for following in frames:
+        if shown is not None:
+            count = samples_before(following[1])
+            if count:
+                yield shown[0], count
+                sampled += count
+        shown = following
+    if shown is not None:
+        count = samples_before(shown[2])
+        if count or not sampled:
+            yield shown[0], max(count, 1)

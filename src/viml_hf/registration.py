@@ -1,0 +1,33 @@
+"""Makes the classes of this package known to the Auto classes of transformers."""
+
+from typing import Any
+
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
+
+from viml_hf.modeling.configuration_descriptors import DESCRIPTOR_CONFIGS, ViMLAudioDescriptorsConfig
+from viml_hf.modeling.configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
+from viml_hf.modeling.modeling_descriptors import DESCRIPTOR_MODELS
+from viml_hf.modeling.modeling_viml import ViMLModel
+from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
+from viml_hf.processing.feature_extraction_descriptors import ViMLDescriptorsFeatureExtractor
+from viml_hf.processing.processing_viml import ViMLProcessor
+
+
+def register_auto_classes() -> None:
+    """Register all configs, models and processors; `import viml_hf` does it.
+
+        Example:
+            >>> import viml_hf
+            >>> from typing import Any
+
+    from transformers import AutoConfig
+            >>> AutoConfig.for_model("viml", fusion="linear").fusion
+            'linear'
+    """
+    models: dict[Any, Any] = {ViMLConfig: ViMLModel, ViMLForMusicRetrievalConfig: ViMLForMusicRetrieval}
+    models |= {config: DESCRIPTOR_MODELS[model_type] for model_type, config in DESCRIPTOR_CONFIGS.items()}
+    for config_class, model_class in models.items():
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        AutoModel.register(config_class, model_class, exist_ok=True)
+    AutoFeatureExtractor.register(ViMLAudioDescriptorsConfig, ViMLDescriptorsFeatureExtractor, exist_ok=True)
+    AutoProcessor.register(ViMLForMusicRetrievalConfig, ViMLProcessor, exist_ok=True)

@@ -1,0 +1,135 @@
+"""Recommending music for a video, a text, or both."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from viml_hf.encoders.media_encoder import MediaEncoder
+from viml_hf.errors import ViMLError
+from viml_hf.processing.processing_viml import Video
+from viml_hf.processing.segments import CLIP_SEGMENTS, windows
+from viml_hf.retrieval.index import MusicIndex
+from viml_hf.retrieval.model_loading import fingerprint, load_encoder_and_model
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One recommended track.
+
+    Args:
+        rank: From 1.
+        track: The track's name in the index.
+        score: Cosine similarity in [-1, 1] of the query and the track's best window.
+        start: Where that window begins, in seconds.
+        end: Where it ends, in seconds.
+        path: Where the file was when it was indexed.
+    """
+
+    rank: int
+    track: str
+    score: float
+    start: float
+    end: float
+    path: str
+
+
+class Recommender:
+    """A model with an index of music.
+
+    Args:
+        encoder: Encoders and heads.
+        index: Made by the same model.
+
+    Raises:
+        ViMLError: The index was made by another model.
+
+    Example:
+        >>> recommender = Recommender.from_pretrained("viml-demo/model", index="viml-demo/index")  # doctest: +SKIP
+        >>> recommender.recommend("clip.mp4", text="slow piano, no vocals", k=3)  # doctest: +SKIP
+    """
+
+    def __init__(self, encoder: MediaEncoder, index: MusicIndex):
+        if fingerprint(encoder.model) != index.fingerprint:
+            raise ViMLError(
+                f"The index was made by another model ({index.model}); use that one, or make the index again with "
+                "`viml index MUSIC -o INDEX --model …`"
+            )
+        self.encoder = encoder
+        self.index = index
+        self._tracks = index.usable
+        # Where each track's rows begin.
+        self._first_rows = np.cumsum([0, *(len(track.windows) for track in self._tracks)])[:-1]
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path | None = None, *, index: str | Path | MusicIndex, **kwargs: Any
+    ) -> "Recommender":
+        """Load a model and an index.
+
+        Args:
+            model: Folder or Hub id; by default the model that the index names.
+            index: The index's folder, or the index itself.
+            kwargs: Passed to `from_pretrained`.
+
+        Raises:
+            ViMLError: One of them cannot be loaded, or they do not belong together.
+        """
+        loaded = index if isinstance(index, MusicIndex) else MusicIndex.load(index)
+        return cls(load_encoder_and_model(model or loaded.model, **kwargs), loaded)
+
+    def recommend(self, video: Video | None = None, text: str | None = None, k: int = 10) -> list[Recommendation]:
+        """Rank the library for a query.
+
+        Args:
+            video: A path, the bytes of a file, or frames `(frames, height, width, 3)` uint8 at 6 per second.
+            text: A free-form description of the music; empty or `None` for none.
+            k: How many tracks; each comes once, with its best window.
+
+        Returns:
+            The tracks, best first; equal scores in the order of the index.
+
+        Raises:
+            ViMLError: Neither video nor text is given, the model takes no such query, or `k` is below 1.
+            MediaDecodeError: The video cannot be decoded.
+        """
+        if k < 1:
+            raise ViMLError(f"k={k}: give the number of tracks to recommend, 1 or more")
+        scores = self.index.embeddings @ self.embed_query(video, text)
+        best = np.maximum.reduceat(scores, self._first_rows)
+        order = np.argsort(-best, kind="stable")[:k]
+        found = []
+        for rank, position in enumerate(order, start=1):
+            track, first = self._tracks[position], self._first_rows[position]
+            window = track.windows[int(np.argmax(scores[first : first + len(track.windows)]))]
+            found.append(Recommendation(rank, track.name, float(best[position]), window.start, window.end, track.path))
+        return found
+
+    @torch.inference_mode()
+    def embed_query(self, video: Video | None = None, text: str | None = None) -> np.ndarray:
+        """The query's embedding `(dim,)` float32, L2-normalised.
+
+        A video of more than 30 s is embedded in windows of 30 s, one after the other, and their mean is taken: so it
+        may be of any length, and the model sees what it was trained on.
+        """
+        text = (text or "").strip()
+        if video is None and not text:
+            raise ViMLError("The query is empty: give a video, a text, or both")
+        takes = self.encoder.model.config.viml_config.query_modalities
+        for name, given in (("video", video is not None), ("text", bool(text))):
+            if given and name not in takes:
+                raise ViMLError(f"This model's queries are made of {' and '.join(takes)}: leave the {name} out")
+        viml = self.encoder.model.viml
+        query: dict[str, torch.Tensor] = {}
+        if text:
+            query["text_features"] = torch.from_numpy(self.encoder.encode_text(text)).float()[None].to(viml.device)
+        if video is None:
+            return viml.get_query_features(**query).pooler_output[0].cpu().numpy()
+        rows = torch.from_numpy(self.encoder.encode_video(video).rows).float().to(viml.device)
+        embeds = [
+            viml.get_query_features(video_features=rows[None, first:stop], **query).pooler_output[0]
+            for first, stop in windows(len(rows), CLIP_SEGMENTS, hop=CLIP_SEGMENTS)
+        ]
+        return torch.nn.functional.normalize(torch.stack(embeds).mean(0), dim=0).cpu().numpy()

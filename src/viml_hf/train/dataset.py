@@ -1,0 +1,83 @@
+"""Training and evaluation items of a store: row ranges only, which the collator gathers."""
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import torch
+from torch.utils.data import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from viml_hf.errors import ViMLError
+from viml_hf.features.store import RowRange, Store, StoreItem
+
+
+class StoreExample(TypedDict):
+    """One item of a [`StoreDataset`]. `epoch` is `None` in evaluation: no dropout, and the middle clip."""
+
+    id: str
+    epoch: int | None
+    video: RowRange
+    audio: RowRange
+    text: RowRange
+
+
+class StoreDataset(Dataset):
+    """Items of a store with both video and audio, for `transformers.Trainer`.
+
+    In training every item carries the epoch, from which the collator draws its text dropout and clips. The epoch is
+    set by Trainer (through accelerate), except after a mid-epoch resume and in data-parallel training: there pass
+    `callbacks=[EpochCallback(dataset)]`. An item read before any epoch was set is an error, never a silent repeat.
+
+    Args:
+        store: Where the features are.
+        items: Items to use; by default all with video and audio.
+        training: Whether the collator may drop texts and draw clips.
+
+    Raises:
+        ViMLError: There is no usable item.
+    """
+
+    def __init__(self, store: Store, items: Sequence[StoreItem] | None = None, *, training: bool = True):
+        self.items = list(store.usable() if items is None else items)
+        if not self.items:
+            raise ViMLError(
+                f"{store.folder}: no item has both video and audio features; see its errors in items.parquet"
+            )
+        self.training = training
+        # Shared memory: loader workers that outlive an epoch see the next one.
+        self._epoch = torch.full((1,), -1, dtype=torch.long).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch, from 0, the next items belong to."""
+        self._epoch[0] = epoch
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> StoreExample:
+        item, epoch = self.items[index], None
+        if self.training:
+            epoch = int(self._epoch)
+            if epoch < 0:
+                raise ViMLError(
+                    "The training dataset was not told its epoch: pass callbacks=[EpochCallback(dataset)] to Trainer, "
+                    "or call dataset.set_epoch(epoch) before each epoch of your own loop."
+                )
+        return {"id": item.id, "epoch": epoch, "video": item.video, "audio": item.audio, "text": item.text}
+
+
+class EpochCallback(TrainerCallback):
+    """Tells a [`StoreDataset`] its epoch, in every way that Trainer can start one.
+
+    Args:
+        dataset: The training dataset.
+    """
+
+    def __init__(self, dataset: StoreDataset):
+        self.dataset = dataset
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Called by Trainer; a resumed epoch begins at a fraction."""
+        self.dataset.set_epoch(int(state.epoch or 0))

@@ -1,0 +1,250 @@
+"""`viml train`: a store in, a self-contained model folder out, through `transformers.Trainer`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainingArguments, set_seed
+
+from viml_hf.errors import ViMLError
+from viml_hf.evaluation.ranks import retrieval_ranks
+from viml_hf.features.store import Store, StoreItem
+from viml_hf.modeling.configuration_viml import ViMLConfig
+from viml_hf.modeling.modeling_viml import ViMLModel
+from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
+from viml_hf.processing.processing_viml import ViMLProcessor
+from viml_hf.processing.segments import CLIP_SEGMENTS
+from viml_hf.train.data_collator import ViMLDataCollator
+from viml_hf.train.dataset import EpochCallback, StoreDataset
+from viml_hf.train.metrics import make_compute_metrics
+
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a model is trained. What the paper leaves open follows the nearest published recipe on the same features.
+
+    Args:
+        epochs: Passes over the training items.
+        batch_size: Items per step and process; every other item of the batch is a negative. Smaller stores use what
+            they have.
+        learning_rate: Peak of the cosine schedule.
+        warmup: Share of the steps that warm up.
+        weight_decay: Of AdamW.
+        text_dropout: Share of texts dropped (paper: 0.8).
+        video_dropout: Share of videos dropped among the items that keep their text.
+        clip_segments: Segments of a training clip (3 = 30 s), or `None` for whole tracks.
+        pool_size: Tracks per evaluation pool; `None` for all.
+        seed: Of weights, order and draws.
+        loader_workers: Processes that gather batches.
+    """
+
+    epochs: int = 100
+    batch_size: int = 512
+    learning_rate: float = 3e-4
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    text_dropout: float = 0.8
+    video_dropout: float = 0.0
+    clip_segments: int | None = CLIP_SEGMENTS
+    pool_size: int | None = None
+    seed: int = 0
+    loader_workers: int = 0
+
+
+def split_items(store: Store, *, evaluation_share: float = 0.1) -> tuple[list[StoreItem], list[StoreItem]]:
+    """Training and evaluation items by their `split` field; without one, every tenth item by id is held out.
+
+    Items of the split `test` are in neither, where there is a split `validation` (or `eval`) to evaluate on.
+    """
+    usable = store.usable()
+    splits = {name: [item for item in usable if item.fields.get("split") == name] for name in ("train", "test")}
+    splits["validation"] = [item for item in usable if item.fields.get("split") in ("validation", "eval")]
+    if splits["train"]:
+        return splits["train"], splits["validation"] or splits["test"]
+    stride = max(2, round(1 / evaluation_share))
+    held_out = {item.id for item in usable[stride - 1 :: stride]}
+    return [i for i in usable if i.id not in held_out], [i for i in usable if i.id in held_out]
+
+
+def make_trainer(
+    model: ViMLModel,
+    store: Store,
+    items: Sequence[StoreItem],
+    settings: TrainingSettings,
+    output: str | Path,
+    *,
+    eval_items: Sequence[StoreItem] = (),
+    progress: bool = True,
+    **arguments: Any,
+) -> Trainer:
+    """A plain `transformers.Trainer` for a model on items of a store.
+
+    Args:
+        model: The heads, for the widths of the store.
+        store: The features.
+        items: Training items.
+        settings: How to train.
+        output: Folder for checkpoints.
+        eval_items: Items that evaluation ranks against each other.
+        progress: Show progress bars.
+        arguments: Further fields of `TrainingArguments`, which win over the settings.
+
+    Raises:
+        ViMLError: Fewer than two training items: there would be no negatives.
+    """
+    if len(items) < 2:
+        raise ViMLError(
+            f"{store.folder}: {len(items)} training items; give at least 2, and hundreds to learn something"
+        )
+    dataset = StoreDataset(store, items)
+    collator = ViMLDataCollator(
+        store,
+        text_dropout=settings.text_dropout,
+        video_dropout=settings.video_dropout,
+        clip_segments=settings.clip_segments,
+        seed=settings.seed,
+    )
+    batch_size = min(settings.batch_size, len(items))
+    chosen: dict[str, Any] = {
+        "output_dir": str(output),
+        "num_train_epochs": settings.epochs,
+        "per_device_train_batch_size": batch_size,
+        "per_device_eval_batch_size": batch_size,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": settings.warmup,
+        "weight_decay": settings.weight_decay,
+        "seed": settings.seed,
+        "dataloader_num_workers": settings.loader_workers,
+        # A last, smaller batch would have fewer negatives than the others.
+        "dataloader_drop_last": True,
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_strategy": "epoch",
+        "disable_tqdm": not progress,
+    }
+    return Trainer(
+        model,
+        TrainingArguments(**{**chosen, **arguments}),
+        data_collator=collator,
+        train_dataset=dataset,
+        eval_dataset=StoreDataset(store, eval_items, training=False) if eval_items else None,
+        compute_metrics=make_compute_metrics(settings.pool_size),
+        callbacks=[EpochCallback(dataset)],
+    )
+
+
+def new_model(store: Store, seed: int, **config: Any) -> ViMLModel:
+    """Heads with random weights for the features of a store, with its null text."""
+    set_seed(seed)
+    widths = {f"{modality}_dim": width for modality, width in store.spec.widths.items()}
+    model = ViMLModel(ViMLConfig(**{**widths, **config}))
+    model.set_null_text(store.null_text.float())
+    return model
+
+
+def train_model(
+    store_folder: str | Path,
+    output: str | Path,
+    settings: TrainingSettings | None = None,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    **config: Any,
+) -> dict[str, float]:
+    """Train on a store and save a self-contained model: heads, encoders and processor.
+
+    Args:
+        store_folder: The store.
+        output: The model's folder. Its `checkpoints/` hold what a resumed run needs, until the run ends.
+        settings: How to train.
+        resume: Go on from the last checkpoint.
+        progress: Show progress bars.
+        config: Fields of [`ViMLConfig`].
+
+    Returns:
+        The metrics on the held-out items (also in `training.json`).
+
+    Raises:
+        ViMLError: A store that cannot be used, or nothing to resume.
+    """
+    settings = settings or TrainingSettings()
+    store = Store(store_folder)
+    store.check_finite()
+    items, eval_items = split_items(store)
+    checkpoints = Path(output) / CHECKPOINTS
+    if resume and not any(checkpoints.glob("checkpoint-*")):
+        raise ViMLError(f"{checkpoints}: no checkpoint to resume from; leave --resume out")
+    model = new_model(store, settings.seed, **config)
+    trainer = make_trainer(
+        model,
+        store,
+        items,
+        settings,
+        checkpoints,
+        eval_items=eval_items,
+        progress=progress,
+        save_strategy="epoch",
+        save_total_limit=1,
+    )
+    trainer.train(resume_from_checkpoint=resume or None)
+    metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()} if eval_items else {}
+    save_retrieval_model(model, store, output)
+    summary = {
+        "settings": asdict(settings),
+        "store": store.spec.encoders,
+        "training_items": len(items),
+        "evaluation_items": len(eval_items),
+        "metrics": metrics,
+    }
+    (Path(output) / "training.json").write_text(json.dumps(summary, indent=1) + "\n")
+    return metrics
+
+
+def save_retrieval_model(viml: ViMLModel, store: Store, output: str | Path) -> None:
+    """Save trained heads together with the encoders and the processor of their store."""
+    names: dict[str, Any] = dict(store.spec.encoders)
+    model = ViMLForMusicRetrieval.from_encoders(**names, viml=viml.cpu())
+    model.save_pretrained(output)
+    ViMLProcessor.from_encoders(**names).save_pretrained(output)
+
+
+@torch.inference_mode()
+def evaluate_ranks(
+    model: ViMLModel,
+    store: Store,
+    items: Sequence[StoreItem],
+    *,
+    query_modalities: Sequence[str] = ("video", "text"),
+    clip_segments: int | None = CLIP_SEGMENTS,
+    batch_size: int = 256,
+) -> Any:
+    """The rank of each item's own music among the music of all items (one pool).
+
+    Args:
+        model: The heads.
+        store: The features.
+        items: The pool.
+        query_modalities: What the queries hold.
+        clip_segments: Segments of the middle clip that is compared; `None` for whole tracks.
+        batch_size: Items embedded at a time.
+
+    Returns:
+        Ranks from 1, int64 `(items,)`.
+    """
+    model.eval()
+    dataset = StoreDataset(store, items, training=False)
+    collator = ViMLDataCollator(store, clip_segments=clip_segments, query_modalities=query_modalities)
+    queries, audio = [], []
+    for start in range(0, len(dataset), batch_size):
+        batch = collator([dataset[i] for i in range(start, min(start + batch_size, len(dataset)))])
+        output = model(**{**batch, "return_loss": False})
+        queries.append(output.query_embeds)
+        audio.append(output.audio_embeds)
+    return retrieval_ranks(torch.cat(queries).numpy(), torch.cat(audio).numpy())

@@ -1,0 +1,141 @@
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from viml_hf.errors import ViMLError
+from viml_hf.processing.segments import (
+    MIN_TAIL_SECONDS,
+    SEGMENT_SECONDS,
+    TIMESTAMP_TOLERANCE,
+    regroup,
+    sample_frames,
+    segment_bounds,
+    windows,
+)
+
+
+@pytest.mark.parametrize(
+    ("duration", "bounds"),
+    [
+        (-1.0, []),
+        (0.0, []),
+        (0.5, [(0, 0.5)]),
+        (10.0, [(0, 10)]),
+        (11.99, [(0, 11.99)]),
+        (12.0, [(0, 10), (10, 12)]),
+        (20.0, [(0, 10), (10, 20)]),
+        (21.0, [(0, 10), (10, 21)]),
+        (29.0, [(0, 10), (10, 20), (20, 29)]),
+    ],
+)
+def test_segment_bounds(duration: float, bounds: list[tuple[float, float]]) -> None:
+    assert segment_bounds(duration) == bounds
+
+
+def chunks_of(array: np.ndarray, rng: np.random.Generator, longest: int) -> Iterator[np.ndarray]:
+    start = 0
+    while start < len(array):
+        length = int(rng.integers(0, longest + 1))
+        yield array[start : start + length]
+        start += length
+
+
+@pytest.mark.parametrize("rate", [1, 6, 7])
+@pytest.mark.parametrize("longest_chunk", [1, 5, 1000])
+def test_regroup_gives_the_segments_of_segment_bounds(rate: int, longest_chunk: int) -> None:
+    rng = np.random.default_rng([rate, longest_chunk])
+    segment_length, min_tail = int(SEGMENT_SECONDS * rate), int(MIN_TAIL_SECONDS * rate)
+    for length in range(4 * segment_length):
+        units = np.stack([np.arange(length), -np.arange(length)], axis=1)
+        segments = list(regroup(chunks_of(units, rng, longest_chunk), segment_length, min_tail))
+        expected = [units[round(start * rate) : round(end * rate)] for start, end in segment_bounds(length / rate)]
+        assert len(segments) == len(expected)
+        assert all(np.array_equal(*pair) for pair in zip(segments, expected, strict=True))
+
+
+def test_regroup_holds_little() -> None:
+    consumed = 0
+
+    def source() -> Iterator[np.ndarray]:
+        nonlocal consumed
+        for _ in range(100):
+            consumed += 3
+            yield np.zeros(3)
+
+    yielded = 0
+    for segment in regroup(source(), segment_length=20, min_tail=4):
+        assert consumed - yielded <= 20 + 4 + 3
+        yielded += len(segment)
+    assert yielded == 300
+
+
+def test_regroup_rejects_an_empty_segment() -> None:
+    with pytest.raises(ViMLError, match="segment_length=0"):
+        list(regroup([np.zeros(3)], 0, 0))
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+@pytest.mark.parametrize("hop", [1, 2, 3])
+def test_windows_have_one_size_and_reach_the_last_row(size: int, hop: int) -> None:
+    assert windows(0, size, hop) == []
+    for rows in range(1, 20):
+        ranges = windows(rows, size, hop)
+        assert ranges[0][0] == 0
+        assert ranges[-1][1] == rows
+        assert {end - start for start, end in ranges} == {min(size, rows)}
+        steps = np.diff([start for start, _ in ranges])
+        assert (steps[:-1] == hop).all()
+        assert ((steps > 0) & (steps <= hop)).all()
+
+
+def test_windows_rejects_a_size_of_zero() -> None:
+    with pytest.raises(ViMLError, match="size=0"):
+        windows(4, size=0)
+
+
+def frames_on_screen(times: list[float], end: float, fps: float) -> list[int]:
+    """The rule word by word: for every sample, the last frame whose time is not after it."""
+    numbers = []
+    sample = 0
+    while sample == 0 or sample / fps + TIMESTAMP_TOLERANCE < end:
+        numbers.append(max(i for i, time in enumerate(times) if time <= sample / fps + TIMESTAMP_TOLERANCE))
+        sample += 1
+    return numbers
+
+
+def sampled_numbers(times: list[float], end: float, fps: float) -> list[int]:
+    ends = [*times[1:], end]
+    sampled = sample_frames(((number, *span) for number, span in enumerate(zip(times, ends, strict=True))), fps)
+    return [number for number, count in sampled for _ in range(count)]
+
+
+@pytest.mark.parametrize("fps", [1, 6, 2.5, 29.97])
+@pytest.mark.parametrize("mean_gap", [0.01, 0.04, 0.4])
+def test_sample_frames_on_variable_rates(fps: float, mean_gap: float) -> None:
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        times = np.cumsum(rng.exponential(mean_gap, 40)).round(3)
+        times = np.unique(times - times[0])
+        end = float(times[-1] + rng.exponential(mean_gap))
+        assert sampled_numbers(times.tolist(), end, fps) == frames_on_screen(times.tolist(), end, fps)
+
+
+@pytest.mark.parametrize("frame_rate", [24, 25, 30, 48, 50, 60, 4, 1])
+def test_sample_frames_on_constant_rates_with_rounded_times(frame_rate: float) -> None:
+    count = round(frame_rate * 7)
+    exact = [i / frame_rate for i in range(count)]
+    rounded = [round(time, 3) for time in exact]
+    assert sampled_numbers(rounded, count / frame_rate, 6) == frames_on_screen(exact, count / frame_rate, 6)
+
+
+def test_sample_frames_counts_the_last_frames_duration() -> None:
+    assert sampled_numbers([0.0], 2.0, 6) == [0] * 12
+    assert sampled_numbers([0.0, 0.1], 0.5, 6) == [0, 1, 1]
+    assert sampled_numbers([0.0], 0.0, 6) == [0]
+    assert list(sample_frames([], 6)) == []
+
+
+def test_sample_frames_rejects_a_rate_of_zero() -> None:
+    with pytest.raises(ViMLError, match="fps=0"):
+        list(sample_frames([("a", 0.0, 1.0)], 0))
