@@ -34,6 +34,7 @@ _PUBLIC = {
     "ViMLDataCollator": "train.data_collator",
     "make_compute_metrics": "train.metrics",
     "TrainingSettings": "train.training",
+    "ViMLTrainer": "train.training",
     "make_trainer": "train.training",
     "train_model": "train.training",
     "MusicIndex": "retrieval.index",

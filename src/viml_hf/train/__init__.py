@@ -3,13 +3,14 @@
 from viml_hf.train.data_collator import ViMLDataCollator
 from viml_hf.train.dataset import EpochCallback, StoreDataset
 from viml_hf.train.metrics import make_compute_metrics
-from viml_hf.train.training import TrainingSettings, make_trainer, train_model
+from viml_hf.train.training import TrainingSettings, ViMLTrainer, make_trainer, train_model
 
 __all__ = [
     "EpochCallback",
     "StoreDataset",
     "TrainingSettings",
     "ViMLDataCollator",
+    "ViMLTrainer",
     "make_compute_metrics",
     "make_trainer",
     "train_model",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments, set_seed
 
 from viml_hf.errors import ViMLError
@@ -22,6 +23,21 @@ from viml_hf.train.dataset import EpochCallback, StoreDataset
 from viml_hf.train.metrics import make_compute_metrics
 
 CHECKPOINTS = "checkpoints"
+
+
+class ViMLTrainer(Trainer):
+    """Trainer that drops an incomplete last batch in training only.
+
+    `dataloader_drop_last` drops it in evaluation too, and with it queries and tracks of the pool, without a word.
+    """
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """The evaluation batches, all of them."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
 
 @dataclass(frozen=True)
@@ -81,8 +97,8 @@ def make_trainer(
     eval_items: Sequence[StoreItem] = (),
     progress: bool = True,
     **arguments: Any,
-) -> Trainer:
-    """A plain `transformers.Trainer` for a model on items of a store.
+) -> ViMLTrainer:
+    """A Trainer for a model on items of a store.
 
     Args:
         model: The heads, for the widths of the store.
@@ -129,13 +145,13 @@ def make_trainer(
         "logging_strategy": "epoch",
         "disable_tqdm": not progress,
     }
-    return Trainer(
+    return ViMLTrainer(
         model,
         TrainingArguments(**{**chosen, **arguments}),
         data_collator=collator,
         train_dataset=dataset,
         eval_dataset=StoreDataset(store, eval_items, training=False) if eval_items else None,
-        compute_metrics=make_compute_metrics(settings.pool_size),
+        compute_metrics=make_compute_metrics(settings.pool_size, num_queries=len(eval_items) or None),
         callbacks=[EpochCallback(dataset)],
     )
 
