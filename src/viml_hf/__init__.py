@@ -48,6 +48,7 @@ _PUBLIC = {
 }
 
 __all__ = sorted(_PUBLIC)
+__version__ = "0.1.0"
 register_auto_classes()
 
 

@@ -29,7 +29,11 @@ def save_with_code(model: PreTrainedModel, folder: str | Path, **kwargs: Any) ->
         True
     """
     with _registered(type(model), "AutoModel"), _registered(type(model.config), "AutoConfig"):
-        model.save_pretrained(folder, **kwargs)
+        try:
+            model.save_pretrained(folder, **kwargs)
+        finally:
+            # transformers writes the pointers to the code into the living config too.
+            vars(model.config).pop("auto_map", None)
 
 
 @contextmanager

@@ -310,10 +310,10 @@ def test_unreadable_media_are_named_and_the_older_page_stays(tmp_path, video, mu
     page = tmp_path / "a.html"
     page.write_text("older")
     for bad_video, bad_music, message in [
-        (tmp_path / "none.mp4", music, "none.mp4: cannot be opened"),
+        (tmp_path / "none.mp4", music, "none.mp4: cannot be read"),
         (text, music, "text.mp4: not a video or music file"),
         (music, music, "song.wav: no video stream"),
-        (video, tmp_path / "none.wav", "none.wav: cannot be opened"),
+        (video, tmp_path / "none.wav", "none.wav: cannot be read"),
         (video, silent, "silent.mp4: no audio stream"),
     ]:
         with pytest.raises(MediaDecodeError, match=message):

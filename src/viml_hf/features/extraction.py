@@ -79,7 +79,7 @@ def extract(
         video: Video encoder, `NAME[:HUB_ID[@REVISION]]`.
         text: Text encoder.
         audio: Audio encoder.
-        workers: Processes; all cores by default. With 0 it runs in this process.
+        workers: Processes; all cores by default. With 1 it runs in this process.
         progress: Show a progress bar.
 
     Returns:
@@ -126,7 +126,7 @@ def _extract_in_worker(item: MediaItem) -> Extracted:
 
 def _run(items: list[MediaItem], names: dict[str, str], encoder: MediaEncoder, workers: int) -> Iterator[Extracted]:
     """Results in the order of the items, so that a store does not depend on the number of workers."""
-    if workers < 1 or len(items) < 2 * workers:
+    if workers <= 1 or len(items) < 2 * workers:
         yield from (extract_one(item, encoder) for item in items)
         return
     context = multiprocessing.get_context("spawn")

@@ -39,8 +39,8 @@ def make_compute_metrics(
         count = len(query_embeds)
         if num_queries is not None and count != num_queries:
             raise ViMLError(
-                f"{count} of {num_queries} evaluation items arrived: dataloader_drop_last=True drops the last ones; set "
-                "it to False, use ViMLTrainer, or let per_device_eval_batch_size divide their number"
+                f"{count} of {num_queries} evaluation items arrived: dataloader_drop_last=True drops the last ones; "
+                "set it to False, use ViMLTrainer, or let per_device_eval_batch_size divide their number"
             )
         pools = None if pool_size is None or pool_size >= count else make_pools(count, pool_size, seed=seed)
         return retrieval_metrics(retrieval_ranks(query_embeds, audio_embeds, pools=pools))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments, set_seed
 
@@ -157,10 +158,23 @@ def make_trainer(
 
 
 def new_model(store: Store, seed: int, **config: Any) -> ViMLModel:
-    """Heads with random weights for the features of a store, with its null text."""
+    """Heads with random weights for the features of a store, with its null text.
+
+    Raises:
+        ViMLError: A field of `config` has a value that is not accepted, or a width is not the store's.
+    """
     set_seed(seed)
-    widths = {f"{modality}_dim": width for modality, width in store.spec.widths.items()}
-    model = ViMLModel(ViMLConfig(**{**widths, **config}))
+    widths: dict[str, Any] = {f"{modality}_dim": width for modality, width in store.spec.widths.items()}
+    for name, width in widths.items():
+        if config.get(name, width) != width:
+            raise ViMLError(
+                f"{name}={config[name]}, but {store.folder} holds features of width {width}: leave {name} out, or "
+                "extract a store with another encoder"
+            )
+    try:
+        model = ViMLModel(ViMLConfig(**{**widths, **config}))
+    except StrictDataclassError as error:
+        raise ViMLError(f"ViMLConfig: {' '.join(str(error).split())}") from error
     model.set_null_text(store.null_text.float())
     return model
 

@@ -1,0 +1,123 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from tests.media import sine, write_audio
+from viml_hf import MusicIndex, ViMLError, build_index, find_music
+
+
+def build(encoder, folder, **options):
+    return build_index(find_music(folder), encoder, model="a-model", root=folder, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def index(encoder, library):
+    return build(encoder, library)
+
+
+def test_every_media_file_is_found_and_nothing_else(library):
+    names = [path.relative_to(library).as_posix() for path in find_music(library)]
+    assert names == ["album/long.wav", "album/middle.wav", "broken.mp3", "short.wav"]
+
+
+def test_a_single_file_is_a_library(library):
+    assert find_music(library / "short.wav") == [library / "short.wav"]
+
+
+def test_windows_are_30_seconds_with_a_hop_of_10(index):
+    windows = {track.name: [(w.start, w.end) for w in track.windows] for track in index.usable}
+    assert windows["short.wav"] == [(0.0, 8.0)]
+    assert windows["album/middle.wav"] == [(0.0, 25.0)]
+    # 62 s: the last segment, 50 to 62 s, has swallowed the tail of 2 s? No: 2 s is long enough for one of its own.
+    assert windows["album/long.wav"] == [(0.0, 30.0), (10.0, 40.0), (20.0, 50.0), (30.0, 60.0), (40.0, 62.0)]
+
+
+def test_embeddings_are_those_of_the_model_on_the_window(index, encoder, library):
+    rows = torch.from_numpy(encoder.encode_audio(library / "album" / "long.wav").rows).float()
+    first = sum(len(track.windows) for track in index.tracks[: [t.name for t in index.tracks].index("album/long.wav")])
+    for offset in range(5):
+        with torch.no_grad():
+            naive = encoder.model.viml.get_audio_features(rows[None, offset : offset + 3]).pooler_output[0]
+        assert np.array_equal(index.embeddings[first + offset], naive.numpy())
+
+
+def test_a_broken_file_is_reported_and_the_others_are_indexed(index):
+    assert [track.name for track in index.errors] == ["broken.mp3"]
+    assert "broken.mp3" in index.errors[0].error
+    assert len(index.usable) == 3
+
+
+def test_a_saved_index_loads_as_it_was(index, tmp_path):
+    index.save(tmp_path)
+    loaded = MusicIndex.load(tmp_path)
+    assert np.array_equal(loaded.embeddings, index.embeddings)
+    assert [vars(track) for track in loaded.tracks] == [vars(track) for track in index.tracks]
+    assert (loaded.model, loaded.fingerprint) == (index.model, index.fingerprint)
+    description = json.loads((tmp_path / "index.json").read_text())
+    assert (description["tracks"], description["errors"], description["windows"]) == (3, 1, 7)
+
+
+def test_one_new_file_is_the_only_one_analysed_again(index, encoder, library, tmp_path, monkeypatch):
+    folder = tmp_path / "library"
+    shutil.copytree(library, folder)
+    write_audio(folder / "new.wav", sine(330, 5, 22050), 22050)
+    analysed = []
+    encode = type(encoder).encode_audio
+    monkeypatch.setattr(
+        type(encoder), "encode_audio", lambda self, path: analysed.append(path.name) or encode(self, path)
+    )
+    again = build(encoder, folder, previous=index)
+    assert analysed == ["broken.mp3", "new.wav"]
+    fresh = build(encoder, folder)
+    assert np.array_equal(again.embeddings, fresh.embeddings)
+    assert [vars(track) for track in again.tracks] == [vars(track) for track in fresh.tracks]
+
+
+def test_an_index_of_another_model_is_not_reused(index, other_encoder, library):
+    assert not np.array_equal(build(other_encoder, library, previous=index).embeddings, index.embeddings)
+
+
+def test_a_file_with_new_content_is_analysed_again(index, encoder, library, tmp_path):
+    folder = tmp_path / "library"
+    shutil.copytree(library, folder)
+    write_audio(folder / "short.wav", sine(1760, 8, 22050), 22050)
+    assert not np.array_equal(build(encoder, folder, previous=index).embeddings, index.embeddings)
+
+
+@pytest.mark.parametrize("where", ["empty", "missing"])
+def test_a_folder_without_music_is_refused(tmp_path, where):
+    folder = tmp_path / where
+    if where == "empty":
+        folder.mkdir()
+    with pytest.raises(ViMLError, match=where):
+        find_music(folder)
+
+
+def test_a_library_of_broken_files_is_refused(encoder, tmp_path):
+    (tmp_path / "a.mp3").write_bytes(b"x" * 500)
+    with pytest.raises(ViMLError, match=r"none of 1 files.*a\.mp3"):
+        build(encoder, tmp_path)
+
+
+def test_a_damaged_index_is_refused(index, tmp_path):
+    index.save(tmp_path / "index")
+    with pytest.raises(ViMLError, match="not an index"):
+        MusicIndex.load(tmp_path)
+    path = tmp_path / "index" / "embeddings.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ViMLError, match="damaged"):
+        MusicIndex.load(tmp_path / "index")
+
+
+def test_an_interrupted_save_leaves_no_index_behind(index, tmp_path, monkeypatch):
+    index.save(tmp_path)
+    monkeypatch.setattr(
+        "viml_hf.retrieval.index.pq.write_table", lambda *a: (_ for _ in ()).throw(OSError("disk full"))
+    )
+    with pytest.raises(OSError, match="disk full"):
+        index.save(tmp_path)
+    with pytest.raises(ViMLError, match="not an index"):
+        MusicIndex.load(tmp_path)

@@ -1,0 +1,51 @@
+import importlib.metadata
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+import viml_hf
+
+BASE = "import torch, transformers; from transformers import AutoModel, PreTrainedModel"
+TIMED = f"import time; {BASE}; t = time.perf_counter(); import viml_hf; print(time.perf_counter() - t)"
+
+
+def test_import_adds_little():
+    """Under 0.3 s over what every user of transformers has imported anyway."""
+    seconds = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", TIMED], capture_output=True, text=True, check=True)
+        seconds.append(float(done.stdout.split()[-1]))
+    assert statistics.median(seconds) < 0.3, seconds
+
+
+def test_import_leaves_the_rest_alone():
+    """Neither training, nor the demo's generator, nor a data frame library is loaded by an import."""
+    code = f"{BASE}; import sys; before = set(sys.modules); import viml_hf; print(*(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    unwanted = {"pyarrow", "pandas", "datasets", "accelerate", "viml_hf.train", "viml_hf.data", "viml_hf.retrieval"}
+    assert not unwanted & loaded
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", viml_hf.__all__)
+def test_every_public_name_loads_and_is_documented(name):
+    assert getattr(viml_hf, name).__doc__
+
+
+def test_an_unknown_name_is_named():
+    with pytest.raises(AttributeError, match="ViMLModel"):
+        viml_hf.ViMLModle  # noqa: B018
+
+
+def test_the_version_is_the_installed_one():
+    assert viml_hf.__version__ == importlib.metadata.version("viml-hf")
+
+
+def test_auto_classes_know_the_package():
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.for_model("viml", hidden_size=16, projection_dim=16, num_attention_heads=2)
+    assert type(AutoModel.from_config(config)) is viml_hf.ViMLModel
