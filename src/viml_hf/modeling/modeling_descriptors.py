@@ -1,7 +1,7 @@
 """The descriptors: hand-crafted base features of pictures, music and text, as encoders without trained weights.
 
 They make the whole pipeline run without a network. Every group of numbers is brought to a spread of about one by a
-constant stated beside it, so that the towers can read them as they are.
+constant stated beside it, measured on the generated corpus, so that the towers can read them as they are.
 """
 
 import torch
@@ -88,7 +88,7 @@ class ViMLVideoDescriptors(ViMLDescriptors):
         still = torch.cat([self.colour(frames), self.layout(frames), self.edges(frames)], dim=-1)
         mean, deviation = masked_moments(still, shots)
         pairs = shots[:, 1:] & shots[:, :-1]
-        return self.output(torch.cat([mean, 2 * deviation, self.motion(frames, pairs)], dim=-1))
+        return self.output(torch.cat([mean, 4 * deviation, self.motion(frames, pairs)], dim=-1))
 
     def colour(self, frames: Tensor) -> Tensor:
         """Histograms of hue (12 bins, weighted by chroma) and brightness (8 bins), saturation: `(n, f, 22)`."""
@@ -102,12 +102,12 @@ class ViMLVideoDescriptors(ViMLDescriptors):
         value = F.one_hot((maximum * 8).long().clamp(0, 7), 8).to(frames.dtype).mean((2, 3))
         saturation = chroma.mean((2, 3))[..., None]
         contrast = maximum.flatten(2).std(-1)[..., None]
-        return torch.cat([3 * hue.sqrt(), 2 * value.sqrt(), 3 * saturation, 4 * contrast], dim=-1)
+        return torch.cat([9 * hue.sqrt(), 4.5 * value.sqrt(), 5.5 * saturation, 13 * contrast], dim=-1)
 
     def layout(self, frames: Tensor) -> Tensor:
-        """Mean colour of a 4 × 3 grid of the picture: `(n, f, 36)`, each in [-1, 1]."""
+        """Mean colour of a 4 × 3 grid of the picture: `(n, f, 36)`, each in [-2.5, 2.5]."""
         grid = F.adaptive_avg_pool2d(frames.flatten(0, 1), (3, 4)).view(*frames.shape[:2], -1)
-        return 2 * grid - 1
+        return 5 * grid - 2.5
 
     def edges(self, frames: Tensor) -> Tensor:
         """Energy of the brightness gradient in 8 directions, fine and coarse: `(n, f, 16)`."""
@@ -121,7 +121,7 @@ class ViMLVideoDescriptors(ViMLDescriptors):
             direction = ((torch.atan2(down, right) / (2 * torch.pi) + 0.5) * 8).long().clamp(0, 7)
             energy = F.one_hot(direction, 8).to(frames.dtype) * strength[..., None]
             found.append(energy.mean((2, 3)))
-        return 4 * torch.cat(found, dim=-1).sqrt()
+        return 28 * torch.cat(found, dim=-1).sqrt()
 
     def motion(self, frames: Tensor, pairs: Tensor) -> Tensor:
         """Motion between neighbouring frames, its rhythm, and the cut rate: `(n, 12)`."""
@@ -139,7 +139,8 @@ class ViMLVideoDescriptors(ViMLDescriptors):
             (level[:, lag:] * level[:, :-lag]).sum(1) / energy if lag < level.shape[1] else torch.zeros_like(energy)
             for lag in (1, 2, 3, 4, 5, 6, 8, 12)
         ]
-        return torch.stack([30 * calm_motion.sqrt() / 5, 10 * mean, 10 * deviation, cut_rate, *rhythm], dim=-1)
+        speed = torch.stack([18 * calm_motion.sqrt(), 40 * mean, 70 * deviation, 2.3 * cut_rate], dim=-1)
+        return torch.cat([speed, 14 * torch.stack(rhythm, dim=-1)], dim=-1)
 
 
 class ViMLAudioDescriptors(ViMLDescriptors):
@@ -171,9 +172,9 @@ class ViMLAudioDescriptors(ViMLDescriptors):
         pairs = valid[:, 1:] & valid[:, :-1]
         groups = F.avg_pool1d(bands, 2)  # tones: (segments, time, num_bands / 2)
         mean, deviation = masked_moments(groups, valid)
-        timbre = torch.cat([mean - mean.mean(-1, keepdim=True), 2 * deviation], dim=-1)
+        timbre = torch.cat([1.7 * (mean - mean.mean(-1, keepdim=True)), 3 * deviation], dim=-1)
         onsets = (bands[:, 1:] - bands[:, :-1]).clamp(min=0) * pairs[..., None]
-        features = [timbre, self.harmony(bands, valid), self.rhythm(onsets, pairs), mean.mean(-1, keepdim=True)]
+        features = [timbre, self.harmony(bands, valid), self.rhythm(onsets, pairs), 2 * mean.mean(-1, keepdim=True)]
         return self.output(torch.cat(features, dim=-1))
 
     def harmony(self, bands: Tensor, valid: Tensor) -> Tensor:
@@ -189,7 +190,7 @@ class ViMLAudioDescriptors(ViMLDescriptors):
             keys = torch.stack([key.roll(tonic) for tonic in range(12)])
             best.append((chroma @ keys.T).amax(-1))
         major, minor = best
-        return torch.cat([shifts, torch.stack([major, minor, 4 * (major - minor)], dim=-1)], dim=-1)
+        return torch.cat([4 * shifts, 6 * torch.stack([major, minor, major - minor], dim=-1)], dim=-1)
 
     def rhythm(self, onsets: Tensor, pairs: Tensor) -> Tensor:
         """Onset strength by register, and the autocorrelation of the onsets at 40 to 220 beats a minute: `(n, 62)`."""
@@ -205,7 +206,7 @@ class ViMLAudioDescriptors(ViMLDescriptors):
             inside = lag < level.shape[1]
             product = (level[:, lag:] * level[:, : level.shape[1] - lag]).sum(1) if inside else 0 * energy
             tempo.append(product / energy)
-        return torch.cat([10 * mean, 6 * deviation, 2 * torch.stack(tempo, dim=-1)], dim=-1)
+        return torch.cat([18 * mean, 8 * deviation, 4 * torch.stack(tempo, dim=-1)], dim=-1)
 
 
 # How well each of the twelve tones fits a major and a minor key (Krumhansl & Kessler 1982).
@@ -214,7 +215,7 @@ MINOR_PROFILE = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.3
 
 
 class ViMLTextDescriptors(ViMLDescriptors):
-    """Hashed n-grams of a text's bytes, upper case folded, as a signed count sketch of length one.
+    """Hashed n-grams of a text's bytes, upper case folded, as a signed count sketch with a mean square of one.
 
     It reads the token ids of `ByT5Tokenizer`, which needs no file: byte + 3. An empty text is the zero vector.
 
@@ -224,7 +225,7 @@ class ViMLTextDescriptors(ViMLDescriptors):
         >>> encoder = ViMLTextDescriptors(ViMLTextDescriptorsConfig())
         >>> tokens = ByT5Tokenizer()(["slow piano", "Slow piano", "fast drums"], padding=True, return_tensors="pt")
         >>> rows = encoder(**tokens).pooler_output
-        >>> [round((rows[0] @ row).item(), 2) for row in rows]
+        >>> [round((rows[0] @ row).item() / 512, 2) for row in rows]
         [1.0, 1.0, 0.0]
     """
 
@@ -240,7 +241,7 @@ class ViMLTextDescriptors(ViMLDescriptors):
             attention_mask: `(texts, length)`, 1 where the token exists.
 
         Returns:
-            `pooler_output` is `(texts, projection_dim)`, each row of length one or zero.
+            `pooler_output` is `(texts, projection_dim)`, each row with a mean square of one, or zero.
         """
         valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         letters = torch.where(valid & (input_ids >= 3), input_ids - 3, 0)
@@ -252,7 +253,7 @@ class ViMLTextDescriptors(ViMLDescriptors):
         for size in self.config.ngram_sizes or ():
             if letters.shape[1] >= size:
                 self.add_ngrams(sketch, letters.unfold(1, size, 1))
-        return self.output(F.normalize(sketch, dim=-1))
+        return self.output(F.normalize(sketch, dim=-1) * self.config.projection_dim**0.5)
 
     def add_ngrams(self, sketch: Tensor, ngrams: Tensor) -> None:
         """Add `(texts, count, size)` n-grams to the sketch, each into one bucket with one sign."""

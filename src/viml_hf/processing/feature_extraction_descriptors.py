@@ -1,6 +1,5 @@
 """The semitone spectrogram that the audio descriptors read."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -102,8 +101,8 @@ class ViMLDescriptorsFeatureExtractor(SequenceFeatureExtractor):
         centres = self.lowest_frequency * 2 ** (torch.arange(self.feature_size) / 12)
         reach = torch.maximum(centres * (2 ** (1 / 12) - 1), torch.tensor(self.sampling_rate / self.n_fft))
         weights = (1 - (bins[None] - centres[:, None]).abs() / reach[:, None]).clamp(min=0)
-        # A full-scale sine fills one band with about 10, whatever the window length.
-        return weights * 20 / (self.n_fft / 2) / math.sqrt(2)
+        # A full-scale sine fills one band with about 1000, whatever the window length: -60 dB is where the log begins.
+        return weights * 4000 / self.n_fft
 
 
 __all__ = ["ViMLDescriptorsFeatureExtractor"]
