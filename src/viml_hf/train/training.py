@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from viml_hf.errors import ViMLError
 from viml_hf.evaluation.ranks import retrieval_ranks
@@ -142,11 +142,12 @@ def make_trainer(
         "dataloader_drop_last": True,
         "remove_unused_columns": False,
         "report_to": "none",
+        "dataloader_pin_memory": torch.cuda.is_available(),
         "save_strategy": "no",
         "logging_strategy": "epoch",
         "disable_tqdm": not progress,
     }
-    return ViMLTrainer(
+    trainer = ViMLTrainer(
         model,
         TrainingArguments(**{**chosen, **arguments}),
         data_collator=collator,
@@ -155,6 +156,9 @@ def make_trainer(
         compute_metrics=make_compute_metrics(settings.pool_size, num_queries=len(eval_items) or None),
         callbacks=[EpochCallback(dataset)],
     )
+    if not progress:
+        trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def new_model(store: Store, seed: int, **config: Any) -> ViMLModel:
