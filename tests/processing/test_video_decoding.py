@@ -124,7 +124,7 @@ def test_rotation_is_applied(tmp_path: Path, rotation: int) -> None:
 
 @pytest.mark.parametrize("colour", [(255, 255, 255), (128, 128, 128), (0, 0, 0), (200, 40, 90)])
 def test_colours(tmp_path: Path, colour: tuple[int, int, int]) -> None:
-    path = write_video(tmp_path / "video.mp4", [np.full((48, 64, 3), colour, dtype=np.uint8)])
+    path = write_video(tmp_path / "video.mp4", [np.full((64, 64, 3), colour, dtype=np.uint8)])
     assert np.abs(next(iter_frames(path)).reshape(-1, 3).mean(axis=0) - colour).max() < 1.5
 
 

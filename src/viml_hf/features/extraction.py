@@ -1,5 +1,7 @@
 """Extracting many files into a store: in parallel, resumable, and never stopped by one bad file."""
 
+import hashlib
+import json
 import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
@@ -46,6 +48,18 @@ class Extracted:
     error: str | None = None
 
 
+def signature(item: MediaItem) -> str:
+    """A checksum of an item's texts and fields, and of its files' paths, sizes and times."""
+    known: list[Any] = [item.texts, sorted(item.fields.items())]
+    for path in (item.video, item.audio):
+        try:
+            status = os.stat(path) if path is not None else None
+        except OSError:
+            status = None
+        known.append((path, status and status.st_size, status and status.st_mtime_ns))
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
 def extract_one(item: MediaItem, encoder: MediaEncoder) -> Extracted:
     """Base features of one item. It never raises: what goes wrong becomes the item's error."""
     try:
@@ -71,7 +85,10 @@ def extract(
     workers: int | None = None,
     progress: bool = True,
 ) -> Store:
-    """Extract items into a store. A rerun goes on where it stopped and tries failed items again.
+    """Extract items into a store; it then holds these items and no others.
+
+    A rerun goes on where it stopped: items are extracted that are new, whose files or texts have changed, or that
+    failed before.
 
     Args:
         items: What to extract.
@@ -96,11 +113,14 @@ def extract(
     encoder = MediaEncoder.from_names(**names)
     spec = StoreSpec(encoders=names, widths=encoder.widths)
     with StoreWriter(folder, spec, encoder.null_text()) as writer:
+        wanted = {item.id: signature(item) for item in items}
+        writer.forget([i.id for i in writer.items if i.error or wanted.get(i.id) != i.fields.get("signature")])
         missing = [item for item in items if item.id not in writer.done]
         bar = tqdm(total=len(missing), desc="extract", unit="file", disable=not progress)
         for extracted in _run(missing, names, encoder, os.cpu_count() or 1 if workers is None else workers):
-            item, fields = extracted.item, {**extracted.item.fields}
-            fields |= {"video_path": item.video, "audio_path": item.audio}
+            item = extracted.item
+            paths = {"video_path": item.video, "audio_path": item.audio}
+            fields = {**item.fields, **paths, "signature": wanted[item.id]}
             if extracted.error is None:
                 writer.add(item.id, **extracted.features, texts=item.texts, **fields)
             else:

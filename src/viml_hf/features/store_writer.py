@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -109,6 +110,12 @@ class StoreWriter:
         """Record that an item could not be extracted, and why."""
         self._check_new(item_id)
         self._add(StoreItem(item_id, fields=fields, error=error), {})
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """Leave items of earlier sessions out of the finished store, so that they can be added anew."""
+        unwanted = set(ids)
+        self.items = [item for item in self.items if item.id not in unwanted]
+        self.done -= unwanted
 
     def _check_new(self, item_id: str) -> None:
         if item_id in self.done:

@@ -110,7 +110,8 @@ class ViMLProcessor(ProcessorMixin):
         """
         if videos is None and text is None and audio is None:
             raise ValueError("Nothing to process: give videos=, text= or audio=.")
-        options = self._merge_kwargs(ProcessingKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        kwargs_class: Any = ProcessingKwargs  # transformers annotates an instance where it takes the class
+        options = self._merge_kwargs(kwargs_class, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         data: dict[str, Tensor] = {}
         if videos is not None:
             changes = {**options["images_kwargs"], **options["videos_kwargs"]}

@@ -196,7 +196,7 @@ def train_model(
 
     Args:
         store_folder: The store.
-        output: The model's folder. Its `checkpoints/` hold what a resumed run needs, until the run ends.
+        output: The model's folder. Its `checkpoints/` hold what a resumed run needs.
         settings: How to train.
         resume: Go on from the last checkpoint.
         progress: Show progress bars.
