@@ -66,34 +66,39 @@ def test_a_failing_disk_is_an_error_and_not_the_end(tmp_path: Path, monkeypatch:
 
 
 class FakeStream:
-    """Yields packets "a" and "b" and then fails; the decoder holds back one frame."""
+    """Yields packets and then fails; the decoder holds back one frame until an empty packet drains it, once."""
 
     type = "video"
 
-    def __init__(self, error: Exception):
+    def __init__(self, packets: list[str | None], error: Exception):
+        self.packets = packets
         self.error = error
         self.container = SimpleNamespace(demux=self.demux)
         self.held: list[str] = []
+        self.drained = False
 
-    def demux(self, stream: Any) -> Iterator[str]:
-        yield "a"
-        yield "b"
+    def demux(self, stream: Any) -> Iterator[str | None]:
+        yield from self.packets
         raise self.error
 
     def decode(self, packet: str | None) -> list[str]:
-        frames, self.held = self.held, [packet] if packet else []
+        if self.drained:
+            raise av.EOFError(1, "drained")
+        self.drained = packet is None
+        frames, self.held = self.held, [] if packet is None else [packet]
         return frames
 
 
 @pytest.mark.parametrize(
-    ("error", "warnings"),
+    ("packets", "error", "warnings"),
     [
-        (av.InvalidDataError(1, "bad chunk"), ["<bytes>: reading stopped early (bad chunk)"]),
-        (IndexError("list index out of range"), []),
+        (["a", "b"], av.InvalidDataError(1, "bad chunk"), ["<bytes>: reading stopped early (bad chunk)"]),
+        (["a", "b"], IndexError("list index out of range"), []),
+        (["a", "b", None], IndexError("list index out of range"), []),
     ],
 )
 def test_a_container_that_breaks_off_still_drains_the_decoder(
-    error: Exception, warnings: list[str], caplog: pytest.LogCaptureFixture
+    packets: list[str | None], error: Exception, warnings: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert list(decode_stream(FakeStream(error), b"")) == ["a", "b"]
+    assert list(decode_stream(FakeStream(packets, error), b"")) == ["a", "b"]
     assert caplog.messages == warnings

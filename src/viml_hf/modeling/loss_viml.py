@@ -1,10 +1,32 @@
-"""Losses of ViML and of its baselines, computed in float32 whatever the dtype of the model."""
+"""Losses of ViML and of its baselines, computed in float32 also where the model is in half precision."""
+
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 from torch.nn import functional as F
+
+
+class _GatherRows(torch.autograd.Function):
+    """All processes' rows; a row's gradient is the sum of those that all processes find for it."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].contiguous()
+        dist.all_reduce(gradient)
+        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half precision to float32; float64 stays."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def gather_batch(rows: Tensor) -> Tensor:
@@ -21,7 +43,7 @@ def gather_batch(rows: Tensor) -> Tensor:
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
-    return torch.cat(all_gather(rows.contiguous()))
+    return _GatherRows.apply(rows)
 
 
 def info_nce_loss(query_embeds: Tensor, audio_embeds: Tensor, temperature: Tensor | float) -> Tensor:
@@ -41,7 +63,7 @@ def info_nce_loss(query_embeds: Tensor, audio_embeds: Tensor, temperature: Tenso
         >>> round(info_nce_loss(same, same, 0.03).exp().item())
         16
     """
-    logits = query_embeds.float() @ audio_embeds.float().T / temperature
+    logits = at_least_float32(query_embeds) @ at_least_float32(audio_embeds).T / temperature
     labels = torch.arange(logits.shape[0], device=logits.device)
     return F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)
 
@@ -71,7 +93,7 @@ def triplet_loss(
     Returns:
         A float32 scalar.
     """
-    similarity = query_embeds.float() @ audio_embeds.float().T
+    similarity = at_least_float32(query_embeds) @ at_least_float32(audio_embeds).T
     batch_size = similarity.shape[0]
     if batch_size < 2:
         raise ValueError(f"The triplet loss needs negatives: a batch of at least 2 rows, not {batch_size}.")
@@ -98,7 +120,8 @@ def structure_loss(embeds: Tensor, base_features: Tensor) -> Tensor:
     Returns:
         A float32 scalar.
     """
-    base = F.normalize(base_features.float(), dim=-1)
-    wanted, actual = base @ base.T, embeds.float() @ embeds.float().T
+    embeds = at_least_float32(embeds)
+    base = F.normalize(at_least_float32(base_features), dim=-1)
+    wanted, actual = base @ base.T, embeds @ embeds.T
     order = torch.sign(wanted[:, None, :] - wanted[:, :, None])
     return (-order * (actual[:, None, :] - actual[:, :, None])).clamp(min=0).mean()

@@ -13,7 +13,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_viml import ViMLConfig
-from .loss_viml import gather_batch, info_nce_loss, structure_loss, triplet_loss
+from .loss_viml import at_least_float32, gather_batch, info_nce_loss, structure_loss, triplet_loss
 from .modeling_viml_towers import FUSIONS, TOWERS, ViMLPreTrainedModel, ViMLTower, masked_mean
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.005, 1.0
@@ -186,7 +186,7 @@ class ViMLModel(ViMLPreTrainedModel):
             ValueError: A shape is wrong.
         """
         output = self.audio_tower(audio_features, audio_attention_mask, **kwargs)
-        embeds = F.normalize(self.audio_projection(output.pooler_output).float(), dim=-1)
+        embeds = F.normalize(at_least_float32(self.audio_projection(output.pooler_output)), dim=-1)
         if audio_attention_mask is not None:
             embeds = embeds * audio_attention_mask.bool().any(1, keepdim=True)
         return BaseModelOutputWithPooling(
@@ -289,7 +289,7 @@ class ViMLModel(ViMLPreTrainedModel):
             embeds = query.pooler_output
         output = BaseModelOutputWithPooling(
             last_hidden_state=query.last_hidden_state,
-            pooler_output=F.normalize(embeds.float(), dim=-1),
+            pooler_output=F.normalize(at_least_float32(embeds), dim=-1),
             hidden_states=query.hidden_states,
             attentions=query.attentions,
         )
@@ -316,7 +316,7 @@ class ViMLModel(ViMLPreTrainedModel):
             return output.pooler_output
         null = self.null_text_features
         if tower is self.video_tower or self.config.null_text == "zero":
-            null = torch.zeros(tower.input_dim, device=null.device)
+            null = torch.zeros_like(null[:1]).expand(tower.input_dim)
         null_pooled = tower(null[None, None]).pooler_output
         if output is None or attention_mask is None:
             return null_pooled

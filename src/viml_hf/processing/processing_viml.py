@@ -125,7 +125,8 @@ class ViMLProcessor(ProcessorMixin):
     def video_segments(self, video: Video, fps: float | None = None) -> Iterable[MediaSegment]:
         """Segments of frames `(frames, height, width, 3)` uint8 of a file or of frames at hand, one at a time."""
         if isinstance(video, str | os.PathLike | bytes):
-            return iter_video_segments(video, short_side=short_side(self.image_processor))
+            # One thread: with more, a damaged file gives other pictures from run to run.
+            return iter_video_segments(video, short_side=short_side(self.image_processor), threads=1)
         frames = np.asarray(video)
         if frames.ndim == 4 and frames.shape[1] == 3 and frames.shape[-1] != 3:
             frames = frames.transpose(0, 2, 3, 1)
