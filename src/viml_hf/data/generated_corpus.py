@@ -88,7 +88,8 @@ def generate_corpus(
     """Writes `count` videos with their music, and a manifest.
 
     An item depends on seed, position and duration only: neither on `count` nor on `workers`. Files that an earlier
-    call finished are kept, files of another seed, duration or version are replaced.
+    call finished are kept, files of another seed, duration or version are replaced. Files beyond `count` stay, but the
+    manifest does not list them.
 
     Args:
         folder: Where to write; made if missing.
@@ -112,8 +113,9 @@ def generate_corpus(
         ...     items == read_manifest(folder)
         True
     """
-    workers = workers or os.cpu_count() or 1
-    if count < 1 or seed < 0 or duration < SHORTEST or workers < 1:
+    if workers is None:
+        workers = os.cpu_count() or 1
+    if count < 1 or seed < 0 or not SHORTEST <= duration < float("inf") or workers < 1:
         raise ViMLError(
             f"count {count}, seed {seed}, duration {duration} s, {workers} workers: a count of 1 or more, a seed of 0 "
             f"or more, a duration of {SHORTEST} s or more and 1 worker or more are accepted; "

@@ -324,9 +324,9 @@ def _master(waveform: Samples, style: Style, rate: int) -> Samples:
         waveform[delay:] += expression.echo * dry[:-delay]
         waveform[2 * delay :] += expression.echo**2 * dry[: max(0, len(dry) - 2 * delay)]
     power = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
-    waveform = np.tanh(waveform * np.float32(LOUDNESS * expression.level / max(power, 1e-6)))
     # An AAC encoder spends twice its bit rate on pauses of digital silence; a room is never that silent.
-    return waveform + ROOM_NOISE * (2 * np.random.default_rng(0).random(len(waveform), np.float32) - 1)
+    room = ROOM_NOISE * (2 * np.random.default_rng(0).random(len(waveform), np.float32) - 1)
+    return np.tanh(waveform * np.float32(LOUDNESS * expression.level / max(power, 1e-6)) + room)
 
 
 @lru_cache(maxsize=64)

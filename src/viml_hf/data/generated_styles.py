@@ -85,6 +85,9 @@ class Style:
         vocals: One of `VOCALS`.
         key: The tonic, one of `KEYS`; the mood gives the mode.
         seed: Decides the melody, the wording of `describe`, and what the picture shows.
+
+    Raises:
+        ViMLError: A value is none of these.
     """
 
     genre: str
@@ -94,6 +97,19 @@ class Style:
     vocals: str
     key: str
     seed: int
+
+    def __post_init__(self) -> None:
+        _check_visible(self)
+        if self.instruments not in ENSEMBLES:
+            raise ViMLError(
+                f"instruments {self.instruments}: 2 to 4 of {', '.join(INSTRUMENTS)} are accepted, in this order, as a "
+                f"tuple, with at most one drumset, at most one bass and at least one other; choose from ENSEMBLES"
+            )
+        if self.vocals not in VOCALS or self.key not in KEYS:
+            raise ViMLError(
+                f"vocals {self.vocals!r}, key {self.key!r}: one of {', '.join(VOCALS)} and one of {', '.join(KEYS)} "
+                f"are accepted; choose from these"
+            )
 
 
 @dataclass(frozen=True)
@@ -105,12 +121,18 @@ class PictureStyle:
         mood: Gives light and texture; one of `MOODS`.
         tempo: Gives cut rate and motion; beats per minute.
         seed: Decides the composition of the scenes.
+
+    Raises:
+        ViMLError: A value is none of these.
     """
 
     genre: str
     mood: str
     tempo: int
     seed: int
+
+    def __post_init__(self) -> None:
+        _check_visible(self)
 
 
 def draw_style(seed: int, index: int) -> Style:
@@ -222,6 +244,15 @@ def tags(style: Style) -> dict[str, list[str]]:
     """
     vocals = [] if style.vocals == "none" else [f"{style.vocals} vocals"]
     return {"genre": [style.genre], "mood": [style.mood], "instrument": [*style.instruments, *vocals]}
+
+
+def _check_visible(style: Style | PictureStyle) -> None:
+    low, high = TEMPO_RANGE
+    if style.genre not in GENRES or style.mood not in MOODS or not low <= style.tempo <= high:
+        raise ViMLError(
+            f"genre {style.genre!r}, mood {style.mood!r}, tempo {style.tempo} BPM: one of {', '.join(GENRES)}, one of "
+            f"{', '.join(MOODS)} and a tempo from {low} to {high} are accepted; choose from these"
+        )
 
 
 def _draw_visible(rng: np.random.Generator) -> tuple[str, str, int]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from viml_hf.errors import ViMLError
@@ -67,7 +67,10 @@ class StoreDataset(Dataset):
 
 
 class EpochCallback(TrainerCallback):
-    """Tells a [`StoreDataset`] its epoch, in every way that Trainer can start one.
+    """What a run with a [`StoreDataset`] needs to be resumed bit for bit, in every way that Trainer can start an epoch.
+
+    It tells the dataset its epoch, and gives the data loader a random generator of its own: otherwise starting the
+    loader's workers draws from the generator of the model's dropout, in a resumed run at other times than before.
 
     Args:
         dataset: The training dataset.
@@ -75,6 +78,19 @@ class EpochCallback(TrainerCallback):
 
     def __init__(self, dataset: StoreDataset):
         self.dataset = dataset
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: DataLoader | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Called by Trainer before its first epoch."""
+        loader = getattr(train_dataloader, "base_dataloader", train_dataloader)  # accelerate wraps torch's own
+        if loader is not None and loader.generator is None:
+            loader.generator = torch.Generator().manual_seed(args.seed)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

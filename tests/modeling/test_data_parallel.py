@@ -1,0 +1,93 @@
+"""Two processes with half the batch each equal one process with the whole of it."""
+
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from viml_hf import ViMLConfig, ViMLModel
+
+BATCH = 8
+
+
+def make_model(loss, dtype):
+    torch.manual_seed(0)
+    config = ViMLConfig(
+        video_dim=12,
+        audio_dim=14,
+        text_dim=10,
+        hidden_size=32,
+        projection_dim=32,
+        num_attention_heads=4,
+        intermediate_size=64,
+        dropout=0.0,
+        loss=loss,
+        learned_temperature=loss == "info_nce",
+    )
+    return ViMLModel(config).to(dtype).train()
+
+
+def make_batch(rows, dtype):
+    """The given rows of one batch; every second text is dropped, in every process the same ones."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"video_features": (5, 12), "text_features": (1, 10), "audio_features": (6, 14)}
+    batch = {n: torch.randn(BATCH, *shape, generator=generator).to(dtype)[rows] for n, shape in shapes.items()}
+    batch["text_attention_mask"] = (torch.arange(BATCH) % 2)[rows, None]
+    return {**batch, "return_loss": True}
+
+
+def train(model, batch, steps=4):
+    """Gradients of the first step, and parameters after all."""
+    optimizer, first = torch.optim.SGD(model.parameters(), lr=0.05), None
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        first = first or [p.grad.clone() for p in model.parameters()]
+        optimizer.step()
+    return first, [p.detach().clone() for p in model.parameters()]
+
+
+def run_process(rank, port, loss, dtype, path):
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    half = BATCH // 2
+    model = DistributedDataParallel(make_model(loss, dtype))
+    result = train(model, make_batch(slice(rank * half, rank * half + half), dtype))
+    if rank == 0:
+        torch.save(result, path)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("loss", "dtype", "tolerance"),
+    # float32 rounds gradients of the size of 10, as a temperature of 0.03 gives them, to about 1e-6 of their size.
+    [("info_nce", torch.float64, 1e-6), ("info_nce", torch.float32, 2e-5), ("triplet", torch.float32, 1e-6)],
+    ids=str,
+)
+def test_two_processes_equal_one(loss, dtype, tolerance, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(run_process, args=(port, loss, dtype, tmp_path / "result.pt"), nprocs=2)
+    gradients, parameters = torch.load(tmp_path / "result.pt")
+    expected_gradients, expected_parameters = train(make_model(loss, dtype), make_batch(slice(None), dtype))
+    largest = max(g.abs().max() for g in expected_gradients)
+    for found, expected in zip(gradients, expected_gradients, strict=True):
+        assert (found - expected).abs().max() < tolerance
+        assert (found - expected).abs().max() < 1e-6 * max(largest, 1.0)
+    for found, expected in zip(parameters, expected_parameters, strict=True):
+        assert (found - expected).abs().max() < 1e-5
+
+
+def test_evaluation_does_not_wait_for_other_processes():
+    model = make_model("info_nce", torch.float32).eval()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
+    try:
+        with torch.no_grad():
+            assert torch.isfinite(model(**make_batch(slice(None), torch.float32)).loss)
+    finally:
+        dist.destroy_process_group()
