@@ -55,7 +55,9 @@ class StoreWriter:
         self.shard_items = shard_items
         self._journal = read_journal(self.folder)
         self._check_same_features()
-        self.items = [item_from_record(record) for entry in self._journal for record in entry["items"]]
+        journaled = [item_from_record(record) for entry in self._journal for record in entry["items"]]
+        # An item that was extracted again counts as it was last.
+        self.items = list({item.id: item for item in journaled}.values())
         self.done = {item.id for item in self.items if item.error is None}
         self._new: list[tuple[StoreItem, dict[str, np.ndarray]]] = []
         null = as_rows("the null text", np.asarray(null_text, np.float32)[None], spec.widths["text"])[0]
