@@ -1,0 +1,210 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction, Trainer, TrainingArguments
+
+from tests.train.conftest import write_store
+from viml_hf import (
+    EpochCallback,
+    Store,
+    StoreDataset,
+    StoreSpec,
+    StoreWriter,
+    TrainingSettings,
+    ViMLConfig,
+    ViMLDataCollator,
+    ViMLError,
+    ViMLForMusicRetrieval,
+    ViMLModel,
+    ViMLProcessor,
+    make_compute_metrics,
+    make_trainer,
+    train_model,
+)
+from viml_hf.evaluation.metrics import retrieval_metrics
+from viml_hf.evaluation.ranks import retrieval_ranks
+from viml_hf.train.training import evaluate_ranks, new_model, split_items
+
+HEADS = {"hidden_size": 16, "projection_dim": 16, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def make_model(**config):
+    torch.manual_seed(0)
+    return ViMLModel(ViMLConfig(video_dim=6, audio_dim=5, text_dim=4, **{**HEADS, **config}))
+
+
+def plain_trainer(store, output, model=None, *, compute_metrics=None, eval_items=None, **arguments):
+    dataset = StoreDataset(store)
+    chosen = {
+        "max_steps": 1,
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 4,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+    }
+    return Trainer(
+        model or make_model(),
+        TrainingArguments(str(output), **{**chosen, **arguments}),
+        data_collator=ViMLDataCollator(store, text_dropout=0.5, clip_segments=2),
+        train_dataset=dataset,
+        eval_dataset=StoreDataset(store, eval_items, training=False),
+        compute_metrics=compute_metrics,
+        callbacks=[EpochCallback(dataset)],
+    )
+
+
+def test_plain_trainer_learns(store, tmp_path):
+    trainer = plain_trainer(store, tmp_path, max_steps=60, learning_rate=3e-3, compute_metrics=make_compute_metrics())
+    before, _ = trainer.evaluate(), trainer.train()
+    after = trainer.evaluate()
+    assert after["eval_loss"] < before["eval_loss"]
+    assert after["eval_mean_log_rank"] < before["eval_mean_log_rank"] - 0.5
+
+
+def test_metrics_rank_against_the_whole_evaluation_set_not_the_batch(store, tmp_path):
+    trainer = plain_trainer(store, tmp_path, compute_metrics=make_compute_metrics())
+    found = trainer.evaluate()
+    model = trainer.model.eval()
+    dataset = trainer.eval_dataset
+    batch = trainer.data_collator([dataset[i] for i in range(len(dataset))])
+    with torch.no_grad():
+        output = model(**batch)
+    expected = retrieval_metrics(retrieval_ranks(output.query_embeds.numpy(), output.audio_embeds.numpy()))
+    assert len(dataset) == 40
+    for name, value in expected.items():
+        assert found[f"eval_{name}"] == pytest.approx(value)
+
+
+def test_metrics_over_pools():
+    embeds = np.random.default_rng(0).standard_normal((20, 2, 8))
+    prediction = EvalPrediction((embeds[:, 0], embeds[:, 1]), ())
+    small, whole = make_compute_metrics(5)(prediction), make_compute_metrics()(prediction)
+    assert small["MR"] < whole["MR"]
+    assert make_compute_metrics(20)(prediction) == make_compute_metrics(100)(prediction) == whole
+
+
+def test_items_lost_by_drop_last_are_noticed(store, tmp_path):
+    lost = plain_trainer(
+        store,
+        tmp_path,
+        dataloader_drop_last=True,
+        per_device_eval_batch_size=16,
+        compute_metrics=make_compute_metrics(num_queries=40),
+    )
+    with pytest.raises(ViMLError, match="32 of 40"):
+        lost.evaluate()
+    settings = TrainingSettings(epochs=1, batch_size=16)
+    items = store.usable()
+    whole = make_trainer(make_model(), store, items, settings, tmp_path, eval_items=items[:23], progress=False)
+    assert whole.args.dataloader_drop_last
+    assert "eval_MR" in whole.evaluate()
+
+
+def test_gradient_accumulation_is_a_mean_and_not_rescaled(store, tmp_path):
+    """Two accumulated batches give the mean of their gradients: the loss is used as it comes from the model."""
+    one = plain_trainer(store, tmp_path, make_model(dropout=0.0), gradient_accumulation_steps=2)
+    losses = []
+    model = one.model
+    forward = model.forward
+    model.forward = lambda **inputs: losses.append(forward(**inputs)) or losses[-1]
+    result = one.train()
+    assert len(losses) == 2
+    assert result.training_loss == pytest.approx(float(sum(o.loss for o in losses)) / 2, rel=1e-5)
+
+
+def test_an_unset_epoch_is_an_error(store):
+    dataset = StoreDataset(store)
+    with pytest.raises(ViMLError, match="EpochCallback"):
+        dataset[0]
+    assert StoreDataset(store, training=False)[0]["epoch"] is None
+
+
+def test_workers_that_outlive_an_epoch_see_the_next(store):
+    dataset = StoreDataset(store)
+    loader = DataLoader(dataset, batch_size=10, num_workers=2, persistent_workers=True, collate_fn=list)
+    for epoch in (0, 1, 5):
+        dataset.set_epoch(epoch)
+        assert {example["epoch"] for batch in loader for example in batch} == {epoch}
+
+
+def test_a_store_without_usable_items_is_refused(tmp_path):
+    spec = StoreSpec(dict.fromkeys(["video", "audio", "text"], "descriptors"), {"video": 2, "audio": 2, "text": 2})
+    with StoreWriter(tmp_path, spec, np.zeros(2)) as writer:
+        writer.add("silent", video=np.zeros((1, 2)))
+    with pytest.raises(ViMLError, match="no item has both"):
+        StoreDataset(Store(tmp_path))
+
+
+def test_splits(store, tmp_path):
+    train, held_out = split_items(store)
+    assert {item.fields["split"] for item in train} == {"train"}
+    assert {item.fields["split"] for item in held_out} == {"test"}
+    spec = StoreSpec(store.spec.encoders, store.spec.widths)
+
+    def make(name, splits):
+        with StoreWriter(tmp_path / name, spec, np.zeros(4)) as writer:
+            for index, split in enumerate(splits):
+                rows = {m: np.ones((1, w)) for m, w in store.spec.widths.items() if m != "text"}
+                writer.add(f"{index:02d}", **rows, **({"split": split} if split else {}))
+        return split_items(Store(tmp_path / name))
+
+    train, held_out = make("three", ["train", "test", "validation", "train"])
+    assert [[item.id for item in part] for part in (train, held_out)] == [["00", "03"], ["02"]]
+    train, held_out = make("none", [None] * 20)
+    assert [item.id for item in held_out] == ["09", "19"]
+    assert len(train) == 18
+
+
+def test_evaluation_ranks_are_the_naive_ones(store):
+    model = make_model().eval()
+    items = store.usable()[:12]
+    ranks = evaluate_ranks(model, store, items, clip_segments=2, batch_size=5)
+    for index, item in enumerate(items):
+        first = (min(len(item.video), len(item.audio)) - 2) // 2
+        with torch.no_grad():
+            video = store.rows("video", item.video)[first : first + 2].float()[None]
+            text = store.rows("text", item.text)[:1].float()[None]
+            query = model.get_query_features(video, text_features=text).pooler_output[0]
+            scores = []
+            for other in items:
+                start = (min(len(other.video), len(other.audio)) - 2) // 2
+                audio = store.rows("audio", other.audio)[start : start + 2].float()[None]
+                scores.append(float(model.get_audio_features(audio).pooler_output[0] @ query))
+        assert ranks[index] == sum(score >= scores[index] - 1e-7 for score in scores)
+
+
+def test_train_model_leaves_a_folder_that_loads(tmp_path):
+    widths = {"video": 160, "audio": 168, "text": 512}
+    generator = np.random.default_rng(0)
+    with StoreWriter(
+        tmp_path / "store", StoreSpec(dict.fromkeys(widths, "descriptors"), widths), np.zeros(512)
+    ) as writer:
+        for index in range(20):
+            rows = {m: generator.standard_normal((1, w)) for m, w in widths.items()}
+            writer.add(f"{index:02d}", **rows, texts=["x"])
+    settings = TrainingSettings(epochs=2, batch_size=8)
+    metrics = train_model(tmp_path / "store", tmp_path / "model", settings, progress=False, **HEADS)
+    assert set(metrics) >= {"R@1", "R@5", "R@10", "MR"}
+    model = ViMLForMusicRetrieval.from_pretrained(tmp_path / "model")
+    assert model.config.viml_config.hidden_size == 16
+    assert ViMLProcessor.from_pretrained(tmp_path / "model")(text=["slow"])["input_ids"].shape == (1, 5)
+    summary = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert (summary["training_items"], summary["evaluation_items"]) == (18, 2)
+    with pytest.raises(ViMLError, match="no checkpoint"):
+        train_model(tmp_path / "store", tmp_path / "other", settings, resume=True, progress=False)
+
+
+def test_bad_configs_and_too_few_items_are_refused(store, tmp_path):
+    with pytest.raises(ViMLError, match="video_dim=7"):
+        new_model(store, 0, video_dim=7)
+    with pytest.raises(ViMLError, match="fusion"):
+        new_model(store, 0, fusion="glue")
+    few = write_store(tmp_path / "few", 1)
+    with pytest.raises(ViMLError, match="1 training items"):
+        make_trainer(make_model(), few, few.items, TrainingSettings(), tmp_path)
