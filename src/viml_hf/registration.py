@@ -16,13 +16,11 @@ from viml_hf.processing.processing_viml import ViMLProcessor
 def register_auto_classes() -> None:
     """Register all configs, models and processors; `import viml_hf` does it.
 
-        Example:
-            >>> import viml_hf
-            >>> from typing import Any
-
-    from transformers import AutoConfig
-            >>> AutoConfig.for_model("viml", fusion="linear").fusion
-            'linear'
+    Example:
+        >>> import viml_hf
+        >>> from transformers import AutoConfig
+        >>> AutoConfig.for_model("viml", fusion="linear").fusion
+        'linear'
     """
     models: dict[Any, Any] = {ViMLConfig: ViMLModel, ViMLForMusicRetrievalConfig: ViMLForMusicRetrieval}
     models |= {config: DESCRIPTOR_MODELS[model_type] for model_type, config in DESCRIPTOR_CONFIGS.items()}

@@ -1,9 +1,13 @@
+import weakref
+
 import numpy as np
 import pytest
 import torch
 
-from tests.media import sine, write_video
-from viml_hf import MediaEncoder, ViMLForMusicRetrieval, ViMLProcessor
+from tests.media import numbered_frame, sine, write_audio, write_video
+from viml_hf import MediaDecodeError, MediaEncoder, ViMLForMusicRetrieval, ViMLProcessor
+from viml_hf.processing.media import MediaSegment
+from viml_hf.processing.segments import segment_bounds
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +74,98 @@ def test_one_segment_is_held_at_a_time(encoder, monkeypatch):
 
 def test_the_empty_text_is_the_null_text(encoder):
     assert np.array_equal(encoder.null_text(), encoder.model.viml.null_text_features.half().numpy())
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """Films of less than a segment, with a tail that joins, and with one that stands alone; all unlike each other."""
+    folder, paths = tmp_path_factory.mktemp("films"), {}
+    for seed, (name, seconds) in enumerate({"short": 1.5, "joined": 11.0, "tail": 23.0}.items(), start=1):
+        pictures = [np.roll(numbered_frame(index % 200), seed * index, axis=1) for index in range(round(6 * seconds))]
+        sound = sine(110 * seed, seconds, 22050)
+        paths[name] = write_video(folder / f"{name}.mp4", pictures, fps=6, audio=sound, sampling_rate=22050)
+    return paths
+
+
+@pytest.mark.parametrize("kind", ["video", "audio"])
+def test_files_before_it_change_no_bit(encoder, films, kind):
+    fresh = MediaEncoder.from_names("descriptors", "descriptors", "descriptors")
+    alone = getattr(fresh, f"encode_{kind}")(films["joined"])
+    encode = getattr(encoder, f"encode_{kind}")
+    among = {name: encode(path) for name, path in films.items()}
+    assert np.array_equal(among["joined"].rows, alone.rows)
+    assert among["joined"].bounds == alone.bounds
+    assert np.array_equal(encode(str(films["joined"])).rows, alone.rows)
+    assert len({features.rows[0].tobytes() for features in among.values()}) == 3
+
+
+@pytest.mark.parametrize("kind", ["video", "audio"])
+@pytest.mark.parametrize(
+    ("name", "bounds"), [("short", [(0, 1.5)]), ("joined", [(0, 11)]), ("tail", [(0, 10), (10, 20), (20, 23)])]
+)
+def test_bounds_of_files(encoder, films, kind, name, bounds):
+    features = getattr(encoder, f"encode_{kind}")(films[name])
+    # AAC fills its last packet: the sound of a file may be a little longer than what went in.
+    assert np.allclose(features.bounds, bounds, atol=0.06)
+    assert features.duration == features.bounds[-1][1]
+    assert features.rows.shape == (len(bounds), encoder.widths[kind])
+
+
+@pytest.mark.parametrize("seconds", [1, 9.5, 10, 11.5, 12, 21.5, 22])
+def test_bounds_of_frames_and_waveforms_at_hand(encoder, seconds):
+    frames, waveform = np.zeros((round(6 * seconds), 8, 8, 3), np.uint8), sine(220, seconds, 22050)
+    assert encoder.encode_video(frames).bounds == tuple(segment_bounds(seconds))
+    assert encoder.encode_audio(waveform, 22050).bounds == tuple(segment_bounds(seconds))
+
+
+def test_a_segment_does_not_know_its_neighbours(encoder):
+    generator = np.random.default_rng(0)
+    frames = generator.integers(0, 256, (180, 24, 32, 3), dtype=np.uint8)
+    waveform = generator.uniform(-0.5, 0.5, 30 * 22050).astype(np.float32)
+    video, audio = encoder.encode_video(frames).rows, encoder.encode_audio(waveform, 22050).rows
+    for index in range(3):
+        assert np.array_equal(encoder.encode_video(frames[60 * index :][:60]).rows[0], video[index])
+        assert np.array_equal(encoder.encode_audio(waveform[220_500 * index :][:220_500], 22050).rows[0], audio[index])
+
+
+@pytest.mark.parametrize(("kind", "prepare"), [("video", "prepare_frames"), ("audio", "prepare_waveform")])
+def test_nothing_of_a_segment_outlives_it(encoder, monkeypatch, kind, prepare):
+    """However long the file, neither its decoded segments nor the encoder's inputs pile up."""
+    alive, most = [], 0
+    prepare_segment = getattr(encoder.processor, prepare)
+
+    def watched(thing):
+        alive.append(weakref.ref(thing))
+        return thing
+
+    def long_stream(*_):
+        nonlocal most
+        for index in range(8):
+            # Asked for the next segment, the encoder may still hold the one before, decoded and prepared.
+            most = max(most, sum(reference() is not None for reference in alive))
+            data = np.full((60, 24, 32, 3), index, np.uint8) if kind == "video" else sine(220 + index, 10, 22050)
+            yield MediaSegment(watched(data), 10.0 * index, 10.0 * (index + 1))
+
+    def prepare_and_watch(data):
+        prepared = prepare_segment(data)
+        watched(prepared if kind == "video" else prepared[0])
+        return prepared
+
+    monkeypatch.setattr(encoder.processor, f"{kind}_segments", long_stream)
+    monkeypatch.setattr(encoder.processor, prepare, prepare_and_watch)
+    assert len(getattr(encoder, f"encode_{kind}")("a long file").rows) == 8
+    assert len(alive) == 16
+    assert most <= 2
+
+
+def test_a_file_without_the_stream_is_refused(encoder, tmp_path):
+    silent = write_video(tmp_path / "silent.mp4", 6, fps=6)
+    music = write_audio(tmp_path / "music.wav", sine(440, 1, 22050), 22050)
+    with pytest.raises(MediaDecodeError, match=r"silent.mp4: no audio stream"):
+        encoder.encode_audio(silent)
+    with pytest.raises(MediaDecodeError, match=r"music.wav: no video stream"):
+        encoder.encode_video(music)
+    threads = torch.get_num_threads()
+    with pytest.raises(MediaDecodeError, match=r"nowhere.mp4: cannot be read"):
+        encoder.encode_video("nowhere.mp4")
+    assert torch.get_num_threads() == threads

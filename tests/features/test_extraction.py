@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.media import sine, write_audio, write_video
-from viml_hf import MediaItem, ViMLError, extract
+from viml_hf import MediaEncoder, MediaItem, Store, ViMLError, extract
 from viml_hf.features import extraction
 
 
@@ -101,3 +101,102 @@ def test_what_is_no_longer_asked_for_is_left_out(files, tmp_path):
 def test_ids_are_unique(files, tmp_path):
     with pytest.raises(ViMLError, match="2 items, but only 1 ids"):
         extract(items(files, "a", "a"), tmp_path, progress=False)
+
+
+def test_the_order_of_the_items_changes_no_bit(store, files, tmp_path):
+    backwards = extract(items(files, "silent", "missing", "c", "broken", "b", "a"), tmp_path, workers=1, progress=False)
+    expected = rows(store)
+    del expected["music"]
+    assert_equal(rows(backwards), expected)
+    errors = {item.id: item.error for item in store.items}
+    assert [errors[item.id] for item in backwards.items] == [item.error for item in backwards.items]
+
+
+def test_what_was_skipped_is_printed(files, tmp_path, capsys):
+    extract(items(files, "broken", "a"), tmp_path, workers=1, progress=False)
+    (line,) = [line for line in "".join(capsys.readouterr()).splitlines() if line.startswith("skipped: ")]
+    assert "broken.mp4" in line
+
+
+def test_an_interrupted_run_goes_on(files, tmp_path, monkeypatch):
+    extract_one, seen = extraction.extract_one, []
+
+    def interrupted(item, encoder):
+        seen.append(item.id)
+        if seen == ["a", "silent", "music"]:
+            raise KeyboardInterrupt
+        return extract_one(item, encoder)
+
+    monkeypatch.setattr(extraction, "extract_one", interrupted)
+    wanted = [*items(files, "a", "silent"), MediaItem("music", audio=str(files / "music.wav"))]
+    with pytest.raises(KeyboardInterrupt):
+        extract(wanted, tmp_path, workers=1, progress=False)
+    with pytest.raises(ViMLError, match="unfinished"):
+        Store(tmp_path)
+    finished = extract(wanted, tmp_path, workers=1, progress=False)
+    assert seen == ["a", "silent", "music", "silent", "music"]
+    assert [(item.id, item.error is None) for item in finished.items] == [
+        ("a", True),
+        ("music", True),
+        ("silent", False),
+    ]
+    finished.verify()
+
+
+def test_a_changed_text_or_field_is_extracted_again_once(files, tmp_path, monkeypatch):
+    extract_one, seen = extraction.extract_one, []
+    monkeypatch.setattr(
+        extraction, "extract_one", lambda item, encoder: seen.append(item.texts) or extract_one(item, encoder)
+    )
+    music = str(files / "music.wav")
+    for texts, fields in (
+        (("slow",), {}),
+        (("fast",), {}),
+        (("fast",), {"split": "test"}),
+        (("fast",), {"split": "test"}),
+    ):
+        (item,) = extract([MediaItem("a", None, music, texts, fields)], tmp_path, workers=1, progress=False).items
+        assert item.texts == texts
+        assert item.fields.get("split") == fields.get("split")
+    assert seen == [("slow",), ("fast",), ("fast",)]
+
+
+def test_a_file_that_arrives_late_is_extracted_once(files, tmp_path, monkeypatch):
+    extract_one, seen = extraction.extract_one, []
+    monkeypatch.setattr(
+        extraction, "extract_one", lambda item, encoder: seen.append(item.id) or extract_one(item, encoder)
+    )
+    late = tmp_path / "late.wav"
+    for attempt in range(3):
+        (item,) = extract([MediaItem("a", audio=str(late))], tmp_path / "store", workers=1, progress=False).items
+        assert (item.error is None) == (attempt > 0)
+        if attempt == 0:
+            late.write_bytes((files / "music.wav").read_bytes())
+    assert seen == ["a", "a"]
+
+
+def test_features_that_are_not_finite_are_an_error_of_their_item_alone(files, tmp_path, monkeypatch):
+    encode_audio = MediaEncoder.encode_audio
+
+    def overflowing(encoder, audio):
+        features = encode_audio(encoder, audio)
+        features.rows[0, 0] = np.inf if audio.endswith("b.mp4") else 0
+        return features
+
+    monkeypatch.setattr(MediaEncoder, "encode_audio", overflowing)
+    found = extract(items(files, "a", "b", "c"), tmp_path, workers=1, progress=False).items
+    assert [(item.id, item.error is None) for item in found] == [("a", True), ("b", False), ("c", True)]
+
+
+@pytest.mark.parametrize("name", ["video", "text", "texts"])
+def test_a_field_may_have_any_name(files, tmp_path, name):
+    item = MediaItem("a", None, str(files / "music.wav"), ("pop",), {name: "a column of the user's table"})
+    (found,) = extract([item], tmp_path, workers=1, progress=False).items
+    assert (found.error, found.texts, len(found.video)) == (None, ("pop",), 0)
+    assert found.fields[name] == "a column of the user's table"
+
+
+def test_an_unknown_encoder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'nonsense' names no encoder"):
+        extract([], tmp_path / "store", video="nonsense", progress=False)
+    assert not (tmp_path / "store").exists()

@@ -4,9 +4,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from viml_hf import Store, StoreSpec, StoreWriter, ViMLError
 from viml_hf.features import RowRange
+from viml_hf.features.store import sha256_of
 
 WIDTHS = {"video": 3, "audio": 2, "text": 4}
 SPEC = StoreSpec(dict.fromkeys(WIDTHS, "descriptors"), WIDTHS)
@@ -173,3 +175,147 @@ def test_another_schema_and_no_store_at_all_are_refused(tmp_path):
 def test_a_row_range_knows_its_length():
     assert len(RowRange(3, 5, 9)) == 4
     assert len(RowRange()) == 0
+
+
+@pytest.mark.parametrize("added", range(6))
+def test_wherever_an_exception_comes_every_item_is_there_once_in_the_end(tmp_path, added):
+    with pytest.raises(RuntimeError, match="power"):
+        fill(tmp_path, range(6), fail_after=added)
+    with StoreWriter(tmp_path, SPEC, np.arange(4) / 8) as writer:
+        assert writer.done == {f"{index:02d}" for index in range(added)}
+        for index in range(added, 6):
+            writer.add(f"{index:02d}", **features(index), number=index)
+    check(Store(tmp_path), range(6))
+    Store(tmp_path).verify()
+
+
+@pytest.mark.parametrize("journal_lines", [0, 1, 2])
+def test_a_killed_process_loses_only_what_the_journal_does_not_name(tmp_path, journal_lines):
+    """Killed before a journal line is written, its shards are there already; killed while it is, half of it is."""
+    writer = StoreWriter(tmp_path, SPEC, np.arange(4) / 8, shard_items=2)
+    for index in range(5):
+        writer.add(f"{index:02d}", **features(index), number=index)
+    del writer
+    journal = tmp_path / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:journal_lines], *(line[:30] for line in lines[journal_lines:][:1])]))
+    with StoreWriter(tmp_path, SPEC, np.zeros(4)) as writer:
+        assert writer.done == {f"{index:02d}" for index in range(2 * journal_lines)}
+    fill(tmp_path, range(5))
+    check(Store(tmp_path), range(5))
+    Store(tmp_path).verify()
+
+
+def test_a_crash_while_a_finished_store_grows_leaves_it_as_it_was(tmp_path):
+    fill(tmp_path, range(3))
+    with pytest.raises(RuntimeError, match="power"):
+        fill(tmp_path, range(6), fail_after=5)
+    check(Store(tmp_path), range(3))
+
+
+def flip_a_bit(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("shard", [0, 1, 2])
+def test_another_run_repairs_a_damaged_store(tmp_path, shard):
+    fill(tmp_path, range(6))
+    flip_a_bit(tmp_path / f"video-{shard:05d}.safetensors")
+    with pytest.raises(ViMLError, match=rf"video-{shard:05d}.*damaged.*extract"):
+        Store(tmp_path).verify()
+    fill(tmp_path, range(6))
+    check(Store(tmp_path), range(6))
+    Store(tmp_path).verify()
+
+
+@pytest.mark.parametrize("shard", [0, 1, 2])
+def test_a_repair_that_is_interrupted_mixes_up_nothing(tmp_path, shard):
+    """The list of items is of before, a new shard may have an old one's name: that store is unfinished again."""
+    fill(tmp_path, range(6))
+    flip_a_bit(tmp_path / f"video-{shard:05d}.safetensors")
+    with pytest.raises(RuntimeError, match="power"):
+        fill(tmp_path, [2 * shard + 1, 7, 8, 2 * shard], fail_after=8)
+    with pytest.raises(ViMLError, match=r"run (it|the extraction) again"):
+        check(Store(tmp_path), range(6))
+    fill(tmp_path, range(8))
+    check(Store(tmp_path), range(8))
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize("modality", list(WIDTHS))
+def test_check_finite_names_the_item(tmp_path, modality, value):
+    fill(tmp_path, range(5))
+    store = Store(tmp_path)
+    store.check_finite()
+    rows = getattr(store.items[3], modality)
+    path = tmp_path / f"{modality}-{rows.shard:05d}.safetensors"
+    damaged = load_file(path)["features"].clone()
+    damaged[rows.stop - 1, 0] = value
+    old = sha256_of(path)
+    save_file({"features": damaged}, path)
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text(journal.read_text().replace(old, sha256_of(path)))
+    with pytest.raises(ViMLError, match=f"item '03' has {modality} features that are not finite"):
+        Store(tmp_path).check_finite()
+
+
+def test_an_unreadable_shard_is_named(tmp_path):
+    fill(tmp_path, range(4))
+    store = Store(tmp_path)
+    (tmp_path / "audio-00001.safetensors").unlink()
+    (tmp_path / "text-00001.safetensors").write_bytes(b"nonsense")
+    for modality in ("audio", "text"):
+        with pytest.raises(ViMLError, match=f"{modality}-00001.safetensors: cannot be read"):
+            store.rows(modality, getattr(store.items[3], modality))
+
+
+def test_float16_is_used_to_its_end(tmp_path):
+    with StoreWriter(tmp_path, SPEC, np.zeros(4)) as writer:
+        writer.add("largest", audio=[[65_504.0, -65_504.0]])
+        with pytest.raises(ViMLError, match=r"item: audio: .*not finite"):
+            writer.add("item", audio=[[0, 65_520.0]])
+    assert Store(tmp_path).rows("audio", RowRange(0, 0, 1)).tolist() == [[65_504.0, -65_504.0]]
+
+
+@pytest.mark.parametrize("null_text", [np.zeros(5), np.full(4, np.nan)])
+def test_a_null_text_that_is_no_text_feature_is_refused(tmp_path, null_text):
+    with pytest.raises(ViMLError, match="null text"):
+        StoreWriter(tmp_path, SPEC, null_text)
+
+
+def test_an_id_is_taken_once_in_all_sessions(tmp_path):
+    fill(tmp_path, range(3))
+    with StoreWriter(tmp_path, SPEC, np.arange(4) / 8) as writer:
+        with pytest.raises(ViMLError, match=r"item '01' is in .* already"):
+            writer.add("01", **features(1))
+        with pytest.raises(ViMLError, match=r"item '02' is in .* already"):
+            writer.add_error("02", "no sound")
+    check(Store(tmp_path), range(3))
+
+
+def test_texts_and_fields_come_back_as_they_were(tmp_path):
+    texts = ["", "Ærø\n\u2028„größer“ \u0000 🎵"]
+    fields = {"tags": ["pop", "größer"], "nested": {"licence": None}, "seconds": 12.5}
+    with StoreWriter(tmp_path, SPEC, np.zeros(4)) as writer:
+        writer.add("a", text=np.zeros((2, 4)), texts=texts, **fields)
+    (item,) = Store(tmp_path).items
+    assert item.texts == tuple(texts)
+    assert item.fields == fields
+
+
+def test_a_field_that_json_cannot_hold_is_refused_at_once_and_costs_no_other_item(tmp_path):
+    with StoreWriter(tmp_path, SPEC, np.arange(4) / 8) as writer:
+        writer.add("00", **features(0), number=0)
+        with pytest.raises(ViMLError, match="01"):
+            writer.add("01", **features(1), number=np.int64(1))
+    check(Store(tmp_path), range(1))
+
+
+def test_an_id_that_parquet_cannot_hold_is_refused_at_once(tmp_path):
+    """A file name that is not UTF-8 reaches Python with lone surrogates."""
+    with StoreWriter(tmp_path, SPEC, np.arange(4) / 8) as writer:
+        writer.add("00", **features(0), number=0)
+        with pytest.raises(ViMLError, match="udcff"):
+            writer.add("01\udcff", **features(1))
+    check(Store(tmp_path), range(1))

@@ -63,7 +63,7 @@ def test_k_limits_the_ranking_without_changing_it(recommender, video):
 def test_equal_scores_keep_the_order_of_the_index(encoder):
     rows = np.tile(np.eye(1, 16, dtype=np.float32), (3, 1))
     tracks = tuple(Track(name, name, "", 5.0, (Window(0.0, 5.0),)) for name in ("c", "a", "b"))
-    index = MusicIndex(rows, tracks, "a-model", fingerprint(encoder.model))
+    index = MusicIndex(rows, tracks, "a-model", fingerprint(encoder))
     assert [r.track for r in Recommender(encoder, index).recommend(text="pop")] == ["c", "a", "b"]
 
 
@@ -109,5 +109,5 @@ def test_a_missing_or_foreign_model_is_refused(tmp_path):
 
 
 def test_the_fingerprint_tells_models_apart(encoder, other_encoder):
-    assert fingerprint(encoder.model) == fingerprint(encoder.model)
-    assert fingerprint(encoder.model) != fingerprint(other_encoder.model)
+    assert fingerprint(encoder) == fingerprint(encoder)
+    assert fingerprint(encoder) != fingerprint(other_encoder)

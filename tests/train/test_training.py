@@ -1,8 +1,10 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
@@ -26,6 +28,7 @@ from viml_hf import (
 )
 from viml_hf.evaluation.metrics import retrieval_metrics
 from viml_hf.evaluation.ranks import retrieval_ranks
+from viml_hf.features.store import sha256_of
 from viml_hf.train.training import evaluate_ranks, new_model, split_items
 
 HEADS = {"hidden_size": 16, "projection_dim": 16, "num_attention_heads": 2, "intermediate_size": 32}
@@ -208,3 +211,117 @@ def test_bad_configs_and_too_few_items_are_refused(store, tmp_path):
     few = write_store(tmp_path / "few", 1)
     with pytest.raises(ViMLError, match="1 training items"):
         make_trainer(make_model(), few, few.items, TrainingSettings(), tmp_path)
+
+
+def test_accumulated_gradients_are_their_mean(store, tmp_path):
+    """One step of plain gradient descent over two batches, computed by hand."""
+    model = make_model(dropout=0.0)
+    by_hand = make_model(dropout=0.0)
+    trainer = plain_trainer(
+        store,
+        tmp_path,
+        model,
+        gradient_accumulation_steps=2,
+        optim="sgd",
+        learning_rate=0.1,
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        logging_steps=1,
+    )
+    batches, collator = [], trainer.data_collator
+    trainer.data_collator = lambda examples: batches.append(collator(examples)) or batches[-1]
+    trainer.train()
+    losses = [by_hand.train()(**batch).loss for batch in batches[:2]]
+    (sum(losses) / 2).backward()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(float(sum(losses)) / 2, rel=1e-4)
+    for (name, trained), start in zip(model.named_parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(trained, start - 0.1 * start.grad, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_every_training_batch_is_full(store, tmp_path):
+    items = store.usable()[:11]
+    settings = TrainingSettings(epochs=3, batch_size=4)
+    trainer = make_trainer(make_model(), store, items, settings, tmp_path, progress=False)
+    sizes, collator = [], trainer.data_collator
+    trainer.data_collator = lambda examples: sizes.append(len(examples)) or collator(examples)
+    trainer.train()
+    assert trainer.state.global_step == 3 * 2
+    assert sizes == [4] * 6
+
+
+def test_a_store_smaller_than_a_batch_is_one_batch(store, tmp_path):
+    settings = TrainingSettings(epochs=2, batch_size=512)
+    trainer = make_trainer(make_model(), store, store.usable()[:5], settings, tmp_path, progress=False)
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+@pytest.mark.parametrize("batch_size", [3, 16])
+def test_evaluation_counts_all_items_whatever_the_batch(store, tmp_path, batch_size):
+    items = store.usable()
+    settings = TrainingSettings(epochs=1, batch_size=16)
+    model = make_model().eval()
+    trainer = make_trainer(
+        model,
+        store,
+        items,
+        settings,
+        tmp_path,
+        eval_items=items[:23],
+        progress=False,
+        per_device_eval_batch_size=batch_size,
+    )
+    expected = retrieval_metrics(evaluate_ranks(model, store, items[:23]))
+    found = trainer.evaluate()
+    for name, value in expected.items():
+        assert found[f"eval_{name}"] == pytest.approx(value), name
+    assert len(trainer.predict(StoreDataset(store, items[:23], training=False)).predictions[0]) == 23
+
+
+def test_a_new_model_follows_the_store_and_the_seed(store):
+    one, same, other = (new_model(store, seed, **HEADS) for seed in (1, 1, 2))
+    assert (one.config.video_dim, one.config.audio_dim, one.config.text_dim) == (6, 5, 4)
+    assert torch.equal(one.null_text_features, store.null_text.float())
+    for left, right in zip(one.parameters(), same.parameters(), strict=True):
+        assert torch.equal(left, right)
+    assert not all(torch.equal(*pair) for pair in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_the_saved_model_is_the_one_that_was_measured(descriptors_store, tmp_path):
+    settings = TrainingSettings(epochs=3, batch_size=8, learning_rate=1e-2)
+    metrics = train_model(descriptors_store.folder, tmp_path, settings, progress=False, **HEADS)
+    train, held_out = split_items(descriptors_store)
+    assert {item.fields["split"] for item in held_out} == {"validation"}
+    whole, heads = ViMLForMusicRetrieval.from_pretrained(tmp_path), ViMLModel.from_pretrained(tmp_path)
+    for name, value in whole.viml.state_dict().items():
+        assert torch.equal(value, heads.state_dict()[name]), name
+    expected = retrieval_metrics(evaluate_ranks(heads, descriptors_store, held_out))
+    summary = json.loads((tmp_path / "training.json").read_text())
+    assert summary["metrics"] == metrics
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+    assert (summary["training_items"], summary["evaluation_items"]) == (len(train), len(held_out)) == (16, 4)
+    assert summary["settings"]["learning_rate"] == 1e-2
+    assert summary["store"] == descriptors_store.spec.encoders
+
+
+def test_a_store_that_is_not_finite_is_refused(descriptors_store, tmp_path):
+    folder = tmp_path / "store"
+    shutil.copytree(descriptors_store.folder, folder)
+    path, journal = folder / "audio-00000.safetensors", folder / "journal.jsonl"
+    checksum, features = sha256_of(path), load_file(path)["features"].clone()
+    features[-1, 3] = np.nan
+    save_file({"features": features}, path)
+    journal.write_text(journal.read_text().replace(checksum, sha256_of(path)))
+    with pytest.raises(ViMLError, match="item '23' has audio features that are not finite"):
+        train_model(folder, tmp_path / "model", progress=False, **HEADS)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_store_with_one_training_item_is_refused(descriptors_store, tmp_path):
+    spec = descriptors_store.spec
+    with StoreWriter(tmp_path / "store", spec, np.zeros(512)) as writer:
+        for name, split in (("a", "train"), ("b", "test"), ("c", "test")):
+            rows = {modality: np.ones((1, spec.widths[modality])) for modality in ("video", "audio")}
+            writer.add(name, **rows, split=split)
+    with pytest.raises(ViMLError, match="1 training items; give at least 2"):
+        train_model(tmp_path / "store", tmp_path / "model", progress=False, **HEADS)

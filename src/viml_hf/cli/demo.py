@@ -71,6 +71,7 @@ def run_demo(options: argparse.Namespace) -> DemoResult:
     from viml_hf.data.generated_corpus import generate_corpus
     from viml_hf.errors import ViMLError
     from viml_hf.evaluation.statistics import paired_bootstrap
+    from viml_hf.modeling.frozen_encoders import parse_encoder_name
     from viml_hf.retrieval.index import build_index
     from viml_hf.retrieval.model_loading import load_encoder_and_model
     from viml_hf.retrieval.recommender import Recommender
@@ -81,6 +82,8 @@ def run_demo(options: argparse.Namespace) -> DemoResult:
             f"--pairs {options.pairs} --held-out {options.held_out} --seeds {options.seeds}: hold out at least 2, "
             "leave at least 2 for training, and take at least 1 seed"
         )
+    for modality in ("video", "text", "audio"):
+        parse_encoder_name(getattr(options, f"{modality}_encoder"))
     output, progress = Path(options.output), not options.quiet
     seconds: dict[str, float] = {}
     with _timed("generate", seconds):

@@ -15,18 +15,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Index a library; what an older index in the same folder already has is kept."""
+    from viml_hf.errors import ViMLError
     from viml_hf.retrieval.index import INDEX_FILE, MusicIndex, build_index, find_music
     from viml_hf.retrieval.model_loading import load_encoder_and_model
 
     files = find_music(options.music)
     encoder = load_encoder_and_model(options.model)
-    older = MusicIndex.load(options.output) if (Path(options.output) / INDEX_FILE).exists() else None
+    older = None
+    if (Path(options.output) / INDEX_FILE).exists():
+        try:
+            older = MusicIndex.load(options.output)
+        except ViMLError as error:
+            print(f"every file is analysed anew: {error}", file=sys.stderr)
     root = Path(options.music) if Path(options.music).is_dir() else None
     model = str(Path(options.model).resolve()) if Path(options.model).is_dir() else options.model
     index = build_index(files, encoder, model=model, root=root, previous=older, progress=not options.quiet)
     index.save(options.output)
     print(f"indexed {len(index.usable)} tracks, {len(index.embeddings)} windows of up to 30 s: {options.output}")
     if index.errors:
-        print(f"{len(index.errors)} files were left out:", file=sys.stderr)
-        for track in index.errors:
-            print(f"  {track.error}", file=sys.stderr)
+        print(f"{len(index.errors)} files were left out, see above", file=sys.stderr)

@@ -1,6 +1,7 @@
 """The command `viml`: parses, runs one subcommand, and turns a user's mistake into one line and exit status 2."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a track's name may not fit the terminal's encoding
     try:
         COMMANDS[options.command].run(options)
     except KeyboardInterrupt:

@@ -56,7 +56,7 @@ def _read_config(path: str) -> dict[str, Any]:
     from viml_hf.errors import ViMLError
 
     try:
-        config = json.loads(Path(path).read_text())
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ViMLError(f"{path}: not JSON ({error}); give an object with fields of ViMLConfig") from error
     if not isinstance(config, dict):

@@ -28,7 +28,7 @@ from viml_hf.data.generated_pictures import render
 from viml_hf.data.generated_styles import PictureStyle, Style, describe, draw_picture_style, draw_style, tags
 from viml_hf.errors import ViMLError
 
-VERSION = 1  # raise it when the same style gives other pictures or another sound: old files are then made again
+VERSION = 2  # raise it when the same style gives other pictures or another sound: old files are then made again
 SAMPLING_RATE = 22050
 FRAME_RATE = 12
 FRAME_SIZE = (160, 90)
@@ -104,7 +104,7 @@ def generate_corpus(
         The items, in order.
 
     Raises:
-        ViMLError: An argument is out of range, or a file in the way was not written by this function.
+        ViMLError: An argument is out of range, or a media file in the way was not written by this function.
 
     Example:
         >>> import tempfile
@@ -187,7 +187,7 @@ def _stamp(seed: int, item: CorpusItem) -> str:
 
 
 def _is_written(folder: Path, seed: int, item: CorpusItem) -> bool:
-    """Whether both files are there, finished and of this origin. A foreign file is an error: it is not overwritten."""
+    """Whether both files are there, finished and of this origin; raises for a file of somebody else."""
     comments = [_comment(folder / name) for name in (item.video, item.music)]
     return all(comment == _stamp(seed, item) for comment in comments)
 
@@ -196,10 +196,10 @@ def _comment(path: Path) -> str | None:
     try:
         with av.open(str(path)) as container:
             comment = container.metadata.get("comment", "")
-    except (FileNotFoundError, av.error.InvalidDataError):  # invalid: cut off, as the index at the end is missing
+    except (FileNotFoundError, av.error.InvalidDataError):  # the latter: cut off, the index at the end is missing
         return None
     if not comment.startswith(STAMP):
-        raise ViMLError(f"{path}: in the way, and not written by generate_corpus; choose an empty folder, or move it")
+        raise ViMLError(f"{path}: damaged, or not written by generate_corpus; choose an empty folder, or move the file")
     return comment
 
 

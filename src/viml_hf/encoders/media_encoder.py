@@ -1,5 +1,7 @@
 """Media files → base features, a segment at a time, whatever the length of the file."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 from viml_hf.processing.processing_viml import Audio, Video, ViMLProcessor
@@ -64,6 +67,18 @@ class MediaEncoder:
     def widths(self) -> dict[str, int]:
         """Width of the base features per modality."""
         return {name: self.model.config.viml_config.base_feature_dim(name) for name in ("video", "audio", "text")}
+
+    def fingerprints(self) -> dict[str, str]:
+        """Checksum per modality of what decides its base features: the encoder's weights and config, and its processor.
+
+        Of every weight the beginning is read: encoders may be large, and one that was trained further differs there.
+        """
+        parts = {
+            "video": self.processor.image_processor.to_dict(),
+            "text": {"class": type(self.processor.tokenizer).__name__, "size": len(self.processor.tokenizer)},
+            "audio": self.processor.feature_extractor.to_dict(),
+        }
+        return {name: _checksum(encoder, parts[name]) for name, encoder in self.model.encoders.items()}
 
     def encode_video(self, video: Video) -> BaseFeatures:
         """Encode the pictures of a video.
@@ -127,6 +142,23 @@ class MediaEncoder:
                 yield
         finally:
             torch.set_num_threads(before)
+
+
+# What a config or processor says of its origin, and not of its numbers.
+_ORIGIN = {
+    *("_name_or_path", "name_or_path", "transformers_version", "architectures", "auto_map", "processor_class"),
+    *("dtype", "torch_dtype", "return_dict", "_attn_implementation", "_attn_implementation_autoset"),
+}
+
+
+def _checksum(encoder: PreTrainedModel, preprocessing: dict[str, Any]) -> str:
+    settings = [encoder.config.to_dict(), preprocessing]
+    kept = [{name: value for name, value in part.items() if name not in _ORIGIN} for part in settings]
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten()[:64].detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _float16(features: Tensor) -> np.ndarray:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
-from viml_hf.features.store import Store, StoreSpec
+from viml_hf.features.store import Store, StoreItem, StoreSpec
 from viml_hf.features.store_writer import StoreWriter
 
 
@@ -111,7 +112,7 @@ def extract(
         raise ViMLError(f"{len(items)} items, but only {len(ids)} ids; give every item an id of its own")
     names = {"video": video, "text": text, "audio": audio}
     encoder = MediaEncoder.from_names(**names)
-    spec = StoreSpec(encoders=names, widths=encoder.widths)
+    spec = StoreSpec(encoders=names, widths=encoder.widths, fingerprints=encoder.fingerprints())
     with StoreWriter(folder, spec, encoder.null_text()) as writer:
         wanted = {item.id: signature(item) for item in items}
         writer.forget([i.id for i in writer.items if i.error or wanted.get(i.id) != i.fields.get("signature")])
@@ -121,11 +122,15 @@ def extract(
             item = extracted.item
             paths = {"video_path": item.video, "audio_path": item.audio}
             fields = {**item.fields, **paths, "signature": wanted[item.id]}
-            if extracted.error is None:
-                writer.add(item.id, **extracted.features, texts=item.texts, **fields)
-            else:
-                tqdm.write(f"skipped: {extracted.error}")
-                writer.add_error(item.id, extracted.error, **fields)
+            error = extracted.error
+            if error is None:
+                try:
+                    writer.add_item(StoreItem(item.id, texts=item.texts, fields=fields), extracted.features)
+                except ViMLError as refused:
+                    error = str(refused)
+            if error is not None:
+                tqdm.write(f"skipped: {error}", file=sys.stderr)
+                writer.add_item(StoreItem(item.id, fields=fields, error=error), {})
             bar.update()
         bar.close()
     return Store(folder)

@@ -4,6 +4,7 @@ A store is a folder: `store.json`, `items.parquet`, `journal.jsonl` and one safe
 packed float16 rows. `viml_hf.features.store_writer` makes one.
 """
 
+import contextlib
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
@@ -22,12 +23,8 @@ from viml_hf.errors import ViMLError
 
 SCHEMA_VERSION = 1
 MODALITIES = ("video", "audio", "text")
-STORE_FILE, ITEMS_FILE, JOURNAL_FILE, NULL_TEXT_FILE = (
-    "store.json",
-    "items.parquet",
-    "journal.jsonl",
-    "text-null.safetensors",
-)
+STORE_FILE, ITEMS_FILE, JOURNAL_FILE = "store.json", "items.parquet", "journal.jsonl"
+NULL_TEXT_FILE, VERIFIED_FILE = "text-null.safetensors", "verified.json"
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,7 @@ class StoreSpec:
     Args:
         encoders: Encoder name per modality, as `NAME[:HUB_ID[@REVISION]]`.
         widths: Width of the base features per modality.
+        fingerprints: Checksum per modality of the encoder's weights and settings.
         frames_per_second: Frames read per second of video.
         segment_seconds: Seconds per row of video and audio.
         dtype: Of the stored rows.
@@ -44,6 +42,7 @@ class StoreSpec:
 
     encoders: dict[str, str]
     widths: dict[str, int]
+    fingerprints: dict[str, str] = field(default_factory=dict)
     frames_per_second: float = 6
     segment_seconds: float = 10.0
     dtype: str = "float16"
@@ -91,7 +90,7 @@ class Store:
         folder: The store's folder.
 
     Raises:
-        ViMLError: The folder is not a store, is unfinished, or is of another schema.
+        ViMLError: The folder is not a store, is unfinished, is of another schema, or a shard is damaged.
 
     Example:
         >>> import numpy as np, tempfile
@@ -113,6 +112,7 @@ class Store:
         self.items = read_items(self.folder / ITEMS_FILE)
         self.null_text = self._load(NULL_TEXT_FILE)["features"]
         self._shards: dict[tuple[str, int], Tensor] = {}
+        self._verify_once()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -154,11 +154,28 @@ class Store:
             ViMLError: A shard is missing or damaged; the message names it.
         """
         for entry in self.journal:
-            for name, expected in entry["files"].items():
-                path = self.folder / name
-                if not path.exists() or sha256_of(path) != expected:
-                    state = "damaged" if path.exists() else "missing"
-                    raise ViMLError(f"{path}: the file is {state}; delete {name} and its journal line, extract again")
+            name = damaged_file(self.folder, entry)
+            if name is not None:
+                state = "damaged" if (self.folder / name).exists() else "missing"
+                raise ViMLError(f"{self.folder / name}: the file is {state}; run the extraction again")
+        self._remember_verified()
+
+    def _verify_once(self) -> None:
+        """Verify at the first open, and again when the size or time of a shard is another one than then."""
+        path = self.folder / VERIFIED_FILE
+        if not path.exists() or path.read_text() != self._stamps():
+            self.verify()
+
+    def _remember_verified(self) -> None:
+        # A store on a read-only disk is verified at every open.
+        with contextlib.suppress(OSError):
+            (self.folder / VERIFIED_FILE).write_text(self._stamps())
+
+    def _stamps(self) -> str:
+        """Names, sizes and times of all shards."""
+        names = sorted(name for entry in self.journal for name in entry["files"])
+        paths = [self.folder / name for name in names]
+        return json.dumps([(p.name, p.stat().st_size, p.stat().st_mtime_ns) if p.exists() else p.name for p in paths])
 
     def _load(self, name: str) -> dict[str, Tensor]:
         try:
@@ -172,7 +189,10 @@ class Store:
             journal = (self.folder / JOURNAL_FILE).exists()
             hint = "its extraction is unfinished: run it again" if journal else "give the folder of an extracted store"
             raise ViMLError(f"{self.folder}: not a store (no {STORE_FILE}); {hint}")
-        description = json.loads(path.read_text())
+        try:
+            description = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ViMLError(f"{path}: damaged ({error}); run the extraction again") from error
         if description.get("schema_version") != SCHEMA_VERSION:
             raise ViMLError(
                 f"{path}: schema version {description.get('schema_version')}, but this version reads {SCHEMA_VERSION}; "
@@ -224,6 +244,14 @@ def item_from_record(record: dict[str, Any]) -> StoreItem:
     """The item of a dict made by `item_to_record`."""
     ranges = {modality: RowRange(**record[modality]) for modality in MODALITIES}
     return StoreItem(**{**record, **ranges, "texts": tuple(record["texts"])})
+
+
+def damaged_file(folder: Path, entry: dict[str, Any]) -> str | None:
+    """The first file of a journal entry that is missing or has another checksum."""
+    for name, expected in entry["files"].items():
+        if not (folder / name).is_file() or sha256_of(folder / name) != expected:
+            return name
+    return None
 
 
 def sha256_of(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from viml_hf.features.store import (
     StoreItem,
     StoreSpec,
     as_rows,
+    damaged_file,
     item_from_record,
     item_to_record,
     read_journal,
@@ -53,13 +54,19 @@ class StoreWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.spec = spec
         self.shard_items = shard_items
-        self._journal = read_journal(self.folder)
+        # What is damaged or gone since it was committed is extracted again.
+        committed = read_journal(self.folder)
+        self._journal = [entry for entry in committed if damaged_file(self.folder, entry) is None]
+        if len(self._journal) < len(committed):
+            # Until then the store is unfinished: its list of items names shards that will be others.
+            (self.folder / STORE_FILE).unlink(missing_ok=True)
         self._check_same_features()
         journaled = [item_from_record(record) for entry in self._journal for record in entry["items"]]
         # An item that was extracted again counts as it was last.
         self.items = list({item.id: item for item in journaled}.values())
         self.done = {item.id for item in self.items if item.error is None}
         self._new: list[tuple[StoreItem, dict[str, np.ndarray]]] = []
+        self._write_journal()
         null = as_rows("the null text", np.asarray(null_text, np.float32)[None], spec.widths["text"])[0]
         self._write_tensors(NULL_TEXT_FILE, null)
 
@@ -81,7 +88,7 @@ class StoreWriter:
         video: Any = None,
         audio: Any = None,
         text: Any = None,
-        texts: list[str] | tuple[str, ...] = (),
+        texts: Sequence[str] = (),
         **fields: Any,
     ) -> None:
         """Add one item.
@@ -95,23 +102,40 @@ class StoreWriter:
             fields: Anything else that JSON can hold.
 
         Raises:
-            ViMLError: The id is taken, a shape is wrong, or a value is not finite.
+            ViMLError: The id is taken, a shape is wrong, or a value is not finite or cannot be stored.
         """
-        self._check_new(item_id)
         given = {"video": video, "audio": audio, "text": text}
-        rows = {
-            modality: as_rows(f"{item_id}: {modality}", features, self.spec.widths[modality])
-            for modality, features in given.items()
-            if features is not None
-        }
-        if len(texts) != len(rows.get("text", ())):
-            raise ViMLError(f"{item_id}: {len(texts)} texts, but {len(rows.get('text', ()))} rows of text features")
-        self._add(StoreItem(item_id, texts=tuple(texts), fields=fields), rows)
+        features = {modality: rows for modality, rows in given.items() if rows is not None}
+        self.add_item(StoreItem(item_id, texts=tuple(texts), fields=fields), features)
 
     def add_error(self, item_id: str, error: str, **fields: Any) -> None:
         """Record that an item could not be extracted, and why."""
-        self._check_new(item_id)
-        self._add(StoreItem(item_id, fields=fields, error=error), {})
+        self.add_item(StoreItem(item_id, fields=fields, error=error), {})
+
+    def add_item(self, item: StoreItem, features: Mapping[str, Any]) -> None:
+        """Add one item with its features by modality; its row ranges are set here.
+
+        Raises:
+            ViMLError: As `add`.
+        """
+        rows = {
+            modality: as_rows(f"{item.id}: {modality}", given, self.spec.widths[modality])
+            for modality, given in features.items()
+        }
+        if len(item.texts) != len(rows.get("text", ())):
+            raise ViMLError(
+                f"{item.id}: {len(item.texts)} texts, but {len(rows.get('text', ()))} rows of text features"
+            )
+        if item.id in self.done:
+            raise ViMLError(f"item {item.id!r} is in {self.folder} already; give every item an id of its own")
+        try:
+            json.dumps(item_to_record(item), ensure_ascii=False).encode()
+        except (TypeError, ValueError) as error:
+            raise ViMLError(f"item {item.id!r} cannot be stored ({error}); ids and fields are JSON in UTF-8") from error
+        self.done.add(item.id)
+        self._new.append((item, rows))
+        if len(self._new) >= self.shard_items:
+            self._commit()
 
     def forget(self, ids: Iterable[str]) -> None:
         """Leave items of earlier sessions out of the finished store, so that they can be added anew."""
@@ -119,21 +143,11 @@ class StoreWriter:
         self.items = [item for item in self.items if item.id not in unwanted]
         self.done -= unwanted
 
-    def _check_new(self, item_id: str) -> None:
-        if item_id in self.done:
-            raise ViMLError(f"item {item_id!r} is in {self.folder} already; give every item an id of its own")
-
-    def _add(self, item: StoreItem, rows: dict[str, np.ndarray]) -> None:
-        self.done.add(item.id)
-        self._new.append((item, rows))
-        if len(self._new) >= self.shard_items:
-            self._commit()
-
     def _commit(self) -> None:
         """Write the items in hand as one shard."""
         if not self._new:
             return
-        shard = len(self._journal)
+        shard = max((entry["shard"] for entry in self._journal), default=-1) + 1
         items, files = [item for item, _ in self._new], {}
         for modality in MODALITIES:
             packed = [rows.get(modality) for _, rows in self._new]
@@ -149,19 +163,19 @@ class StoreWriter:
             self._write_tensors(name, np.concatenate([rows for rows in packed if rows is not None]))
             files[name] = sha256_of(self.folder / name)
         entry = {"shard": shard, "files": files, "items": [item_to_record(item) for item in items]}
-        # A line cut short by a crash is dropped first: appending to it would spoil this one too.
-        text = "".join(json.dumps(line) + "\n" for line in [*self._journal, entry]) if self._torn() else None
-        with (self.folder / JOURNAL_FILE).open("w" if text else "a") as file:
-            file.write(text or json.dumps(entry) + "\n")
+        self._journal.append(entry)
+        with (self.folder / JOURNAL_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self._journal.append(entry)
         self.items += items
         self._new = []
 
-    def _torn(self) -> bool:
-        path = self.folder / JOURNAL_FILE
-        return path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+    def _write_journal(self) -> None:
+        """Leave out lines that do not count: one cut short by a crash would spoil the next one."""
+        temporary = self.folder / f"{JOURNAL_FILE}.tmp"
+        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in self._journal), encoding="utf-8")
+        temporary.replace(self.folder / JOURNAL_FILE)
 
     def _finish(self) -> None:
         """Write `items.parquet` and, last, `store.json`. An item that failed before and is here now counts once."""
@@ -190,4 +204,6 @@ class StoreWriter:
     def _write_tensors(self, name: str, rows: np.ndarray) -> None:
         temporary = self.folder / f"{name}.tmp"
         save_file({"features": torch.from_numpy(np.ascontiguousarray(rows))}, temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(self.folder / name)

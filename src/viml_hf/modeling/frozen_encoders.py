@@ -43,6 +43,8 @@ TOWER_CLASSES = {
     ("clap", "audio"): "ClapAudioModelWithProjection",
     ("clap", "text"): "ClapTextModelWithProjection",
 }
+# Models of several modalities: their outputs cannot be read as those of one.
+DUAL_MODELS = ("clip", "clap", "siglip", "siglip2", "align", "altclip", "blip", "whisper")
 # The same classes by the model type of the tower's own config; `AutoModel` would drop the projection.
 PROJECTED_TOWERS = {
     "clip_vision_model": "CLIPVisionModelWithProjection",
@@ -130,6 +132,12 @@ def load_encoder(modality: str, encoder: str | PreTrainedModel, **kwargs: Any) -
             f"{encoder!r} is a {model_type!r} checkpoint, not {expected!r}: name it `auto:{parsed.hub_id}` or give a "
             f"{expected} checkpoint."
         )
+    if model_type in DUAL_MODELS and (model_type, modality) not in TOWER_CLASSES:
+        known = ", ".join(sorted({family for family, own in TOWER_CLASSES if own == modality}))
+        raise ValueError(
+            f"{encoder!r} is a {model_type!r} checkpoint, of which no {modality} tower is known here: give {known}, a "
+            f"model of {modality} alone, or the descriptors."
+        )
     class_name = TOWER_CLASSES.get((model_type, modality)) or PROJECTED_TOWERS.get(model_type)
     loader: Any = getattr(transformers, class_name) if class_name else AutoModel
     return loader.from_pretrained(parsed.hub_id, **kwargs)
@@ -173,6 +181,14 @@ def pooled_embedding(modality: str, output: Any, attention_mask: Tensor | None =
     return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
+def weights_dtype(encoder: PreTrainedModel) -> torch.dtype:
+    """The dtype that an encoder computes in; the descriptors, which have no weights, compute in float32."""
+    return next((p.dtype for p in encoder.parameters() if p.is_floating_point()), torch.float32)
+
+
 def round_to_store(features: Tensor) -> Tensor:
     """Round base features to float16, as the store holds them, so that streamed and stored features are the same."""
-    return features.to(torch.float16).float()
+    features = features.float()
+    rounded = features.detach().to(torch.float16).float()
+    # Where encoders are trained, their gradients are not rounded.
+    return features + (rounded - features).detach() if features.requires_grad else rounded

@@ -18,7 +18,7 @@ from .configuration_descriptors import (
     ViMLVideoDescriptorsConfig,
 )
 
-DESCRIPTORS_VERSION = 1  # raised whenever the numbers change: stored features of another version do not match
+DESCRIPTORS_VERSION = 1  # raised whenever the numbers change: see `check_version`
 
 
 class ViMLDescriptors(PreTrainedModel):
@@ -36,6 +36,18 @@ class ViMLDescriptors(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if module is self:
             init.constant_(self.version, DESCRIPTORS_VERSION)
+
+    def check_version(self) -> None:
+        """Refuse a checkpoint whose numbers were measured in another way.
+
+        Raises:
+            ValueError: It was saved by another version of the descriptors.
+        """
+        if int(self.version) != DESCRIPTORS_VERSION:
+            raise ValueError(
+                f"The checkpoint holds descriptors of version {int(self.version)}, but this package has version "
+                f"{DESCRIPTORS_VERSION}: install the package that made it, or train on features extracted anew."
+            )
 
     def output(self, features: Tensor) -> BaseModelOutputWithPooling:
         """Wrap `(segments, projection_dim)`, after a look at its width."""
@@ -168,7 +180,10 @@ class ViMLAudioDescriptors(ViMLDescriptors):
         Returns:
             `pooler_output` is `(segments, projection_dim)`.
         """
-        bands, valid = input_features.float(), attention_mask.bool()
+        # Two frames at least: a rhythm is read from pairs of them.
+        missing = max(0, 2 - input_features.shape[1])
+        bands = F.pad(input_features.float(), (0, 0, 0, missing))
+        valid = F.pad(attention_mask.bool(), (0, missing))
         pairs = valid[:, 1:] & valid[:, :-1]
         groups = F.avg_pool1d(bands, 2)  # tones: (segments, time, num_bands / 2)
         mean, deviation = masked_moments(groups, valid)

@@ -13,7 +13,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_viml import ViMLConfig
-from .loss_viml import at_least_float32, gather_batch, info_nce_loss, structure_loss, triplet_loss
+from .loss_viml import at_least_float32, full_precision, gather_batch, info_nce_loss, structure_loss, triplet_loss
 from .modeling_viml_towers import FUSIONS, TOWERS, ViMLPreTrainedModel, ViMLTower, masked_mean
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.005, 1.0
@@ -238,7 +238,8 @@ class ViMLModel(ViMLPreTrainedModel):
         if audio_features is not None:
             audio = self.get_audio_features(audio_features, audio_attention_mask, **kwargs)
         if query is not None and audio is not None:
-            logits = query.pooler_output @ audio.pooler_output.T / self.temperature
+            with full_precision(query.pooler_output):
+                logits = query.pooler_output @ audio.pooler_output.T / self.temperature
         loss = None
         if return_loss:
             if query is None or audio is None or len(query.pooler_output) != len(audio.pooler_output):
@@ -247,7 +248,8 @@ class ViMLModel(ViMLPreTrainedModel):
             if rows is None or self.video_tower is None:
                 rows, mask = text_features, text_attention_mask
             base_features = masked_mean(rows, mask), masked_mean(audio_features, audio_attention_mask)
-            loss = self._loss(query.pooler_output, audio.pooler_output, *base_features)
+            with full_precision(query.pooler_output):
+                loss = self._loss(query.pooler_output, audio.pooler_output, *base_features)
         return ViMLOutput(
             loss=loss,
             logits_per_query=logits,
@@ -279,7 +281,8 @@ class ViMLModel(ViMLPreTrainedModel):
             )
         if self.fusion is None:
             query = video or text
-            embeds = self.query_projection(query.pooler_output)
+            tower, mask = (self.video_tower, video_attention_mask) if video else (self.text_tower, text_attention_mask)
+            embeds = self.query_projection(self._pooled_or_null(tower, query, mask))
         else:
             video_pooled, text_pooled = torch.broadcast_tensors(
                 self._pooled_or_null(self.video_tower, video, video_attention_mask),
@@ -324,7 +327,10 @@ class ViMLModel(ViMLPreTrainedModel):
         return torch.where(present, output.pooler_output, null_pooled)
 
     def _loss(self, query_embeds: Tensor, audio_embeds: Tensor, query_rows: Tensor, audio_rows: Tensor) -> Tensor:
-        """`config.loss` over the batch; in training over the batches of all processes."""
+        """`config.loss` over the batch; in training over the batches of all processes.
+
+        The batch norm of the `"linear"` encoder is the exception: each process normalises by its own rows.
+        """
         gather = gather_batch if self.training else nn.Identity()
         query_embeds, audio_embeds = gather(query_embeds), gather(audio_embeds)
         if self.config.loss == "info_nce":

@@ -18,7 +18,9 @@ from .frozen_encoders import (
     parse_encoder_name,
     pooled_embedding,
     round_to_store,
+    weights_dtype,
 )
+from .modeling_descriptors import ViMLDescriptors
 from .modeling_viml import ViMLModel, ViMLOutput
 from .modeling_viml_towers import ViMLPreTrainedModel
 
@@ -121,6 +123,9 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.freeze_encoders()
+        for encoder in model.encoders.values():
+            if isinstance(encoder, ViMLDescriptors):
+                encoder.check_version()
         return loaded
 
     @property
@@ -175,7 +180,7 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
             if getattr(self.video_encoder, "encodes_segments", False):
                 features = self.video_encoder(pixel_values.flatten(0, 1), mask).pooler_output
             else:
-                dtype = self.video_encoder.dtype
+                dtype = weights_dtype(self.video_encoder)
                 output = self.video_encoder(pixel_values=pixel_values.flatten(0, 2).to(dtype))
                 embeds = pooled_embedding("video", output).float().unflatten(0, (batch * segments, frames))
                 weights = mask.float()[..., None]
@@ -216,7 +221,8 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         batch, segments = input_features.shape[:2]
         if audio_segment_mask is None:
             audio_segment_mask = input_features.new_ones(batch, segments, dtype=torch.long)
-        inputs = {self.audio_encoder.main_input_name: input_features.flatten(0, 1)}
+        sound = input_features.flatten(0, 1).to(weights_dtype(self.audio_encoder))
+        inputs = {self.audio_encoder.main_input_name: sound}
         mask = None if audio_frame_mask is None else audio_frame_mask.flatten(0, 1)
         if mask is not None:
             inputs["attention_mask"] = mask

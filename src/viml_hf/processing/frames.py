@@ -1,7 +1,7 @@
 """Decoded frames → the pixel values an image encoder was trained on, a whole segment at once.
 
-The rules (size, crop, mean, …) are those of the encoder's image processor; only the work is done in torch, because
-image processors take frames one by one, at ten times the cost.
+The rules (size, crop, mean, …) are those of the encoder's image processor; for the plain ones the work is done in
+torch, because image processors take frames one by one, at ten times the cost.
 """
 
 from typing import Any
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# Image processors that do nothing but resize, crop, rescale and normalise, each by its stated fields.
+PLAIN_PROCESSORS = ("CLIP", "Siglip", "ViT", "DeiT", "Beit", "Bit")
 # The resampling filters of PIL, by number, under their torch names.
 RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 
@@ -37,6 +39,10 @@ def preprocess_frames(frames: np.ndarray | Tensor, image_processor: Any) -> Tens
         >>> tuple(preprocess_frames(np.zeros((2, 240, 320, 3), np.uint8), CLIPImageProcessor()).shape)
         (2, 3, 224, 224)
     """
+    plain = type(image_processor).__name__.startswith(PLAIN_PROCESSORS)
+    if not plain or (image_processor.do_resize and int(image_processor.resample) not in RESAMPLING):
+        prepared = image_processor(list(np.asarray(frames)), return_tensors="pt")
+        return prepared["pixel_values"].float()
     pixels = torch.as_tensor(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
     if image_processor.do_resize:
         pixels = _resize(pixels, image_processor)
@@ -67,7 +73,7 @@ def _resize(pixels: Tensor, image_processor: Any) -> Tensor:
         target = (_get(image_processor.size, "height"), _get(image_processor.size, "width"))
     if target == (height, width):
         return pixels
-    mode = RESAMPLING.get(int(image_processor.resample), "bicubic")
+    mode = RESAMPLING[int(image_processor.resample)]
     smooth: dict[str, Any] = {} if mode == "nearest" else {"antialias": True, "align_corners": False}
     resized = F.interpolate(pixels.float(), target, mode=mode, **smooth)
     return resized.round().clamp(0, 255)

@@ -22,6 +22,8 @@ from viml_hf.processing.video_decoding import iter_video_segments
 
 logger = logging.get_logger(__name__)
 
+MAX_CHANNELS = 8  # 7.1 sound
+
 Video = str | os.PathLike | bytes | np.ndarray | Tensor | list
 Audio = str | os.PathLike | bytes | np.ndarray | Tensor
 
@@ -108,7 +110,7 @@ class ViMLProcessor(ProcessorMixin):
             ValueError: Nothing is given, or an array has the wrong shape.
             MediaDecodeError: A file cannot be decoded.
         """
-        if videos is None and text is None and audio is None:
+        if all(given is None or (isinstance(given, list) and not given) for given in (videos, text, audio)):
             raise ValueError("Nothing to process: give videos=, text= or audio=.")
         kwargs_class: Any = ProcessingKwargs  # transformers annotates an instance where it takes the class
         options = self._merge_kwargs(kwargs_class, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
@@ -134,6 +136,13 @@ class ViMLProcessor(ProcessorMixin):
             raise ValueError(
                 f"A video of shape {frames.shape}: give (frames, height, width, 3) with at least one frame, or a path."
             )
+        if frames.dtype != np.uint8:
+            raise ValueError(
+                f"Frames of type {frames.dtype}: give uint8 RGB values from 0 to 255; for floats in [0, 1] that is "
+                "(frames * 255).round()."
+            )
+        if fps is not None and not fps > 0:
+            raise ValueError(f"fps={fps}: give the frames per second, above 0.")
         if fps is not None and fps != FRAMES_PER_SECOND:
             timed = ((index, index / fps, (index + 1) / fps) for index in range(len(frames)))
             rows = [index for index, count in sample_frames(timed, FRAMES_PER_SECOND) for _ in range(count)]
@@ -145,7 +154,16 @@ class ViMLProcessor(ProcessorMixin):
         rate = self.feature_extractor.sampling_rate
         if isinstance(audio, str | os.PathLike | bytes):
             return iter_audio_segments(audio, rate)
-        waveform = np.asarray(audio, np.float32)
+        waveform = np.asarray(audio)
+        if waveform.dtype.kind != "f":
+            raise ValueError(
+                f"A waveform of type {waveform.dtype}: give floats in [-1, 1]; for int16 that is waveform / 32768."
+            )
+        if waveform.ndim == 2 and waveform.shape[0] > MAX_CHANNELS:
+            raise ValueError(
+                f"A waveform of shape {waveform.shape}: channels come first, (channels, samples); turn it."
+            )
+        waveform = waveform.astype(np.float32)
         if waveform.ndim == 2:
             waveform = waveform.mean(0)
         if waveform.ndim != 1 or not waveform.size or not np.isfinite(waveform).all():

@@ -6,8 +6,9 @@ A folder: `index.json` (model fingerprint, widths, counts), `embeddings.safetens
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,14 @@ class MusicIndex:
         tracks: The tracks in the same order; those with an error have no windows.
         model: Folder or Hub id of the model that made it.
         fingerprint: Checksum of that model.
+        encoders: Model types of its base encoders.
     """
 
     embeddings: np.ndarray
     tracks: tuple[Track, ...]
     model: str
     fingerprint: str
+    encoders: dict[str, str] = field(default_factory=dict)
 
     @property
     def usable(self) -> list[Track]:
@@ -87,25 +90,26 @@ class MusicIndex:
         return [track for track in self.tracks if track.error is not None]
 
     def save(self, folder: str | Path) -> None:
-        """Write the index; `index.json` last, so that a half-written one is not taken for whole."""
+        """Write the index beside an older one, and replace that when all is written, `index.json` last."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / INDEX_FILE).unlink(missing_ok=True)
-        save_file({"embeddings": torch.from_numpy(np.ascontiguousarray(self.embeddings))}, folder / EMBEDDINGS_FILE)
-        pq.write_table(_tracks_to_table(self.tracks), folder / TRACKS_FILE)
+        written = {name: folder / f"{name}.tmp" for name in (EMBEDDINGS_FILE, TRACKS_FILE, INDEX_FILE)}
+        save_file({"embeddings": torch.from_numpy(np.ascontiguousarray(self.embeddings))}, written[EMBEDDINGS_FILE])
+        pq.write_table(_tracks_to_table(self.tracks), written[TRACKS_FILE])
         description = {
             "schema_version": SCHEMA_VERSION,
             "model": self.model,
             "fingerprint": self.fingerprint,
+            "encoders": self.encoders,
             "width": self.embeddings.shape[1],
             "dtype": "float32",
             "windows": len(self.embeddings),
             "tracks": len(self.usable),
             "errors": len(self.errors),
         }
-        temporary = folder / f"{INDEX_FILE}.tmp"
-        temporary.write_text(json.dumps(description, indent=1) + "\n")
-        temporary.replace(folder / INDEX_FILE)
+        written[INDEX_FILE].write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        for name, path in written.items():
+            path.replace(folder / name)
 
     @classmethod
     def load(cls, folder: str | Path) -> "MusicIndex":
@@ -131,7 +135,7 @@ class MusicIndex:
                 f"{folder}: an index of schema {version} with {len(embeddings)} embeddings for {rows} windows; "
                 f"this version reads schema {SCHEMA_VERSION}: make it again with `viml index`"
             )
-        return cls(embeddings, tracks, description["model"], description["fingerprint"])
+        return cls(embeddings, tracks, description["model"], description["fingerprint"], description["encoders"])
 
 
 def find_music(folder: str | Path) -> list[Path]:
@@ -177,22 +181,23 @@ def build_index(
     Raises:
         ViMLError: There are no files, or not one of them could be read.
     """
-    if not files:
-        raise ViMLError("no music to index: give at least one file")
+    if not files or len(set(files)) != len(files):
+        raise ViMLError(f"{len(files)} files, {len(set(files))} of them different: give each once, and at least one")
     root = root or Path(os.path.commonpath([path.parent for path in files]))
-    model_fingerprint = fingerprint(encoder.model)
+    model_fingerprint = fingerprint(encoder)
     known = _known_tracks(previous, model_fingerprint)
     tracks: list[Track] = []
     rows: list[np.ndarray] = []
     for path in tqdm(files, desc="index", unit="track", disable=not progress):
-        name = path.relative_to(root).as_posix()
+        name = _printable(path.relative_to(root).as_posix())
         track, embeddings = _index_file(path, name, encoder, known)
         if track.error is not None:
-            tqdm.write(f"skipped: {track.error}")
+            tqdm.write(f"skipped: {track.error}", file=sys.stderr)
         tracks.append(track)
         rows.append(embeddings)
     embeddings = _aligned(torch.from_numpy(np.concatenate(rows)))
-    index = MusicIndex(embeddings, tuple(tracks), model, model_fingerprint)
+    encoders = {modality: e.config.model_type for modality, e in encoder.model.encoders.items()}
+    index = MusicIndex(embeddings, tuple(tracks), model, model_fingerprint, encoders)
     if not index.usable:
         raise ViMLError(f"none of {len(files)} files could be indexed; the first error was: {tracks[0].error}")
     return index
@@ -221,15 +226,24 @@ def _index_file(
             checksum = hashlib.file_digest(file, "sha256").hexdigest()
         if checksum in known:
             track, embeddings = known[checksum]
-            return Track(name, str(path), checksum, track.duration, track.windows), embeddings
+            return Track(name, _printable(str(path.absolute())), checksum, track.duration, track.windows), embeddings
         features = encoder.encode_audio(path)
         spans = windows(len(features.rows), CLIP_SEGMENTS)
         bounds = features.bounds
         found = tuple(Window(bounds[first][0], bounds[stop - 1][1]) for first, stop in spans)
-        return Track(name, str(path), checksum, features.duration, found), embed_windows(encoder, features.rows, spans)
-    except (ValueError, OSError) as error:
-        message = " ".join(str(error).split())
-        return Track(name, str(path), checksum, 0.0, (), message), np.zeros((0, width), np.float32)
+        return Track(name, _printable(str(path.absolute())), checksum, features.duration, found), embed_windows(
+            encoder, features.rows, spans
+        )
+    except Exception as error:
+        message = f"{name}: {' '.join(str(error).split()) or type(error).__name__}"
+        return Track(name, _printable(str(path.absolute())), checksum, 0.0, (), message), np.zeros(
+            (0, width), np.float32
+        )
+
+
+def _printable(name: str) -> str:
+    """A file name that is not UTF-8 with its odd bytes spelt out, so that it can be stored and shown."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _aligned(embeddings: torch.Tensor) -> np.ndarray:

@@ -1,8 +1,11 @@
 """Loading a saved model with its processor, and telling one model from another."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
@@ -27,27 +30,26 @@ def load_encoder_and_model(model: str | Path, **kwargs: Any) -> MediaEncoder:
     try:
         processor = ViMLProcessor.from_pretrained(name, **kwargs)
         loaded = ViMLForMusicRetrieval.from_pretrained(name, **kwargs)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ViMLError(f"{name}: not a saved ViML model with its processor ({reason})") from error
     return MediaEncoder(loaded, processor)
 
 
-def fingerprint(model: ViMLForMusicRetrieval) -> str:
-    """A checksum that tells models apart: all weights of the heads, and the beginning of every weight of the encoders.
+def fingerprint(encoder: MediaEncoder) -> str:
+    """A checksum that tells models apart: the weights and config of the heads, the encoders and their preprocessing.
 
     Example:
-        >>> from viml_hf import ViMLForMusicRetrieval
-        >>> model = ViMLForMusicRetrieval.from_encoders()
-        >>> fingerprint(model) == fingerprint(model), len(fingerprint(model))
+        >>> from viml_hf import MediaEncoder, ViMLForMusicRetrieval, ViMLProcessor
+        >>> encoder = MediaEncoder(ViMLForMusicRetrieval.from_encoders(), ViMLProcessor.from_encoders())
+        >>> fingerprint(encoder) == fingerprint(encoder), len(fingerprint(encoder))
         (True, 64)
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        # Encoders may be large, and are not trained here: their beginnings are enough to know them by.
-        values = tensor.flatten() if name.startswith("viml.") else tensor.flatten()[:64]
+    viml = encoder.model.viml
+    # The config's own fields: those that every config has say nothing of the embeddings.
+    settings = {name: getattr(viml.config, name) for name in sorted(type(viml.config).__annotations__)}
+    digest = hashlib.sha256(json.dumps([settings, encoder.fingerprints()], default=str).encode())
+    for name, tensor in sorted(viml.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(values.detach().cpu().float().contiguous().numpy().tobytes())
-    for encoder in model.encoders.values():
-        digest.update(encoder.config.model_type.encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()

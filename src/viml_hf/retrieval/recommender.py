@@ -52,7 +52,7 @@ class Recommender:
     """
 
     def __init__(self, encoder: MediaEncoder, index: MusicIndex):
-        if fingerprint(encoder.model) != index.fingerprint:
+        if fingerprint(encoder) != index.fingerprint:
             raise ViMLError(
                 f"The index was made by another model ({index.model}); use that one, or make the index again with "
                 "`viml index MUSIC -o INDEX --model …`"
@@ -97,7 +97,8 @@ class Recommender:
         """
         if k < 1:
             raise ViMLError(f"k={k}: give the number of tracks to recommend, 1 or more")
-        scores = self.index.embeddings @ self.embed_query(video, text)
+        # Row by row, not as a matrix product, which gives equal rows other last bits.
+        scores = np.einsum("nd,d->n", self.index.embeddings, self.embed_query(video, text))
         best = np.maximum.reduceat(scores, self._first_rows)
         order = np.argsort(-best, kind="stable")[:k]
         found = []

@@ -1,8 +1,10 @@
 """`viml train`: a store in, a self-contained model folder out, through `transformers.Trainer`."""
 
 import json
+import os
+import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,14 @@ class ViMLTrainer(Trainer):
         finally:
             self.args.dataloader_drop_last = drop_last
 
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """The test batches, all of them."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_test_dataloader(test_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -72,6 +82,23 @@ class TrainingSettings:
     seed: int = 0
     loader_workers: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse settings with which nothing is learned.
+
+        Raises:
+            ViMLError: A number is out of range.
+        """
+        accepted = {
+            "epochs": (self.epochs >= 1, "1 or more"),
+            "batch_size": (self.batch_size >= 2, "2 or more: the other items of a batch are the negatives"),
+            "learning_rate": (self.learning_rate > 0, "a number above 0, such as 3e-4"),
+            "warmup": (0 <= self.warmup < 1, "a share of the steps in [0, 1)"),
+            "pool_size": (self.pool_size is None or self.pool_size >= 2, "2 or more tracks"),
+        }
+        for name, (good, hint) in accepted.items():
+            if not good:
+                raise ViMLError(f"{name}={getattr(self, name)}: give {hint}")
+
 
 def split_items(store: Store, *, evaluation_share: float = 0.1) -> tuple[list[StoreItem], list[StoreItem]]:
     """Training and evaluation items by their `split` field; without one, every tenth item by id is held out.
@@ -80,7 +107,7 @@ def split_items(store: Store, *, evaluation_share: float = 0.1) -> tuple[list[St
     """
     usable = store.usable()
     splits = {name: [item for item in usable if item.fields.get("split") == name] for name in ("train", "test")}
-    splits["validation"] = [item for item in usable if item.fields.get("split") in ("validation", "eval")]
+    splits["validation"] = [item for item in usable if item.fields.get("split") in ("validation", "val", "eval")]
     if splits["train"]:
         return splits["train"], splits["validation"] or splits["test"]
     stride = max(2, round(1 / evaluation_share))
@@ -119,14 +146,17 @@ def make_trainer(
             f"{store.folder}: {len(items)} training items; give at least 2, and hundreds to learn something"
         )
     dataset = StoreDataset(store, items)
+    # Dropping the only modality of a query would leave nothing of it.
+    droppable = len(model.config.query_modalities) > 1
     collator = ViMLDataCollator(
         store,
-        text_dropout=settings.text_dropout,
-        video_dropout=settings.video_dropout,
+        text_dropout=settings.text_dropout if droppable else 0.0,
+        video_dropout=settings.video_dropout if droppable else 0.0,
         clip_segments=settings.clip_segments,
         seed=settings.seed,
     )
-    batch_size = min(settings.batch_size, len(items))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    batch_size = min(settings.batch_size, len(items) // processes)
     chosen: dict[str, Any] = {
         "output_dir": str(output),
         "num_train_epochs": settings.epochs,
@@ -175,6 +205,9 @@ def new_model(store: Store, seed: int, **config: Any) -> ViMLModel:
                 f"{name}={config[name]}, but {store.folder} holds features of width {width}: leave {name} out, or "
                 "extract a store with another encoder"
             )
+    unknown = sorted(set(config) - {f.name for f in fields(ViMLConfig)})
+    if unknown:
+        raise ViMLError(f"ViMLConfig has no field {', '.join(unknown)}; see its documentation for those it has")
     try:
         model = ViMLModel(ViMLConfig(**{**widths, **config}))
     except StrictDataclassError as error:
@@ -213,9 +246,11 @@ def train_model(
     store.check_finite()
     items, eval_items = split_items(store)
     checkpoints = Path(output) / CHECKPOINTS
-    if resume and not any(checkpoints.glob("checkpoint-*")):
-        raise ViMLError(f"{checkpoints}: no checkpoint to resume from; leave --resume out")
+    _prepare_checkpoints(
+        checkpoints, resume, {"settings": asdict(settings), "config": config, "store": asdict(store.spec)}
+    )
     model = new_model(store, settings.seed, **config)
+    _check_lengths(model.config, items, settings)
     trainer = make_trainer(
         model,
         store,
@@ -228,8 +263,11 @@ def train_model(
         save_total_limit=1,
     )
     trainer.train(resume_from_checkpoint=resume or None)
+    if trainer.is_world_process_zero():
+        save_retrieval_model(model, store, output)
     metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()} if eval_items else {}
-    save_retrieval_model(model, store, output)
+    if not trainer.is_world_process_zero():
+        return metrics
     summary = {
         "settings": asdict(settings),
         "store": store.spec.encoders,
@@ -239,6 +277,37 @@ def train_model(
     }
     (Path(output) / "training.json").write_text(json.dumps(summary, indent=1) + "\n")
     return metrics
+
+
+def _check_lengths(config: ViMLConfig, items: Sequence[StoreItem], settings: TrainingSettings) -> None:
+    """Refuse tracks that the model has no positions for, before training and not in its middle."""
+    longest = max((max(len(item.video), len(item.audio)) for item in items), default=0)
+    if settings.clip_segments is None and longest > config.max_position_embeddings:
+        raise ViMLError(
+            f"the longest track has {longest} segments, but max_position_embeddings={config.max_position_embeddings}: "
+            "train on clips, or give a larger max_position_embeddings in --config"
+        )
+
+
+def _prepare_checkpoints(folder: Path, resume: bool, run: dict[str, Any]) -> None:
+    """Make sure that the checkpoints at hand are those of this run, or none.
+
+    Raises:
+        ViMLError: There is nothing to resume, or it was another run.
+    """
+    path, text = folder / "run.json", json.dumps(run, sort_keys=True, indent=1) + "\n"
+    if not resume:
+        # Older checkpoints would be taken for this run's own later on.
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        path.write_text(text)
+    elif not any(folder.glob("checkpoint-*")):
+        raise ViMLError(f"{folder}: no checkpoint to resume from; leave --resume out")
+    elif not path.exists() or path.read_text() != text:
+        raise ViMLError(
+            f"{folder}: the checkpoints are of other settings or another store; leave --resume out, or repeat "
+            f"the settings of {path}"
+        )
 
 
 def save_retrieval_model(viml: ViMLModel, store: Store, output: str | Path) -> None:
@@ -278,7 +347,8 @@ def evaluate_ranks(
     queries, audio = [], []
     for start in range(0, len(dataset), batch_size):
         batch = collator([dataset[i] for i in range(start, min(start + batch_size, len(dataset)))])
-        output = model(**{**batch, "return_loss": False})
-        queries.append(output.query_embeds)
-        audio.append(output.audio_embeds)
+        inputs = {name: value.to(model.device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
+        output = model(**inputs)
+        queries.append(output.query_embeds.cpu())
+        audio.append(output.audio_embeds.cpu())
     return retrieval_ranks(torch.cat(queries).numpy(), torch.cat(audio).numpy())

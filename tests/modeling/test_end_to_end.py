@@ -1,0 +1,238 @@
+"""ViMLForMusicRetrieval with real encoder classes (tiny, random) and with the descriptors."""
+
+import pytest
+import torch
+from transformers import (
+    ASTConfig,
+    ASTModel,
+    AutoModel,
+    AutoProcessor,
+    ByT5Tokenizer,
+    ClapAudioConfig,
+    ClapAudioModelWithProjection,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+from viml_hf import ViMLForMusicRetrieval, ViMLForMusicRetrievalConfig, ViMLModel, ViMLProcessor
+from viml_hf.modeling.frozen_encoders import load_encoder, parse_encoder_name
+
+HEADS = {"hidden_size": 16, "projection_dim": 16, "num_attention_heads": 2, "intermediate_size": 32}
+TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+VISION = CLIPVisionConfig(**TINY, image_size=16, patch_size=8, projection_dim=12)
+TEXT = CLIPTextConfig(**TINY, vocab_size=400, max_position_embeddings=64, projection_dim=10, eos_token_id=1)
+AST = ASTConfig(**TINY, max_length=32, num_mel_bins=16, patch_size=8, frequency_stride=8, time_stride=8)
+CLAP = ClapAudioConfig(
+    hidden_size=32,
+    patch_embeds_hidden_size=16,
+    depths=[1, 1],
+    num_attention_heads=[2, 2],
+    num_hidden_layers=2,
+    spec_size=64,
+    num_mel_bins=16,
+    window_size=4,
+    projection_dim=14,
+)
+
+
+def tiny_encoders(audio="ast"):
+    torch.manual_seed(0)
+    models = {"video": CLIPVisionModelWithProjection(VISION), "text": CLIPTextModelWithProjection(TEXT)}
+    models["audio"] = ASTModel(AST) if audio == "ast" else ClapAudioModelWithProjection(CLAP)
+    return models
+
+
+def make_model(audio="ast", **options):
+    return ViMLForMusicRetrieval.from_encoders(**tiny_encoders(audio), tokenizer=ByT5Tokenizer(), **HEADS, **options)
+
+
+def make_inputs(audio="ast"):
+    generator = torch.Generator().manual_seed(0)
+    sound = (2, 3, 32, 16) if audio == "ast" else (2, 3, 1, 64, 16)
+    return {
+        "pixel_values": torch.randn(2, 3, 4, 3, 16, 16, generator=generator),
+        "frame_attention_mask": torch.tensor([[[1, 1, 1, 1], [1, 1, 1, 0], [0, 0, 0, 0]], [[1] * 4] * 3]),
+        "input_ids": torch.tensor([[5, 6, 7, 1], [8, 1, 0, 0]]),
+        "text_attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
+        "input_features": torch.randn(*sound, generator=generator),
+        "audio_segment_mask": torch.tensor([[1, 1, 0], [1, 1, 1]]),
+    }
+
+
+@pytest.fixture(params=["ast", "clap"])
+def audio(request):
+    return request.param
+
+
+@pytest.fixture
+def model(audio):
+    return make_model(audio)
+
+
+def test_widths_follow_from_the_encoders(model, audio):
+    config = model.config.viml_config
+    assert (config.video_dim, config.text_dim, config.audio_dim) == (12, 10, 16 if audio == "ast" else 14)
+
+
+def test_a_segment_is_the_mean_of_its_unnormalised_projected_frames(model, audio):
+    inputs = make_inputs(audio)
+    with torch.no_grad():
+        rows, mask = model.get_video_base_features(inputs["pixel_values"], inputs["frame_attention_mask"])
+        frames = inputs["pixel_values"][0, 1, :3]
+        naive = sum(model.video_encoder(pixel_values=frame[None]).image_embeds[0] for frame in frames) / 3
+    torch.testing.assert_close(rows[0, 1], naive, atol=1e-3, rtol=1e-3)
+    assert mask.tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert not rows[0, 2].any()
+    assert torch.equal(rows, rows.half().float())
+
+
+def test_text_and_audio_base_features_are_the_encoders_own(model, audio):
+    inputs = make_inputs(audio)
+    with torch.no_grad():
+        text, text_mask = model.get_text_base_features(inputs["input_ids"], inputs["text_attention_mask"])
+        rows, _ = model.get_audio_base_features(inputs["input_features"], inputs["audio_segment_mask"])
+        words = model.text_encoder(inputs["input_ids"], inputs["text_attention_mask"]).text_embeds
+        output = model.audio_encoder(inputs["input_features"][1])
+    sound = output.pooler_output if audio == "ast" else output.audio_embeds
+    torch.testing.assert_close(text[:, 0], words, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(rows[1], sound, atol=2e-3, rtol=2e-3)
+    assert not rows[0, 2].any()
+    assert text_mask.tolist() == [[1], [1]]
+
+
+def test_a_row_of_zeros_is_no_text(model, audio):
+    inputs = make_inputs(audio)
+    without = {k: v for k, v in inputs.items() if k not in ("input_ids", "text_attention_mask")}
+    inputs["text_attention_mask"][:] = 0
+    assert torch.equal(model(**inputs).query_embeds, model(**without).query_embeds)
+
+
+def test_the_null_text_is_the_empty_string(model):
+    tokens = ByT5Tokenizer()([""], return_tensors="pt")
+    with torch.no_grad():
+        empty = model.text_encoder(**tokens).text_embeds[0]
+    torch.testing.assert_close(model.viml.null_text_features, empty, atol=1e-3, rtol=1e-3)
+    assert model.viml.null_text_features.any()
+
+
+def test_a_checkpoint_is_self_contained_and_bit_equal(model, audio, tmp_path):
+    inputs = make_inputs(audio)
+    output = model(**inputs)
+    model.save_pretrained(tmp_path)
+    for loader in (ViMLForMusicRetrieval, AutoModel):
+        again = loader.from_pretrained(tmp_path)(**inputs)
+        assert torch.equal(again.query_embeds, output.query_embeds)
+        assert torch.equal(again.audio_embeds, output.audio_embeds)
+
+
+def test_the_heads_are_read_out_of_it_without_a_word(model, tmp_path, capfd):
+    model.save_pretrained(tmp_path)
+    capfd.readouterr()
+    heads, report = ViMLModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert "REPORT" not in capfd.readouterr().err
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    for name, tensor in model.viml.state_dict().items():
+        assert torch.equal(heads.state_dict()[name], tensor)
+
+
+def test_frozen_encoders_stay_frozen(model, audio, tmp_path):
+    model.save_pretrained(tmp_path)
+    reloaded, _ = ViMLForMusicRetrieval.from_pretrained(tmp_path, output_loading_info=True)
+    for loaded in (model, reloaded, ViMLForMusicRetrieval.from_pretrained(tmp_path)):
+        loaded.train()
+        assert loaded.viml.training
+        for encoder in loaded.encoders.values():
+            assert not any(p.requires_grad for p in encoder.parameters())
+            assert not any(module.training for module in encoder.modules())
+        loaded(**make_inputs(audio), return_loss=True).loss.backward()
+        assert loaded.viml.audio_tower.projection.weight.grad.any()
+        assert all(p.grad is None for e in loaded.encoders.values() for p in e.parameters())
+
+
+def test_encoders_can_be_trained(tmp_path):
+    model = make_model(freeze_encoders=False)
+    model.save_pretrained(tmp_path)
+    model = ViMLForMusicRetrieval.from_pretrained(tmp_path).train()
+    model(**make_inputs(), return_loss=True).loss.backward()
+    for encoder in model.encoders.values():
+        assert encoder.training
+        assert any(p.grad is not None and p.grad.any() for p in encoder.parameters())
+
+
+def test_configs_survive_json(tmp_path):
+    for audio in (AST, CLAP):
+        viml = {"video_dim": 12, "text_dim": 10, "audio_dim": 16, **HEADS}
+        config = ViMLForMusicRetrievalConfig(
+            viml_config=viml,
+            video_encoder_config=VISION,
+            text_encoder_config=TEXT.to_dict(),
+            audio_encoder_config=audio,
+        )
+        config.save_pretrained(tmp_path)
+        again = ViMLForMusicRetrievalConfig.from_pretrained(tmp_path)
+        assert type(again.audio_encoder_config) is type(audio)
+        assert type(again.text_encoder_config) is CLIPTextConfig
+        assert again.viml_config.hidden_size == 16
+        assert again.to_dict() == config.to_dict()
+
+
+def test_a_clip_folder_serves_both_towers(tmp_path):
+    torch.manual_seed(0)
+    projected = {"projection_dim": 12}
+    clip = CLIPModel(
+        CLIPConfig(
+            text_config={**TEXT.to_dict(), **projected}, vision_config={**VISION.to_dict(), **projected}, **projected
+        )
+    )
+    clip.save_pretrained(tmp_path)
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    names = {"video": f"clip:{tmp_path}", "text": str(tmp_path)}
+    model = ViMLForMusicRetrieval.from_encoders(**names, **HEADS)
+    assert torch.equal(model.video_encoder.visual_projection.weight, clip.visual_projection.weight)
+    assert torch.equal(model.text_encoder.text_projection.weight, clip.text_projection.weight)
+    with pytest.raises(ValueError, match="'clip' checkpoint, not 'clap'"):
+        load_encoder("audio", f"clap:{tmp_path}")
+
+
+def test_descriptors_reload_through_the_auto_classes(tmp_path):
+    model, processor = ViMLForMusicRetrieval.from_encoders(**HEADS), ViMLProcessor.from_encoders()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    inputs = processor(text=["slow piano", None])
+    again = AutoProcessor.from_pretrained(tmp_path)
+    assert type(again) is ViMLProcessor
+    assert torch.equal(
+        AutoModel.from_pretrained(tmp_path)(**again(text=["slow piano", None])).query_embeds,
+        model(**inputs).query_embeds,
+    )
+
+
+class TestRefusals:
+    def test_heads_of_another_width(self):
+        with pytest.raises(ValueError, match=r"gives 12 numbers.*video_dim=160"):
+            ViMLForMusicRetrieval.from_encoders(
+                **tiny_encoders(), tokenizer=ByT5Tokenizer(), viml=ViMLForMusicRetrieval.from_encoders(**HEADS).viml
+            )
+
+    def test_heads_and_fields(self):
+        viml = ViMLForMusicRetrieval.from_encoders(**HEADS).viml
+        with pytest.raises(ValueError, match=r"not both.*hidden_size"):
+            ViMLForMusicRetrieval.from_encoders(viml=viml, hidden_size=32)
+
+    def test_an_unknown_tokenizer(self):
+        with pytest.raises(ValueError, match="tokenizer"):
+            ViMLForMusicRetrieval.from_encoders(**tiny_encoders(), **HEADS)
+
+    def test_a_dict_without_a_type(self):
+        with pytest.raises(Exception, match="model_type"):
+            ViMLForMusicRetrievalConfig(video_encoder_config={"hidden_size": 3})
+
+    @pytest.mark.parametrize("name", ["clop", "clip:", "a/b/c", "auto:"])
+    def test_names(self, name):
+        with pytest.raises(ValueError, match="names no encoder"):
+            parse_encoder_name(name)
