@@ -175,6 +175,23 @@ def test_a_file_that_arrives_late_is_extracted_once(files, tmp_path, monkeypatch
     assert seen == ["a", "a"]
 
 
+@pytest.mark.parametrize("kind", ["video", "audio"])
+def test_either_file_of_an_item_is_watched(files, tmp_path, monkeypatch, kind):
+    extract_one, seen = extraction.extract_one, []
+    monkeypatch.setattr(
+        extraction, "extract_one", lambda item, encoder: seen.append(item.id) or extract_one(item, encoder)
+    )
+    paths = {name: tmp_path / f"{name}.mp4" for name in ("video", "audio")}
+    for path in paths.values():
+        path.write_bytes((files / "a.mp4").read_bytes())
+    item = MediaItem("a", str(paths["video"]), str(paths["audio"]))
+    before = rows(extract([item], tmp_path / "store", workers=1, progress=False))["a"]
+    paths[kind].write_bytes((files / "b.mp4").read_bytes())
+    after = rows(extract([item], tmp_path / "store", workers=1, progress=False))["a"]
+    assert seen == ["a", "a"]
+    assert {name: len(after[name]) > len(before[name]) for name in paths} == {name: name == kind for name in paths}
+
+
 def test_features_that_are_not_finite_are_an_error_of_their_item_alone(files, tmp_path, monkeypatch):
     encode_audio = MediaEncoder.encode_audio
 
@@ -186,6 +203,15 @@ def test_features_that_are_not_finite_are_an_error_of_their_item_alone(files, tm
     monkeypatch.setattr(MediaEncoder, "encode_audio", overflowing)
     found = extract(items(files, "a", "b", "c"), tmp_path, workers=1, progress=False).items
     assert [(item.id, item.error is None) for item in found] == [("a", True), ("b", False), ("c", True)]
+
+
+def test_a_file_name_that_is_not_utf8_stops_nothing(files, tmp_path):
+    """Linux allows any bytes in a name; Python shows them as lone surrogates, which Parquet cannot hold."""
+    wanted = [
+        MediaItem(name, audio=str(files / f"{path}.wav")) for name, path in (("odd", "odd\udcff"), ("music", "music"))
+    ]
+    found = extract(wanted, tmp_path, workers=1, progress=False).items
+    assert [(item.id, item.error is None) for item in found] == [("music", True), ("odd", False)]
 
 
 @pytest.mark.parametrize("name", ["video", "text", "texts"])

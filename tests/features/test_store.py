@@ -294,6 +294,14 @@ def test_an_id_is_taken_once_in_all_sessions(tmp_path):
     check(Store(tmp_path), range(3))
 
 
+def test_what_is_sent_to_a_worker_does_not_grow_with_what_was_read(tmp_path):
+    fill(tmp_path, range(40))
+    store = Store(tmp_path)
+    before = len(pickle.dumps(store))
+    check(store, range(40))
+    assert len(pickle.dumps(store)) == before
+
+
 def test_texts_and_fields_come_back_as_they_were(tmp_path):
     texts = ["", "Ærø\n\u2028„größer“ \u0000 🎵"]
     fields = {"tags": ["pop", "größer"], "nested": {"licence": None}, "seconds": 12.5}

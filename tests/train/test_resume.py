@@ -53,7 +53,10 @@ def test_an_interrupted_command_resumes_to_the_same_model(descriptors_store, tmp
     expected = train(descriptors_store, tmp_path / "straight")
     train_until(at_step, descriptors_store, tmp_path / "resumed", monkeypatch)
     assert not (tmp_path / "resumed" / "training.json").exists()
+    training_step, steps = ViMLTrainer.training_step, []
+    monkeypatch.setattr(ViMLTrainer, "training_step", lambda *a, **k: steps.append(None) or training_step(*a, **k))
     found = train(descriptors_store, tmp_path / "resumed", resume=True)
+    assert len(steps) == 6 - 2 * ((at_step - 1) // 2)  # a checkpoint every 2 steps
     assert_same(saved_heads(tmp_path / "resumed"), saved_heads(tmp_path / "straight"))
     assert {name: found[name] for name in ("R@1", "MR", "loss")} == {
         name: expected[name] for name in ("R@1", "MR", "loss")

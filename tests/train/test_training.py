@@ -228,6 +228,7 @@ def test_accumulated_gradients_are_their_mean(store, tmp_path):
         max_grad_norm=0.0,
         logging_steps=1,
     )
+    assert trainer.model_accepts_loss_kwargs is False
     batches, collator = [], trainer.data_collator
     trainer.data_collator = lambda examples: batches.append(collator(examples)) or batches[-1]
     trainer.train()

@@ -139,6 +139,7 @@ def _extract(items: "list[CorpusItem]", held_out: set[str], corpus: Path, option
 def _train(store: "Store", options: argparse.Namespace, output: Path) -> "tuple[ViMLModel, dict[str, np.ndarray]]":
     """Train MVPt+ and ViML with every seed; the first ViML and the ranks on the held-out pool."""
     import numpy as np
+    import torch
     from tqdm import tqdm
 
     from viml_hf.train.training import TrainingSettings, evaluate_ranks, make_trainer, new_model, split_items
@@ -146,6 +147,9 @@ def _train(store: "Store", options: argparse.Namespace, output: Path) -> "tuple[
     items, held_out = split_items(store)
     ranks: dict[str, list[Any]] = {VIDEO_ONLY: [], WITHOUT_TEXT: [], WITH_TEXT: []}
     kept: ViMLModel | None = None
+    # These batches are small: a second thread gains little, and loses much where other work wants the core.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     bar = tqdm(total=2 * options.seeds, desc="train", unit="model", disable=options.quiet)
     for seed in range(options.seeds):
         settings = TrainingSettings(**{**TRAINING, "epochs": options.epochs, "seed": seed})
@@ -163,6 +167,7 @@ def _train(store: "Store", options: argparse.Namespace, output: Path) -> "tuple[
                 ranks[WITH_TEXT].append(evaluate_ranks(model, store, held_out))
                 kept = kept or model
     bar.close()
+    torch.set_num_threads(threads)
     assert kept is not None
     return kept, {name: np.stack(rows) for name, rows in ranks.items()}
 

@@ -19,6 +19,7 @@ from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
 from viml_hf.features.store import Store, StoreItem, StoreSpec
 from viml_hf.features.store_writer import StoreWriter
+from viml_hf.processing.media import printable
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def signature(item: MediaItem) -> str:
         except OSError:
             status = None
         known.append((path, status and status.st_size, status and status.st_mtime_ns))
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def extract_one(item: MediaItem, encoder: MediaEncoder) -> Extracted:
@@ -121,6 +122,7 @@ def extract(
         for extracted in _run(missing, names, encoder, os.cpu_count() or 1 if workers is None else workers):
             item = extracted.item
             paths = {"video_path": item.video, "audio_path": item.audio}
+            paths = {name: path and printable(path) for name, path in paths.items()}
             fields = {**item.fields, **paths, "signature": wanted[item.id]}
             error = extracted.error
             if error is None:
@@ -130,7 +132,7 @@ def extract(
                     error = str(refused)
             if error is not None:
                 tqdm.write(f"skipped: {error}", file=sys.stderr)
-                writer.add_item(StoreItem(item.id, fields=fields, error=error), {})
+                writer.add_item(StoreItem(item.id, fields=fields, error=printable(error)), {})
             bar.update()
         bar.close()
     return Store(folder)

@@ -133,9 +133,16 @@ class ViMLConfig(PreTrainedConfig):
     def validate_widths(self) -> None:
         """Refuse widths that cannot be combined."""
         sizes = ("video_dim", "audio_dim", "text_dim", "hidden_size", "projection_dim", "intermediate_size")
-        for name in (*sizes, "num_hidden_layers", "num_fusion_layers", "max_position_embeddings"):
-            if getattr(self, name) < 1:
+        counts = ("num_hidden_layers", "audio_num_hidden_layers", "num_fusion_layers", "max_position_embeddings")
+        for name in (*sizes, *counts, "triplet_num_hardest"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give a whole number of at least 1.")
+        deepest = max(self.num_hidden_layers, self.audio_num_hidden_layers or 0)
+        if self.encoder == "linear" and self.intermediate_size >> max(0, deepest - 2) < 1:
+            raise ValueError(
+                f"intermediate_size={self.intermediate_size} cannot be halved for {deepest} layers: give a larger one, "
+                "2048 as in VM-Net, or fewer layers."
+            )
         heads = self.num_attention_heads
         if heads < 1:
             raise ValueError(f"num_attention_heads={heads}: give a whole number of at least 1.")

@@ -92,6 +92,8 @@ def parse_encoder_name(text: str) -> EncoderName:
     if Path(text).is_dir():
         return EncoderName("auto", text)
     name, colon, location = text.partition(":")
+    if (name in FAMILIES or name == "auto") and Path(location).is_dir() and location:
+        return EncoderName(name, location)
     if name in FAMILIES or (colon and name == "auto"):
         hub_id, _, revision = location.partition("@")
         hub_id = hub_id or (FAMILIES[name][1] if name in FAMILIES and not colon else "")

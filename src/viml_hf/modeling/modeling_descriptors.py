@@ -170,16 +170,18 @@ class ViMLAudioDescriptors(ViMLDescriptors):
     main_input_name = "input_features"
 
     @torch.no_grad()
-    def forward(self, input_features: Tensor, attention_mask: Tensor) -> BaseModelOutputWithPooling:
+    def forward(self, input_features: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
         """Describe segments.
 
         Args:
             input_features: `(segments, time, num_bands)` of [`ViMLDescriptorsFeatureExtractor`]: log energies >= 0.
-            attention_mask: `(segments, time)`, 1 where the frame exists, without gaps.
+            attention_mask: `(segments, time)`, 1 where the frame exists, without gaps; by default everywhere.
 
         Returns:
             `pooler_output` is `(segments, projection_dim)`.
         """
+        if attention_mask is None:
+            attention_mask = torch.ones(input_features.shape[:2], device=input_features.device)
         # Two frames at least: a rhythm is read from pairs of them.
         missing = max(0, 2 - input_features.shape[1])
         bands = F.pad(input_features.float(), (0, 0, 0, missing))

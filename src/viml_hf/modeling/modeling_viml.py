@@ -279,6 +279,13 @@ class ViMLModel(ViMLPreTrainedModel):
                 f"The query is empty: give features of {' or '.join(self.config.query_modalities)}, which this model's "
                 "queries are made of (config.query_modalities)."
             )
+        if video is not None and text is not None:
+            rows = len(video.pooler_output), len(text.pooler_output)
+            if rows[0] != rows[1] and 1 not in rows:
+                raise ValueError(
+                    f"video_features has {rows[0]} rows, but text_features has {rows[1]}: give as many of both, or one "
+                    "for all; a row of zeros in a mask says that something is absent."
+                )
         if self.fusion is None:
             query = video or text
             tower, mask = (self.video_tower, video_attention_mask) if video else (self.text_tower, text_attention_mask)

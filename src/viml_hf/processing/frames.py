@@ -14,7 +14,7 @@ from torch.nn import functional as F
 # Image processors that do nothing but resize, crop, rescale and normalise, each by its stated fields.
 PLAIN_PROCESSORS = ("CLIP", "Siglip", "ViT", "DeiT", "Beit", "Bit")
 # The resampling filters of PIL, by number, under their torch names.
-RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+RESAMPLING = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
 
 
 def short_side(image_processor: Any) -> int:
@@ -64,9 +64,8 @@ def _resize(pixels: Tensor, image_processor: Any) -> Tensor:
     height, width = pixels.shape[-2:]
     edge = _get(image_processor.size, "shortest_edge")
     if edge:
-        scale = edge / min(height, width)
         # The long side rounds down, as transformers' own resizing does.
-        target = (edge, int(width * scale)) if height <= width else (int(height * scale), edge)
+        target = (edge, edge * width // height) if height <= width else (edge * height // width, edge)
         if min(height, width) == edge:
             return pixels
     else:
@@ -74,7 +73,7 @@ def _resize(pixels: Tensor, image_processor: Any) -> Tensor:
     if target == (height, width):
         return pixels
     mode = RESAMPLING[int(image_processor.resample)]
-    smooth: dict[str, Any] = {} if mode == "nearest" else {"antialias": True, "align_corners": False}
+    smooth: dict[str, Any] = {} if mode == "nearest-exact" else {"antialias": True, "align_corners": False}
     resized = F.interpolate(pixels.float(), target, mode=mode, **smooth)
     return resized.round().clamp(0, 255)
 

@@ -77,6 +77,16 @@ def source_name(source: MediaSource) -> str:
     return "<bytes>" if isinstance(source, bytes) else os.fspath(source)
 
 
+def printable(text: str) -> str:
+    """A text with what is not UTF-8, such as bytes of an odd file name, spelt out, so that it can be stored and shown.
+
+    Example:
+        >>> printable("caf\\udce9.wav")
+        'caf\\\\udce9.wav'
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 @contextmanager
 def open_stream(source: MediaSource, kind: StreamKind, threads: int = 0) -> Iterator[Any]:
     """Opens the first stream of one kind; cover pictures do not count as video.

@@ -84,7 +84,9 @@ class ViMLProcessor(ProcessorMixin):
         """Names of the outputs for a video, a text and music."""
         names = ["pixel_values", "frame_attention_mask", "input_ids", "text_attention_mask"]
         names += ["input_features", "audio_segment_mask"]
-        return [*names, "audio_frame_mask"] if "attention_mask" in self.feature_extractor.model_input_names else names
+        extractor = self.feature_extractor
+        masked = "attention_mask" in extractor.model_input_names and getattr(extractor, "return_attention_mask", True)
+        return [*names, "audio_frame_mask"] if masked else names
 
     def __call__(
         self,
@@ -174,7 +176,7 @@ class ViMLProcessor(ProcessorMixin):
         if sampling_rate is None:
             logger.warning_once(f"No sampling_rate given: the waveforms are taken to be at {rate} Hz.")
         elif sampling_rate != rate:
-            waveform = resample(waveform, sampling_rate, rate)
+            waveform = resample(waveform, round(sampling_rate), rate)
         return iter_segments([waveform], rate)
 
     def prepare_frames(self, frames: np.ndarray, image_processor: Any = None) -> Tensor:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
+from viml_hf.processing.media import printable
 from viml_hf.processing.segments import CLIP_SEGMENTS, windows
 from viml_hf.retrieval.model_loading import fingerprint
 
@@ -189,7 +190,7 @@ def build_index(
     tracks: list[Track] = []
     rows: list[np.ndarray] = []
     for path in tqdm(files, desc="index", unit="track", disable=not progress):
-        name = _printable(path.relative_to(root).as_posix())
+        name = printable(path.relative_to(root).as_posix())
         track, embeddings = _index_file(path, name, encoder, known)
         if track.error is not None:
             tqdm.write(f"skipped: {track.error}", file=sys.stderr)
@@ -226,24 +227,19 @@ def _index_file(
             checksum = hashlib.file_digest(file, "sha256").hexdigest()
         if checksum in known:
             track, embeddings = known[checksum]
-            return Track(name, _printable(str(path.absolute())), checksum, track.duration, track.windows), embeddings
+            return Track(name, printable(str(path.absolute())), checksum, track.duration, track.windows), embeddings
         features = encoder.encode_audio(path)
         spans = windows(len(features.rows), CLIP_SEGMENTS)
         bounds = features.bounds
         found = tuple(Window(bounds[first][0], bounds[stop - 1][1]) for first, stop in spans)
-        return Track(name, _printable(str(path.absolute())), checksum, features.duration, found), embed_windows(
+        return Track(name, printable(str(path.absolute())), checksum, features.duration, found), embed_windows(
             encoder, features.rows, spans
         )
     except Exception as error:
         message = f"{name}: {' '.join(str(error).split()) or type(error).__name__}"
-        return Track(name, _printable(str(path.absolute())), checksum, 0.0, (), message), np.zeros(
+        return Track(name, printable(str(path.absolute())), checksum, 0.0, (), message), np.zeros(
             (0, width), np.float32
         )
-
-
-def _printable(name: str) -> str:
-    """A file name that is not UTF-8 with its odd bytes spelt out, so that it can be stored and shown."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _aligned(embeddings: torch.Tensor) -> np.ndarray:

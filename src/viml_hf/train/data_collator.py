@@ -32,7 +32,7 @@ def draw(seed: int, epoch: int, item_id: str) -> Draws:
         (True, False)
     """
     digest = hashlib.blake2b(f"{seed}/{epoch}/{item_id}".encode(), digest_size=24).digest()
-    return Draws(*(np.frombuffer(digest, "<u8") / 2.0**64).tolist())
+    return Draws(*((np.frombuffer(digest, "<u8") >> np.uint64(11)) / 2.0**53).tolist())
 
 
 class ViMLDataCollator:

@@ -66,11 +66,21 @@ class StoreDataset(Dataset):
         return {"id": item.id, "epoch": epoch, "video": item.video, "audio": item.audio, "text": item.text}
 
 
+def give_own_generator(loader: DataLoader, seed: int) -> None:
+    """Keep a loader off torch's global generator, from which the model's dropout is drawn.
+
+    Starting its workers draws a number; in a resumed run that is at other times than before.
+    """
+    loader = getattr(loader, "base_dataloader", loader)  # accelerate wraps torch's own
+    if loader.generator is None:
+        loader.generator = torch.Generator().manual_seed(seed)
+
+
 class EpochCallback(TrainerCallback):
     """What a run with a [`StoreDataset`] needs to be resumed bit for bit, in every way that Trainer can start an epoch.
 
-    It tells the dataset its epoch, and gives the data loader a random generator of its own: otherwise starting the
-    loader's workers draws from the generator of the model's dropout, in a resumed run at other times than before.
+    It tells the dataset its epoch, and keeps the training loader off the generator of the model's dropout. With
+    evaluation on the way and persistent workers, [`ViMLTrainer`] does the same for the evaluation loader.
 
     Args:
         dataset: The training dataset.
@@ -88,9 +98,8 @@ class EpochCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Called by Trainer before its first epoch."""
-        loader = getattr(train_dataloader, "base_dataloader", train_dataloader)  # accelerate wraps torch's own
-        if loader is not None and loader.generator is None:
-            loader.generator = torch.Generator().manual_seed(args.seed)
+        if train_dataloader is not None:
+            give_own_generator(train_dataloader, args.seed)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

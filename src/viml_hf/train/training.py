@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 from viml_hf.processing.processing_viml import ViMLProcessor
 from viml_hf.processing.segments import CLIP_SEGMENTS
 from viml_hf.train.data_collator import ViMLDataCollator
-from viml_hf.train.dataset import EpochCallback, StoreDataset
+from viml_hf.train.dataset import EpochCallback, StoreDataset, give_own_generator
 from viml_hf.train.metrics import make_compute_metrics
 
 CHECKPOINTS = "checkpoints"
@@ -36,19 +36,20 @@ class ViMLTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """The evaluation batches, all of them."""
-        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.args.dataloader_drop_last = drop_last
+        return self._whole_loader(super().get_eval_dataloader, eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """The test batches, all of them."""
+        return self._whole_loader(super().get_test_dataloader, test_dataset)
+
+    def _whole_loader(self, make: Callable[[Any], DataLoader], dataset: Any) -> DataLoader:
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
-            return super().get_test_dataloader(test_dataset)
+            loader = make(dataset)
         finally:
             self.args.dataloader_drop_last = drop_last
+        give_own_generator(loader, self.args.seed)
+        return loader
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,166 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    ASTModel,
+    BertConfig,
+    BertModel,
+    ByT5Tokenizer,
+    ClapAudioModelWithProjection,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionModelWithProjection,
+    Dinov2Config,
+    Dinov2Model,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from tests.modeling.tiny import AST, CLAP_AUDIO, CLIP_TEXT, CLIP_VISION, HEADS, LAYERS
+from viml_hf import ViMLForMusicRetrieval
+from viml_hf.modeling.frozen_encoders import (
+    EncoderName,
+    build_encoder,
+    encoder_width,
+    load_encoder,
+    parse_encoder_name,
+    pooled_embedding,
+    round_to_store,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("descriptors", EncoderName("descriptors")),
+        ("clip", EncoderName("clip", "openai/clip-vit-base-patch32")),
+        ("clap", EncoderName("clap", "laion/clap-htsat-unfused")),
+        ("clip:a/b", EncoderName("clip", "a/b")),
+        ("clip:a/b@v1.2", EncoderName("clip", "a/b", "v1.2")),
+        ("a/b", EncoderName("auto", "a/b")),
+        ("a/b@main", EncoderName("auto", "a/b", "main")),
+        ("auto:a/b@main", EncoderName("auto", "a/b", "main")),
+    ],
+)
+def test_names(text, expected):
+    assert parse_encoder_name(text) == expected
+
+
+@pytest.mark.parametrize("folder", ["model", "deep/er/model", "model@home", "deep/er/model@home"])
+@pytest.mark.parametrize("name", ["clip", "auto", None])
+def test_folders_are_named_like_hub_ids(tmp_path, monkeypatch, folder, name):
+    monkeypatch.chdir(tmp_path)
+    for place in (Path(folder), tmp_path / folder):
+        place.mkdir(parents=True, exist_ok=True)
+        parsed = parse_encoder_name(f"{name}:{place}" if name else str(place))
+        assert parsed == EncoderName(name or "auto", str(place))
+
+
+def clip_folder(folder):
+    torch.manual_seed(0)
+    text, vision = ({**config.to_dict(), "projection_dim": 12} for config in (CLIP_TEXT, CLIP_VISION))
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).eval()
+    model.save_pretrained(folder)
+    ByT5Tokenizer().save_pretrained(folder)
+    return model
+
+
+def test_the_towers_of_a_clip_folder_compute_what_the_whole_does(tmp_path):
+    whole = clip_folder(tmp_path)
+    model = ViMLForMusicRetrieval.from_encoders(video=f"clip:{tmp_path}", text=f"clip:{tmp_path}", **HEADS)
+    pixels, ids = torch.randn(3, 3, 16, 16), torch.tensor([[5, 6, 1], [7, 1, 0]])
+    mask = (ids != 0).long()
+    with torch.no_grad():
+        images = whole.visual_projection(whole.vision_model(pixels).pooler_output)
+        texts = whole.text_projection(whole.text_model(ids, mask).pooler_output)
+        rows, _ = model.get_video_base_features(pixels[None, None])
+        words, _ = model.get_text_base_features(ids, mask)
+    torch.testing.assert_close(rows[0, 0], images.mean(0), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(words[:, 0], texts, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("config", [CLIP_VISION, CLIP_TEXT, CLAP_AUDIO, AST], ids=lambda config: config.model_type)
+def test_a_tower_saved_alone_keeps_its_class_and_weights(config, tmp_path):
+    classes = {
+        "clip_vision_model": (CLIPVisionModelWithProjection, "video", 12),
+        "clip_text_model": (CLIPTextModelWithProjection, "text", 10),
+        "clap_audio_model": (ClapAudioModelWithProjection, "audio", 14),
+        "audio-spectrogram-transformer": (ASTModel, "audio", 16),
+    }
+    model_class, modality, width = classes[config.model_type]
+    torch.manual_seed(0)
+    model = model_class(config)
+    model.save_pretrained(tmp_path)
+    loaded = load_encoder(modality, str(tmp_path))
+    assert type(loaded) is type(build_encoder(config)) is model_class
+    assert encoder_width(config) == width
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_models_without_a_projection_are_read_too(tmp_path):
+    torch.manual_seed(0)
+    siglip = SiglipVisionModel(SiglipVisionConfig(**LAYERS, image_size=16, patch_size=8)).eval()
+    dino = Dinov2Model(
+        Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8)
+    ).eval()
+    pixels = torch.randn(1, 1, 2, 3, 16, 16)
+    for encoder in (siglip, dino):
+        encoder.save_pretrained(tmp_path / encoder.config.model_type)
+        model = ViMLForMusicRetrieval.from_encoders(video=str(tmp_path / encoder.config.model_type), **HEADS)
+        rows, _ = model.get_video_base_features(pixels)
+        with torch.no_grad():
+            expected = encoder(pixels[0, 0]).pooler_output.mean(0)
+        torch.testing.assert_close(rows[0, 0], expected, atol=2e-3, rtol=2e-3)
+
+
+def test_a_text_model_gives_the_mean_of_its_words(tmp_path):
+    torch.manual_seed(0)
+    bert = BertModel(BertConfig(**LAYERS, vocab_size=400)).eval()
+    bert.save_pretrained(tmp_path)
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    model = ViMLForMusicRetrieval.from_encoders(text=str(tmp_path), **HEADS)
+    ids, mask = torch.tensor([[5, 6, 1], [7, 1, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    rows, _ = model.get_text_base_features(ids, mask)
+    with torch.no_grad():
+        alone = bert(ids[1:, :2]).last_hidden_state.mean(1)
+    torch.testing.assert_close(rows[1], alone, atol=2e-3, rtol=2e-3)
+
+
+def test_the_wrong_family_is_refused(tmp_path):
+    clip_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"'clip' checkpoint, not 'clap': name it `auto:.*` or give a clap"):
+        load_encoder("audio", f"clap:{tmp_path}")
+    with pytest.raises(ValueError, match="of which no audio tower is known here"):
+        load_encoder("audio", str(tmp_path))
+
+
+def test_features_are_rounded_as_a_store_rounds_them():
+    features = torch.linspace(-3, 3, 1001, requires_grad=True)
+    rounded = round_to_store(features)
+    assert torch.equal(rounded, features.half().float())
+    assert torch.equal(round_to_store(rounded.detach()), rounded.detach())
+    assert rounded.dtype == torch.float32
+    assert round_to_store(features.detach().bfloat16()).dtype == torch.float32
+
+
+class TestPooledEmbedding:
+    def test_a_projected_embedding_comes_first(self):
+        encoder = CLIPTextModelWithProjection(CLIP_TEXT).eval()
+        output = encoder(torch.tensor([[5, 6, 1]]))
+        assert pooled_embedding("text", output) is output.text_embeds
+
+    def test_an_audio_model_gives_its_pooled_output(self):
+        output = ASTModel(AST).eval()(torch.randn(1, 32, 16))
+        assert pooled_embedding("audio", output) is output.pooler_output
+
+    def test_a_model_without_any_gives_the_mean_of_its_valid_states(self):
+        states = torch.randn(2, 3, 4)
+        output = type("Output", (), {"last_hidden_state": states})()
+        found = pooled_embedding("text", output, torch.tensor([[1, 1, 0], [1, 1, 1]]))
+        torch.testing.assert_close(found, torch.stack([states[0, :2].mean(0), states[1].mean(0)]))
+        torch.testing.assert_close(pooled_embedding("text", output), states.mean(1))
+        # A mask over samples says nothing about the fewer states made of them.
+        torch.testing.assert_close(pooled_embedding("text", output, torch.ones(2, 300)), states.mean(1))
