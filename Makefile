@@ -1,11 +1,10 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Each makes its virtual environment by itself.
 #
-# A CUDA build of torch: make install TORCH=torch TORCH_INDEX=URL, with the wheel index that pytorch.org's "Get started"
-# page names for your CUDA version. By default the CPU build is taken where the configured index has one.
+# A CUDA build of torch: make install TORCH_INDEX=URL, with the wheel index that PyTorch's "Get started" page names for
+# your CUDA version. By default the CPU build is taken where pip's index has one.
 
 PYTHON ?= python3
 VENV ?= .venv
-TORCH ?=
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
@@ -21,8 +20,8 @@ install-dev: $(VENV)/.installed-dev
 $(VENV)/.torch:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
-ifneq ($(TORCH)$(TORCH_INDEX),)
-	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(or $(TORCH),torch==$(TORCH_VERSION))
+ifneq ($(TORCH_INDEX),)
+	$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) torch==$(TORCH_VERSION)
 else
 	$(BIN)/python -m pip install --quiet torch==$(TORCH_VERSION)+cpu 2>/dev/null || $(BIN)/python -m pip install --quiet torch==$(TORCH_VERSION)
 endif
