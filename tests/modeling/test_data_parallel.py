@@ -1,6 +1,7 @@
 """Two processes with half the batch each equal one process with the whole of it."""
 
 import socket
+import time
 
 import pytest
 import torch
@@ -49,28 +50,50 @@ def train(model, batch, steps=4):
     return first, [p.detach().clone() for p in model.parameters()]
 
 
-def run_process(rank, port, loss, dtype, path):
+# float32 rounds gradients of the size of 10, as a temperature of 0.03 gives them, to about 1e-6 of their size.
+CASES = {
+    "float64": ("info_nce", torch.float64, 1e-6),
+    "float32": ("info_nce", torch.float32, 2e-5),
+    "triplet": ("triplet", torch.float32, 1e-6),
+}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run_process(rank, port, folder):
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     half = BATCH // 2
-    model = DistributedDataParallel(make_model(loss, dtype))
-    result = train(model, make_batch(slice(rank * half, rank * half + half), dtype))
-    if rank == 0:
-        torch.save(result, path)
+    for name, (loss, dtype, _) in CASES.items():
+        model = DistributedDataParallel(make_model(loss, dtype))
+        result = train(model, make_batch(slice(rank * half, rank * half + half), dtype))
+        if rank == 0:
+            torch.save(result, folder / f"{name}.pt")
+    dist.barrier()
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    ("loss", "dtype", "tolerance"),
-    # float32 rounds gradients of the size of 10, as a temperature of 0.03 gives them, to about 1e-6 of their size.
-    [("info_nce", torch.float64, 1e-6), ("info_nce", torch.float32, 2e-5), ("triplet", torch.float32, 1e-6)],
-    ids=str,
-)
-def test_two_processes_equal_one(loss, dtype, tolerance, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(run_process, args=(port, loss, dtype, tmp_path / "result.pt"), nprocs=2)
-    gradients, parameters = torch.load(tmp_path / "result.pt")
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What process 0 of two found in every case."""
+    folder = tmp_path_factory.mktemp("results")
+    context = torch.multiprocessing.spawn(run_process, args=(free_port(), folder), nprocs=2, join=False)
+    deadline = time.monotonic() + 120
+    while not context.join(timeout=1):
+        if time.monotonic() > deadline:
+            for process in context.processes:
+                process.kill()
+            pytest.fail("the two processes did not end within 120 s")
+    return {name: torch.load(folder / f"{name}.pt") for name in CASES}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_two_processes_equal_one(results, case):
+    loss, dtype, tolerance = CASES[case]
+    gradients, parameters = results[case]
     expected_gradients, expected_parameters = train(make_model(loss, dtype), make_batch(slice(None), dtype))
     largest = max(g.abs().max() for g in expected_gradients)
     for found, expected in zip(gradients, expected_gradients, strict=True):
@@ -82,10 +105,7 @@ def test_two_processes_equal_one(loss, dtype, tolerance, tmp_path):
 
 def test_evaluation_does_not_wait_for_other_processes():
     model = make_model("info_nce", torch.float32).eval()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{free_port()}", rank=0, world_size=1)
     try:
         with torch.no_grad():
             assert torch.isfinite(model(**make_batch(slice(None), torch.float32)).loss)

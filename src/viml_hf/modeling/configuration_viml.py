@@ -185,7 +185,7 @@ class ViMLForMusicRetrievalConfig(PreTrainedConfig):
 
     Args:
         viml_config: The heads. Its base-feature widths must be those of the encoders.
-        video_encoder_config: Config of the video encoder: a CLIP or SigLIP vision tower, or the descriptors.
+        video_encoder_config: Config of the video encoder: a CLIP or another vision tower, or the descriptors.
         text_encoder_config: Config of the text encoder: a CLIP or other text model, or the descriptors.
         audio_encoder_config: Config of the audio encoder: AST, CLAP or any audio model, or the descriptors.
         freeze_encoders: Keep the encoders out of training: no gradient, always in evaluation mode. It holds after
