@@ -2,52 +2,11 @@
 
 import pytest
 import torch
-from transformers import (
-    ASTConfig,
-    ASTModel,
-    AutoModel,
-    AutoProcessor,
-    ByT5Tokenizer,
-    ClapAudioConfig,
-    ClapAudioModelWithProjection,
-    CLIPConfig,
-    CLIPModel,
-    CLIPTextConfig,
-    CLIPTextModelWithProjection,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-)
+from transformers import AutoModel, AutoProcessor, ByT5Tokenizer, CLIPConfig, CLIPModel, CLIPTextConfig
 
+from tests.modeling.tiny import AST, CLAP_AUDIO, CLIP_TEXT, CLIP_VISION, HEADS, tiny_model
 from viml_hf import ViMLForMusicRetrieval, ViMLForMusicRetrievalConfig, ViMLModel, ViMLProcessor
 from viml_hf.modeling.frozen_encoders import load_encoder, parse_encoder_name
-
-HEADS = {"hidden_size": 16, "projection_dim": 16, "num_attention_heads": 2, "intermediate_size": 32}
-TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-VISION = CLIPVisionConfig(**TINY, image_size=16, patch_size=8, projection_dim=12)
-TEXT = CLIPTextConfig(**TINY, vocab_size=400, max_position_embeddings=64, projection_dim=10, eos_token_id=1)
-AST = ASTConfig(**TINY, max_length=32, num_mel_bins=16, patch_size=8, frequency_stride=8, time_stride=8)
-CLAP = ClapAudioConfig(
-    hidden_size=32,
-    patch_embeds_hidden_size=16,
-    depths=[1, 1],
-    num_attention_heads=[2, 2],
-    num_hidden_layers=2,
-    spec_size=64,
-    num_mel_bins=16,
-    window_size=4,
-    projection_dim=14,
-)
-
-
-def tiny_encoders(audio="ast"):
-    torch.manual_seed(0)
-    models = {"video": CLIPVisionModelWithProjection(VISION), "text": CLIPTextModelWithProjection(TEXT)}
-    models["audio"] = ASTModel(AST) if audio == "ast" else ClapAudioModelWithProjection(CLAP)
-    return models
-
-
-def make_model(audio="ast", **options):
-    return ViMLForMusicRetrieval.from_encoders(**tiny_encoders(audio), tokenizer=ByT5Tokenizer(), **HEADS, **options)
 
 
 def make_inputs(audio="ast"):
@@ -70,7 +29,7 @@ def audio(request):
 
 @pytest.fixture
 def model(audio):
-    return make_model(audio)
+    return tiny_model(audio)
 
 
 def test_widths_follow_from_the_encoders(model, audio):
@@ -155,7 +114,7 @@ def test_frozen_encoders_stay_frozen(model, audio, tmp_path):
 
 
 def test_encoders_can_be_trained(tmp_path):
-    model = make_model(freeze_encoders=False)
+    model = tiny_model(freeze_encoders=False)
     model.save_pretrained(tmp_path)
     model = ViMLForMusicRetrieval.from_pretrained(tmp_path).train()
     model(**make_inputs(), return_loss=True).loss.backward()
@@ -165,12 +124,12 @@ def test_encoders_can_be_trained(tmp_path):
 
 
 def test_configs_survive_json(tmp_path):
-    for audio in (AST, CLAP):
+    for audio in (AST, CLAP_AUDIO):
         viml = {"video_dim": 12, "text_dim": 10, "audio_dim": 16, **HEADS}
         config = ViMLForMusicRetrievalConfig(
             viml_config=viml,
-            video_encoder_config=VISION,
-            text_encoder_config=TEXT.to_dict(),
+            video_encoder_config=CLIP_VISION,
+            text_encoder_config=CLIP_TEXT.to_dict(),
             audio_encoder_config=audio,
         )
         config.save_pretrained(tmp_path)
@@ -186,7 +145,9 @@ def test_a_clip_folder_serves_both_towers(tmp_path):
     projected = {"projection_dim": 12}
     clip = CLIPModel(
         CLIPConfig(
-            text_config={**TEXT.to_dict(), **projected}, vision_config={**VISION.to_dict(), **projected}, **projected
+            text_config={**CLIP_TEXT.to_dict(), **projected},
+            vision_config={**CLIP_VISION.to_dict(), **projected},
+            **projected,
         )
     )
     clip.save_pretrained(tmp_path)
@@ -216,7 +177,7 @@ class TestRefusals:
     def test_heads_of_another_width(self):
         with pytest.raises(ValueError, match=r"gives 12 numbers.*video_dim=160"):
             ViMLForMusicRetrieval.from_encoders(
-                **tiny_encoders(), tokenizer=ByT5Tokenizer(), viml=ViMLForMusicRetrieval.from_encoders(**HEADS).viml
+                video=tiny_model().video_encoder, viml=ViMLForMusicRetrieval.from_encoders(**HEADS).viml
             )
 
     def test_heads_and_fields(self):
@@ -226,7 +187,7 @@ class TestRefusals:
 
     def test_an_unknown_tokenizer(self):
         with pytest.raises(ValueError, match="tokenizer"):
-            ViMLForMusicRetrieval.from_encoders(**tiny_encoders(), **HEADS)
+            ViMLForMusicRetrieval.from_encoders(text=tiny_model().text_encoder, **HEADS)
 
     def test_a_dict_without_a_type(self):
         with pytest.raises(Exception, match="model_type"):
