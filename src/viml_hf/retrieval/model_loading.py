@@ -26,7 +26,9 @@ def load_encoder_and_model(model: str | Path, **kwargs: Any) -> MediaEncoder:
     name = str(model)
     looks_local = Path(name).is_absolute() or name.startswith(".") or name.count("/") != 1
     if not Path(name).is_dir() and looks_local:
-        raise ViMLError(f"{name}: no such model folder; give one made by `viml train` or `viml demo`, or a Hub id")
+        raise ViMLError(
+            f"{name}: no such model folder; name one with --model, or a Hub id (if it was moved: its new place)"
+        )
     try:
         processor = ViMLProcessor.from_pretrained(name, **kwargs)
         loaded = ViMLForMusicRetrieval.from_pretrained(name, **kwargs)
