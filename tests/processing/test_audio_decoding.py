@@ -7,6 +7,7 @@ import pytest
 from tests.media import numbered_frame, sine, write_audio, write_video
 from viml_hf.errors import MediaDecodeError, ViMLError
 from viml_hf.processing.audio_decoding import iter_audio, iter_audio_segments, load_audio, resample
+from viml_hf.processing.media import DecodeReport
 
 
 def loudest_frequency(waveform: np.ndarray, sampling_rate: int) -> float:
@@ -143,7 +144,7 @@ def test_corrupt_packets_are_skipped_and_counted(tmp_path: Path, caplog: pytest.
     waveform = load_audio(bytes(content), 44_100)
     assert 4.5 * 44_100 < len(waveform) < 5 * 44_100
     assert len(caplog.messages) == 1
-    assert "<bytes>: corrupt audio packets skipped:" in caplog.messages[0]
+    assert "<bytes>: corrupt audio packets: " in caplog.messages[0]
 
 
 def test_no_audio_stream(tmp_path: Path) -> None:
@@ -197,3 +198,41 @@ def test_every_real_file_decodes_to_something(shared_media: Path) -> None:
     assert len(files) > 20
     for path in files:
         assert all(np.abs(segment.data).max() <= 1 for segment in iter_audio_segments(path, 22_050)), path.name
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(".wav", "pcm_s16le"), (".mp3", "libmp3lame"), (".m4a", "aac"), (".flac", "flac")]
+)
+@pytest.mark.parametrize(("start", "end"), [(0.0, 1.5), (2.25, None), (1.0, 3.3), (3.5, 30.0)])
+def test_an_excerpt_is_a_piece_of_the_whole(tmp_path: Path, suffix: str, codec: str, start: float, end: float | None):
+    path = write_audio(tmp_path / f"music{suffix}", sine(330, 4, 44_100), 44_100, codec)
+    whole = load_audio(path, 16_000)
+    excerpt = np.concatenate(list(iter_audio(path, 16_000, start=start, end=end)))
+    assert np.array_equal(excerpt, whole[round(start * 16_000) : None if end is None else round(end * 16_000)])
+
+
+def test_an_excerpt_past_the_end(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "music.wav", sine(330, 2, 8000), 8000)
+    with pytest.raises(MediaDecodeError, match=r"its audio ends at 2.0 s, but start=2"):
+        list(iter_audio(path, 8000, start=2.0))
+
+
+def test_coverage(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "music.flac", sine(330, 10, 8000), 8000, "flac")
+    whole, cut, part = DecodeReport(), DecodeReport(), DecodeReport()
+    list(iter_audio(path, 8000, report=whole))
+    content = path.read_bytes()
+    list(iter_audio(content[: len(content) // 2], 8000, report=cut))
+    list(iter_audio(path, 8000, start=1.0, end=2.0, report=part))
+    assert (whole.coverage, part.coverage) == (1, 1)
+    assert cut.coverage == pytest.approx(0.5, abs=0.1)
+
+
+def test_rates_and_lengths_beyond_the_caps_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_audio(tmp_path / "music.wav", sine(30, 2, 500), 500)
+    with pytest.raises(MediaDecodeError, match=r"sound at 500 Hz; 1000 to 1048576 are read"):
+        list(iter_audio(path, 8000))
+    path = write_audio(tmp_path / "long.wav", sine(30, 4, 8000), 8000)
+    monkeypatch.setattr("viml_hf.processing.audio_decoding.MAX_SECONDS", 1.0)
+    with pytest.raises(MediaDecodeError, match="its audio is longer than"):
+        list(iter_audio(path, 8000))

@@ -1,5 +1,6 @@
 import io
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,23 +70,27 @@ class FakeStream:
     """Yields packets and then fails; the decoder holds back one frame until an empty packet drains it, once."""
 
     type = "video"
+    duration = None
+    time_base = Fraction(1, 24)
 
     def __init__(self, packets: list[str | None], error: Exception):
         self.packets = packets
         self.error = error
-        self.container = SimpleNamespace(demux=self.demux)
-        self.held: list[str] = []
+        self.container = SimpleNamespace(demux=self.demux, duration=None)
+        self.held: list[Any] = []
         self.drained = False
 
-    def demux(self, stream: Any) -> Iterator[str | None]:
-        yield from self.packets
+    def demux(self, stream: Any) -> Iterator[Any]:
+        for name in self.packets:
+            yield SimpleNamespace(name=name, size=len(name or ""), pts=None, dts=None)
         raise self.error
 
-    def decode(self, packet: str | None) -> list[str]:
+    def decode(self, packet: Any) -> list[Any]:
         if self.drained:
             raise av.EOFError(1, "drained")
-        self.drained = packet is None
-        frames, self.held = self.held, [] if packet is None else [packet]
+        self.drained = packet is None or not packet.size
+        frames = self.held
+        self.held = [] if self.drained else [SimpleNamespace(name=packet.name, is_corrupt=False)]
         return frames
 
 
@@ -100,5 +105,5 @@ class FakeStream:
 def test_a_container_that_breaks_off_still_drains_the_decoder(
     packets: list[str | None], error: Exception, warnings: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert list(decode_stream(FakeStream(packets, error), b"")) == ["a", "b"]
+    assert [frame.name for frame in decode_stream(FakeStream(packets, error), b"")] == ["a", "b"]
     assert caplog.messages == warnings

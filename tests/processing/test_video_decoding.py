@@ -10,6 +10,8 @@ from PIL import Image
 
 from tests.media import frame_number, numbered_frame, sine, write_audio, write_video
 from viml_hf.errors import MediaDecodeError, ViMLError
+from viml_hf.processing import video_decoding
+from viml_hf.processing.media import DecodeReport
 from viml_hf.processing.video_decoding import iter_frames, iter_video_segments
 
 
@@ -177,7 +179,95 @@ def test_corrupt_packets_are_skipped_and_counted(tmp_path: Path, caplog: pytest.
     path = write_video(tmp_path / "video.mp4", 48, 24)
     with caplog.at_level(logging.WARNING):
         assert len(list(iter_frames(with_packets_zeroed(path, [30, 31]), threads=1))) == 12
-    assert caplog.messages == ["<bytes>: corrupt video packets skipped: 2"]
+    assert caplog.messages == ["<bytes>: corrupt video packets: 2 of 48"]
+
+
+CONTAINERS = {".mp4": "libx264", ".mkv": "libx264", ".ts": "libx264", ".avi": "mpeg4", ".webm": "libvpx"}
+
+
+@pytest.mark.parametrize("suffix", CONTAINERS)
+@pytest.mark.parametrize(("start", "end"), [(0.0, 3.5), (4.0, None), (4.1, 7.25), (9.9, 30.0)])
+def test_an_excerpt_is_a_piece_of_the_whole(tmp_path: Path, suffix: str, start: float, end: float | None) -> None:
+    """Sought or decoded from the beginning: the frame on screen at every time is the same."""
+    path = write_video(tmp_path / f"video{suffix}", 240, 24, codec=CONTAINERS[suffix])
+    times = [0.0, *(float(time) for time in np.arange(1, 240) / 24)]
+    samples = np.arange(start, min(end or 10.0, 10.0) - 0.0011, 1 / 6)
+    expected = [max(i for i, time in enumerate(times) if time <= sample + 0.001) for sample in samples]
+    excerpt = iter_frames(path, short_side=48, start=start, end=end)
+    assert [frame_number(picture) for picture in excerpt] == expected
+
+
+def test_a_far_excerpt_is_sought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "video.mp4", 600, 24)
+    decoded = 0
+    decode_stream = video_decoding.decode_stream
+
+    def counted(*arguments):
+        nonlocal decoded
+        for frame in decode_stream(*arguments):
+            decoded += 1
+            yield frame
+
+    monkeypatch.setattr(video_decoding, "decode_stream", counted)
+    whole = list(iter_frames(path, short_side=48))
+    assert decoded == 600
+    decoded = 0
+    excerpt = list(iter_frames(path, short_side=48, start=23, end=24))
+    assert np.array_equal(excerpt, whole[23 * 6 : 24 * 6])
+    assert decoded < 300
+
+
+def test_an_excerpt_past_the_end(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "video.mp4", 48, 24)
+    with pytest.raises(MediaDecodeError, match=r"its video ends at 2.0 s, but start=5"):
+        list(iter_frames(path, start=5.0))
+    with pytest.raises(ViMLError, match=r"start=3, end=2: give seconds"):
+        list(iter_frames(path, start=3, end=2))
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_fast_decodes_frames_that_others_refer_to(tmp_path: Path, codec: str) -> None:
+    """As many samples, each from at most a few frames before the one on screen."""
+    path = write_video(tmp_path / "video.mp4", 95, 24, codec=codec)
+    all_frames = shown_numbers(path)
+    fast = [frame_number(picture) for picture in iter_frames(path, short_side=48, fast=True)]
+    assert len(fast) == len(all_frames)
+    late = np.subtract(all_frames, fast)
+    assert late.max() > 0
+    assert late.min() >= 0
+    assert late.max() <= 5
+
+
+def test_coverage(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "video.mp4", 48, 24)
+
+    def coverage(source: Path | bytes, **options: float) -> float:
+        report = DecodeReport()
+        list(iter_frames(source, threads=1, report=report, **options))  # type: ignore[arg-type]
+        return report.coverage
+
+    assert coverage(path) == 1
+    assert coverage(path, start=0.5, end=1.5) == 1
+    assert coverage(path, start=1.0, end=9.0) == 1  # what the file does not claim to have is not missing
+    assert coverage(with_packets_zeroed(path, [30, 31])) == pytest.approx(46 / 48)
+    webm = write_video(tmp_path / "video.webm", 96, 24, codec="libvpx")
+    packet = packets_of(webm)[50]
+    assert coverage(webm.read_bytes()[: packet.pos]) == pytest.approx(50 / 96, abs=0.02)
+
+
+def test_pictures_too_large_or_too_long_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strip = write_video(tmp_path / "strip.mp4", [np.zeros((16, 512, 3), np.uint8)] * 3)
+    with pytest.raises(MediaDecodeError, match=r"512 × 16 pixels, shown as 32 to 1; the long side may be 16 times"):
+        list(iter_frames(strip))
+    path = write_video(tmp_path / "video.mp4", 48, 24)
+    monkeypatch.setattr("viml_hf.processing.media.MAX_PIXELS", 1000)
+    with pytest.raises(MediaDecodeError, match=r"pictures of 64 × 48 pixels; at most 1000 are read"):
+        list(iter_frames(path))
+    monkeypatch.undo()
+    monkeypatch.setattr(video_decoding, "MAX_SECONDS", 1.0)
+    with pytest.raises(MediaDecodeError, match="longer than 12 hours; split it, or take excerpts"):
+        list(iter_frames(path))
+    assert len(list(iter_frames(path, end=1.5))) == 9
 
 
 def test_a_cut_off_file_gives_its_frames(tmp_path: Path) -> None:

@@ -1,15 +1,36 @@
 """Music and video files -> mono waveforms at a fixed sampling rate."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import av
 import numpy as np
 
 from viml_hf.errors import ViMLError
-from viml_hf.processing.media import MediaSegment, MediaSource, decode_stream, iter_segments, open_stream
+from viml_hf.processing.media import (
+    MAX_SECONDS,
+    DecodeReport,
+    MediaSegment,
+    MediaSource,
+    check_excerpt,
+    declared_seconds,
+    decode_stream,
+    iter_segments,
+    open_stream,
+    past_the_end,
+    too_long,
+)
 
 
-def iter_audio(source: MediaSource, sampling_rate: int, *, chunk_seconds: float = 2.0) -> Iterator[np.ndarray]:
+def iter_audio(
+    source: MediaSource,
+    sampling_rate: int,
+    *,
+    chunk_seconds: float = 2.0,
+    start: float = 0.0,
+    end: float | None = None,
+    report: DecodeReport | None = None,
+) -> Iterator[np.ndarray]:
     """Decodes sound, mixed down to mono and resampled, a chunk at a time.
 
     Stereo becomes the mean of its channels; surround is mixed by FFmpeg's matrix, scaled to keep within [-1, 1].
@@ -18,13 +39,17 @@ def iter_audio(source: MediaSource, sampling_rate: int, *, chunk_seconds: float 
         source: A path, or the bytes of a whole file.
         sampling_rate: Samples per second to resample to, in Hz.
         chunk_seconds: Length of a chunk; it does not change the samples.
+        start: Seconds to leave out at the beginning. They are decoded all the same: seeking in sound is not exact.
+        end: Seconds from the beginning to the end of the excerpt; `None` for that of the sound.
+        report: Filled while decoding: corrupt packets and coverage.
 
     Yields:
         Arrays `(samples,)`, float32 in [-1, 1], of at most `chunk_seconds` each.
 
     Raises:
-        MediaDecodeError: If the source cannot be opened, has no audio stream, or no sample of it can be decoded.
-        ViMLError: If `sampling_rate` or `chunk_seconds` is not above 0.
+        MediaDecodeError: If the source cannot be opened, has no audio stream, is longer than 12 hours, or no sample of
+            it or of the excerpt can be decoded.
+        ViMLError: If `sampling_rate` or `chunk_seconds` is not above 0, or the excerpt has no length.
 
     Example:
         >>> import io, wave
@@ -40,16 +65,35 @@ def iter_audio(source: MediaSource, sampling_rate: int, *, chunk_seconds: float 
     chunk_length = int(chunk_seconds * sampling_rate)
     if chunk_length < 1:
         raise ViMLError(f"chunk_seconds={chunk_seconds}: a chunk needs at least 1 sample; give seconds, such as 2.0")
+    check_excerpt(start, end)
+    report = DecodeReport() if report is None else report
+    first, stop = round(start * sampling_rate), None if end is None else round(end * sampling_rate)
+    position = 0
     with open_stream(source, "audio", threads=1) as stream:
-        yield from _mono_chunks(decode_stream(stream, source), sampling_rate, chunk_length)
+        for chunk in _mono_chunks(decode_stream(stream, source, report), sampling_rate, chunk_length):
+            kept = chunk[max(0, first - position) : None if stop is None else max(0, stop - position)]
+            position += len(chunk)
+            if len(kept):
+                yield kept
+            if stop is not None and position >= stop:
+                break
+            if stop is None and position - first > MAX_SECONDS * sampling_rate:
+                raise too_long(source, "audio")
+        if first and position <= first:
+            raise past_the_end(source, "audio", start, position / sampling_rate)
+        if first or stop is not None:
+            declared = declared_seconds(stream) or position / sampling_rate
+            report.expected = min(declared, declared if end is None else end) - start
+            report.reached = min(position, position if stop is None else stop) / sampling_rate - start
 
 
-def iter_audio_segments(source: MediaSource, sampling_rate: int) -> Iterator[MediaSegment]:
+def iter_audio_segments(source: MediaSource, sampling_rate: int, **options: Any) -> Iterator[MediaSegment]:
     """Decodes sound in 10 s segments; memory is bounded by a segment, not by the file.
 
     Args:
         source: A path, or the bytes of a whole file.
         sampling_rate: Samples per second to resample to, in Hz.
+        options: As for `iter_audio`.
 
     Yields:
         Segments with `data` `(samples,)`, float32 mono in [-1, 1]. The last one may be longer or shorter, see
@@ -68,7 +112,7 @@ def iter_audio_segments(source: MediaSource, sampling_rate: int) -> Iterator[Med
         >>> [(segment.start, segment.end) for segment in iter_audio_segments(file.getvalue(), 8000)]
         [(0.0, 10.0), (10.0, 21.0)]
     """
-    yield from iter_segments(iter_audio(source, sampling_rate), sampling_rate)
+    yield from iter_segments(iter_audio(source, sampling_rate, **options), sampling_rate)
 
 
 def load_audio(source: MediaSource, sampling_rate: int) -> np.ndarray:

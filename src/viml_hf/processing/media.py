@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any, BinaryIO, Literal
 
@@ -13,11 +14,16 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from viml_hf.errors import MediaDecodeError
+from viml_hf.errors import MediaDecodeError, ViMLError
 from viml_hf.processing.segments import MIN_TAIL_SECONDS, SEGMENT_SECONDS, regroup
 
 MediaSource = str | os.PathLike[str] | bytes
 StreamKind = Literal["video", "audio"]
+
+# No honest file comes near these; a damaged or forged one is stopped before memory is taken for it.
+MAX_PIXELS = 2**26  # of one decoded picture, 8192 × 8192
+MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 1000, 2**20  # Hz
+MAX_SECONDS = 12 * 3600.0  # decoded of one file
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +35,38 @@ _CONVERT = {
     "video": "convert the file, for example with `ffmpeg -i INPUT OUTPUT.mp4`",
     "audio": "convert the file, for example with `ffmpeg -i INPUT OUTPUT.flac`",
 }
+
+
+@dataclass
+class DecodeReport:
+    """How much of a stream could be decoded; it fills while the stream is read.
+
+    Args:
+        packets: Packets read.
+        corrupt: Packets that could not be decoded, and pictures that FFmpeg marks as damaged.
+        reached: Seconds from the stream's start to the end of what was read.
+        expected: Seconds that the file says the stream has, or those asked for; `None` where it does not say.
+    """
+
+    packets: int = 0
+    corrupt: int = 0
+    reached: float = 0.0
+    expected: float | None = None
+
+    @property
+    def coverage(self) -> float:
+        """Share in [0, 1] of the declared stream that was decoded.
+
+        That is the share of good packets among those read, times the share of the length that they reach.
+
+        Example:
+            >>> DecodeReport(packets=100, corrupt=10, reached=30, expected=60).coverage
+            0.45
+        """
+        if not self.packets:
+            return 0.0
+        reach = min(1.0, self.reached / self.expected) if self.expected else 1.0
+        return max(0.0, 1 - self.corrupt / self.packets) * reach
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +125,28 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def check_excerpt(start: float, end: float | None) -> None:
+    """Refuses an excerpt without a length.
+
+    Raises:
+        ViMLError: If `start` is below 0, or `end` not after it.
+    """
+    if not 0 <= start < float("inf") or (end is not None and not start < end):
+        raise ViMLError(f"start={start}, end={end}: give seconds, 0 <= start < end")
+
+
+def past_the_end(source: MediaSource, kind: StreamKind, start: float, length: float) -> MediaDecodeError:
+    """The error of an excerpt that begins after the stream ends."""
+    cause = f"its {kind} ends at {length:.1f} s, but start={start:g}: give a start before that"
+    return MediaDecodeError(source_name(source), kind, cause)
+
+
+def too_long(source: MediaSource, kind: StreamKind) -> MediaDecodeError:
+    """The error of a stream beyond `MAX_SECONDS`."""
+    cause = f"its {kind} is longer than {MAX_SECONDS / 3600:g} hours; split it, or take excerpts with start and end"
+    return MediaDecodeError(source_name(source), kind, cause)
+
+
 @contextmanager
 def open_stream(source: MediaSource, kind: StreamKind, threads: int = 0) -> Iterator[Any]:
     """Opens the first stream of one kind; cover pictures do not count as video.
@@ -100,13 +160,16 @@ def open_stream(source: MediaSource, kind: StreamKind, threads: int = 0) -> Iter
         The PyAV stream for `decode_stream`. Leaving the `with` block closes the file.
 
     Raises:
-        MediaDecodeError: If the source cannot be opened or has no such stream, or if FFmpeg or the
-            disk fails inside the block.
+        MediaDecodeError: If the source cannot be opened, has no such stream or one beyond the caps of this module, or
+            if FFmpeg or the disk fails inside the block.
     """
     name = source_name(source)
     try:
         with _open_file(source) as file, _open_container(file, name) as container:
             stream = _first_stream(container, kind, name)
+            _check_size(stream, name)
+            # Pictures may grow on the way: FFmpeg holds them to the cap.
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = threads
             try:
@@ -152,12 +215,36 @@ def _first_stream(container: Any, kind: StreamKind, name: str) -> Any:
     raise MediaDecodeError(name, kind, f"no decoder for the codec of its {kind} stream; {_CONVERT[kind]}")
 
 
-def decode_stream(stream: Any, source: MediaSource) -> Iterator[Any]:
+def _check_size(stream: Any, name: str) -> None:
+    context = stream.codec_context
+    if stream.type == "video" and context.width * context.height > MAX_PIXELS:
+        cause = f"pictures of {context.width} × {context.height} pixels; at most {MAX_PIXELS} are read: scale it down"
+        raise MediaDecodeError(name, "video", cause)
+    rate = stream.type == "audio" and context.sample_rate
+    if rate and not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:
+        accepted = f"{MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE} are read"
+        cause = f"sound at {rate} Hz; {accepted}: {_CONVERT['audio']}"
+        raise MediaDecodeError(name, "audio", cause)
+
+
+def declared_seconds(stream: Any) -> float | None:
+    """The length that a file says its stream has; `None` where it says nothing.
+
+    WebM and Matroska keep no length per stream but that of the whole file, which is then taken.
+    """
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    whole = stream.container.duration
+    return whole / av.time_base if whole else None
+
+
+def decode_stream(stream: Any, source: MediaSource, report: DecodeReport | None = None) -> Iterator[Any]:
     """Decodes a stream. Corrupt packets are skipped and counted, with one logged warning at the end.
 
     Args:
         stream: What `open_stream` yields.
         source: The stream's source, for messages.
+        report: Filled while decoding.
 
     Yields:
         PyAV frames in presentation order.
@@ -165,30 +252,42 @@ def decode_stream(stream: Any, source: MediaSource) -> Iterator[Any]:
     Raises:
         MediaDecodeError: If no packet at all can be decoded.
     """
-    decoded = corrupt = 0
-    for packet in _packets(stream, source):
+    report = DecodeReport() if report is None else report
+    report.expected = declared_seconds(stream) if report.expected is None else report.expected
+    decoded = 0
+    for packet in _packets(stream, source, report):
         try:
             frames = stream.decode(packet)
         except av.EOFError:  # drained before
             continue
         except av.FFmpegError:
-            corrupt += 1
+            report.corrupt += 1
             continue
         decoded += len(frames)
+        report.corrupt += sum(frame.is_corrupt for frame in frames)
         yield from frames
     name = source_name(source)
     if not decoded:
-        packets = f" ({corrupt} corrupt packets)" if corrupt else ""
+        packets = f" ({report.corrupt} corrupt packets)" if report.corrupt else ""
         cause = f"nothing in its {stream.type} stream can be decoded{packets}; get the file again, or another one"
         raise MediaDecodeError(name, stream.type, cause)
-    if corrupt:
-        logger.warning("%s: corrupt %s packets skipped: %d", name, stream.type, corrupt)
+    if report.corrupt:
+        logger.warning("%s: corrupt %s packets: %d of %d", name, stream.type, report.corrupt, report.packets)
 
 
-def _packets(stream: Any, source: MediaSource) -> Iterator[Any]:
+def _packets(stream: Any, source: MediaSource, report: DecodeReport) -> Iterator[Any]:
     """The stream's packets, and last an empty one that drains the decoder. Damage to the container ends the stream."""
+    begin: Fraction | None = None
     try:
-        yield from stream.container.demux(stream)
+        for packet in stream.container.demux(stream):
+            if packet.size:
+                report.packets += 1
+                time = packet.pts if packet.pts is not None else packet.dts
+                if time is not None:
+                    begin = time * stream.time_base if begin is None else begin
+                    end = float((time + (packet.duration or 0)) * stream.time_base - begin)
+                    report.reached = max(report.reached, end)
+            yield packet
     except IndexError:  # PyAV 18.1, at the end of a file in which a stream appeared late
         yield None
     except av.FFmpegError as error:
