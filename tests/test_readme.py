@@ -8,7 +8,7 @@ import pytest
 from tests.cli.conftest import demo  # noqa: F401 (a fixture)
 from tests.media import sine, write_audio, write_video
 from viml_hf.cli.main import make_parser
-from viml_hf.modeling.frozen_encoders import parse_encoder_name
+from viml_hf.modeling.encoder_names import parse_encoder_name
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -4,11 +4,14 @@ from typing import Any
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
 
+from viml_hf.modeling.configuration_deepsim import DeepSimConfig
 from viml_hf.modeling.configuration_descriptors import DESCRIPTOR_CONFIGS, ViMLAudioDescriptorsConfig
 from viml_hf.modeling.configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
+from viml_hf.modeling.modeling_deepsim import DeepSimModel
 from viml_hf.modeling.modeling_descriptors import DESCRIPTOR_MODELS
 from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
+from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor
 from viml_hf.processing.feature_extraction_descriptors import ViMLDescriptorsFeatureExtractor
 from viml_hf.processing.processing_viml import ViMLProcessor
 
@@ -22,10 +25,15 @@ def register_auto_classes() -> None:
         >>> AutoConfig.for_model("viml", fusion="linear").fusion
         'linear'
     """
-    models: dict[Any, Any] = {ViMLConfig: ViMLModel, ViMLForMusicRetrievalConfig: ViMLForMusicRetrieval}
+    models: dict[Any, Any] = {
+        ViMLConfig: ViMLModel,
+        ViMLForMusicRetrievalConfig: ViMLForMusicRetrieval,
+        DeepSimConfig: DeepSimModel,
+    }
     models |= {config: DESCRIPTOR_MODELS[model_type] for model_type, config in DESCRIPTOR_CONFIGS.items()}
     for config_class, model_class in models.items():
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         AutoModel.register(config_class, model_class, exist_ok=True)
     AutoFeatureExtractor.register(ViMLAudioDescriptorsConfig, ViMLDescriptorsFeatureExtractor, exist_ok=True)
+    AutoFeatureExtractor.register(DeepSimConfig, DeepSimFeatureExtractor, exist_ok=True)
     AutoProcessor.register(ViMLForMusicRetrievalConfig, ViMLProcessor, exist_ok=True)

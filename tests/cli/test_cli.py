@@ -169,7 +169,7 @@ class TestRefusals:
 
     def test_empty_folder(self, refused, demo, tmp_path):
         (tmp_path / "music").mkdir()
-        assert "no music" in refused("index", tmp_path / "music", "-o", tmp_path / "i", "--model", demo / "model")
+        assert "no media file" in refused("index", tmp_path / "music", "-o", tmp_path / "i", "--model", demo / "model")
 
     def test_index_made_by_another_model(self, refused, demo, query, tmp_path):
         other = ViMLForMusicRetrieval.from_pretrained(demo / "model")

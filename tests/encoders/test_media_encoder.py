@@ -1,3 +1,4 @@
+import time
 import weakref
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 
 from tests.media import numbered_frame, sine, write_audio, write_video
 from viml_hf import MediaDecodeError, MediaEncoder, ViMLForMusicRetrieval, ViMLProcessor
+from viml_hf.encoders.media_encoder import SEGMENTS_AHEAD
 from viml_hf.processing.media import MediaSegment
 from viml_hf.processing.segments import segment_bounds
 
@@ -57,19 +59,28 @@ def test_features_are_those_of_the_model_on_a_whole_batch(encoder, video):
     assert mask.tolist() == [[1, 1, 1]]
 
 
-def test_one_segment_is_held_at_a_time(encoder, monkeypatch):
-    """The next segment is asked for only after the one before was encoded."""
-    events = []
+def test_few_segments_are_decoded_ahead(encoder, monkeypatch):
+    """The next segment is asked for only after all but the last few were encoded."""
+    ahead, most = 0, 0
+
+    def count(change):
+        nonlocal ahead, most
+        ahead += change
+        most = max(most, ahead)
+
     segments = encoder.processor.video_segments
     monkeypatch.setattr(
         encoder.processor,
         "video_segments",
-        lambda video: (events.append("segment") or s for s in segments(video)),
+        lambda video: (count(1) or s for s in segments(video)),
     )
     encode = encoder.model.get_video_base_features
-    monkeypatch.setattr(encoder.model, "get_video_base_features", lambda *a: events.append("encoded") or encode(*a))
-    encoder.encode_video(np.zeros((6 * 35, 8, 8, 3), np.uint8))
-    assert events == ["segment", "encoded"] * 4
+    monkeypatch.setattr(
+        encoder.model, "get_video_base_features", lambda *a: (time.sleep(0.01), encode(*a), count(-1))[1]
+    )
+    encoder.encode_video(np.zeros((6 * 95, 8, 8, 3), np.uint8))
+    assert ahead == 0
+    assert 1 < most <= SEGMENTS_AHEAD + 1
 
 
 def test_the_empty_text_is_the_null_text(encoder):
@@ -138,10 +149,10 @@ def test_nothing_of_a_segment_outlives_it(encoder, monkeypatch, kind, prepare):
         alive.append(weakref.ref(thing))
         return thing
 
-    def long_stream(*_):
+    def long_stream(*_, **__):
         nonlocal most
-        for index in range(8):
-            # Asked for the next segment, the encoder may still hold the one before, decoded and prepared.
+        for index in range(12):
+            # Asked for the next segment, the encoder may still hold the few before, decoded, and some of them prepared.
             most = max(most, sum(reference() is not None for reference in alive))
             data = np.full((60, 24, 32, 3), index, np.uint8) if kind == "video" else sine(220 + index, 10, 22050)
             yield MediaSegment(watched(data), 10.0 * index, 10.0 * (index + 1))
@@ -153,9 +164,9 @@ def test_nothing_of_a_segment_outlives_it(encoder, monkeypatch, kind, prepare):
 
     monkeypatch.setattr(encoder.processor, f"{kind}_segments", long_stream)
     monkeypatch.setattr(encoder.processor, prepare, prepare_and_watch)
-    assert len(getattr(encoder, f"encode_{kind}")("a long file").rows) == 8
-    assert len(alive) == 16
-    assert most <= 2
+    assert len(getattr(encoder, f"encode_{kind}")("a long file").rows) == 12
+    assert len(alive) == 24
+    assert most <= SEGMENTS_AHEAD + 1 + encoder.threads
 
 
 def test_a_file_without_the_stream_is_refused(encoder, tmp_path):

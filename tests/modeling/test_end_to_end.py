@@ -6,7 +6,8 @@ from transformers import AutoModel, AutoProcessor, ByT5Tokenizer, CLIPConfig, CL
 
 from tests.modeling.tiny import AST, CLAP_AUDIO, CLIP_TEXT, CLIP_VISION, HEADS, tiny_model
 from viml_hf import ViMLForMusicRetrieval, ViMLForMusicRetrievalConfig, ViMLModel, ViMLProcessor
-from viml_hf.modeling.frozen_encoders import load_encoder, parse_encoder_name
+from viml_hf.modeling.encoder_names import parse_encoder_name
+from viml_hf.modeling.frozen_encoders import load_encoder
 
 
 def make_inputs(audio="ast"):

@@ -20,12 +20,11 @@ from transformers import (
 
 from tests.modeling.tiny import AST, CLAP_AUDIO, CLIP_TEXT, CLIP_VISION, HEADS, LAYERS
 from viml_hf import ViMLForMusicRetrieval
+from viml_hf.modeling.encoder_names import EncoderName, parse_encoder_name
 from viml_hf.modeling.frozen_encoders import (
-    EncoderName,
     build_encoder,
     encoder_width,
     load_encoder,
-    parse_encoder_name,
     pooled_embedding,
     round_to_store,
 )

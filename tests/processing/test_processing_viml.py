@@ -28,8 +28,9 @@ def test_shapes_are_those_that_the_encoders_take(audio, film):
     assert inputs["pixel_values"].shape == (2, 2, 60, 3, 16, 16)
     assert inputs["frame_attention_mask"].sum(-1).tolist() == [[60, 18]] * 2
     assert inputs["text_attention_mask"].sum(-1).tolist() == [4, 0, 0]
-    time = {"ast": (32, 16), "clap": (1, 167, 16)}[audio]
-    assert inputs["input_features"].shape == (1, 2, *time)
+    windows = {"ast": (30, 32, 16), "clap": (1, 1, 167, 16)}[audio]
+    assert inputs["input_features"].shape == (1, 2, *windows)
+    assert inputs["audio_window_mask"].sum(-1).tolist() == [{"ast": [30, 9], "clap": [1, 1]}[audio]]
     assert inputs["audio_segment_mask"].tolist() == [[1, 1]]
     assert set(inputs) == set(processor.model_input_names)
 
@@ -51,7 +52,8 @@ def test_a_segment_at_a_time_gives_what_one_batch_gives(audio, film, tmp_path):
     with torch.no_grad():
         pictures, _ = model.get_video_base_features(inputs["pixel_values"], inputs["frame_attention_mask"])
         words, _ = model.get_text_base_features(inputs["input_ids"], inputs["text_attention_mask"])
-        sounds, mask = model.get_audio_base_features(inputs["input_features"], inputs["audio_segment_mask"])
+        sound = {name: inputs[name] for name in ("input_features", "audio_segment_mask", "audio_window_mask")}
+        sounds, mask = model.get_audio_base_features(**sound)
     close = {"atol": 2e-3, "rtol": 2e-3}
     assert np.allclose(encoder.encode_video(film).rows, pictures[0], **close)
     assert np.allclose(encoder.encode_audio(film).rows, sounds[1], **close)

@@ -1,12 +1,13 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from tests.media import sine, write_audio
-from viml_hf import MusicIndex, ViMLError, build_index, find_music
+from viml_hf import MusicIndex, ViMLError, build_index, find_music, read_sources
 
 
 def build(encoder, folder, **options):
@@ -61,30 +62,78 @@ def test_a_saved_index_loads_as_it_was(index, tmp_path):
 
 
 def test_one_new_file_is_the_only_one_analysed_again(index, encoder, library, tmp_path, monkeypatch):
-    folder = tmp_path / "library"
+    folder, features = tmp_path / "library", tmp_path / "features"
     shutil.copytree(library, folder)
+    build(encoder, folder, features=features)
     write_audio(folder / "new.wav", sine(330, 5, 22050), 22050)
     analysed = []
     encode = type(encoder).encode_audio
-    monkeypatch.setattr(
-        type(encoder), "encode_audio", lambda self, path: analysed.append(path.name) or encode(self, path)
-    )
-    again = build(encoder, folder, previous=index)
+
+    def watched(self, path, **excerpt):
+        analysed.append(Path(path).name)
+        return encode(self, path, **excerpt)
+
+    monkeypatch.setattr(type(encoder), "encode_audio", watched)
+    again = build(encoder, folder, features=features)
     assert analysed == ["broken.mp3", "new.wav"]
     fresh = build(encoder, folder)
     assert np.array_equal(again.embeddings, fresh.embeddings)
     assert [vars(track) for track in again.tracks] == [vars(track) for track in fresh.tracks]
 
 
-def test_an_index_of_another_model_is_not_reused(index, other_encoder, library):
-    assert not np.array_equal(build(other_encoder, library, previous=index).embeddings, index.embeddings)
+def test_other_heads_on_the_same_encoders_analyse_nothing_again(encoder, other_encoder, library, tmp_path, monkeypatch):
+    first = build(encoder, library, features=tmp_path)
+    fresh = build(other_encoder, library)
+    monkeypatch.setattr(
+        type(encoder), "encode_audio", lambda self, path, **excerpt: pytest.fail(path) if "wav" in path else 1 / 0
+    )
+    again = build(other_encoder, library, features=tmp_path)
+    assert np.array_equal(again.embeddings, fresh.embeddings)
+    assert not np.array_equal(again.embeddings, first.embeddings)
+
+
+def test_features_of_other_encoders_give_way(encoder, library, tmp_path, monkeypatch):
+    first = build(encoder, library, features=tmp_path)
+    monkeypatch.setattr(type(encoder), "fingerprints", lambda self: {"video": "v", "text": "t", "audio": "another"})
+    assert np.array_equal(build(encoder, library, features=tmp_path).embeddings, first.embeddings)
+    assert json.loads((tmp_path / "spec.json").read_text())["fingerprints"] == {"audio": "another"}
+
+
+def test_an_interrupted_run_goes_on(encoder, library, tmp_path, monkeypatch):
+    encode, seen = type(encoder).encode_audio, []
+
+    def interrupted(self, path, **excerpt):
+        seen.append(Path(path).name)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return encode(self, path, **excerpt)
+
+    monkeypatch.setattr(type(encoder), "encode_audio", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build(encoder, library, features=tmp_path)
+    build(encoder, library, features=tmp_path)
+    assert seen == ["long.wav", "middle.wav", "broken.mp3", "broken.mp3", "short.wav"]
+
+
+def test_items_of_a_manifest_bring_their_licence_and_excerpt(encoder, library, tmp_path):
+    (library / "music.csv").write_text("file_name,licence,start\nalbum/long.wav,CC0,22\nshort.wav,,\n")
+    try:
+        items = read_sources(library / "music.csv").items
+    finally:
+        (library / "music.csv").unlink()
+    index = build_index(items, encoder, model="a-model", progress=False)
+    index.save(tmp_path)
+    track, other = MusicIndex.load(tmp_path).tracks
+    assert (track.name, track.licence, other.licence) == ("album/long.wav", "CC0", None)
+    assert [(w.start, w.end) for w in track.windows] == [(22.0, 52.0), (32.0, 62.0)]
 
 
 def test_a_file_with_new_content_is_analysed_again(index, encoder, library, tmp_path):
-    folder = tmp_path / "library"
+    folder, features = tmp_path / "library", tmp_path / "features"
     shutil.copytree(library, folder)
+    build(encoder, folder, features=features)
     write_audio(folder / "short.wav", sine(1760, 8, 22050), 22050)
-    assert not np.array_equal(build(encoder, folder, previous=index).embeddings, index.embeddings)
+    assert not np.array_equal(build(encoder, folder, features=features).embeddings, index.embeddings)
 
 
 @pytest.mark.parametrize("where", ["empty", "missing"])

@@ -71,7 +71,7 @@ def run_demo(options: argparse.Namespace) -> DemoResult:
     from viml_hf.data.generated_corpus import generate_corpus
     from viml_hf.errors import ViMLError
     from viml_hf.evaluation.statistics import paired_bootstrap
-    from viml_hf.modeling.frozen_encoders import parse_encoder_name
+    from viml_hf.modeling.encoder_names import parse_encoder_name
     from viml_hf.retrieval.index import build_index
     from viml_hf.retrieval.model_loading import load_encoder_and_model
     from viml_hf.retrieval.recommender import Recommender
@@ -113,7 +113,8 @@ def run_demo(options: argparse.Namespace) -> DemoResult:
 
 
 def _extract(items: "list[CorpusItem]", held_out: set[str], corpus: Path, options: argparse.Namespace) -> "Store":
-    from viml_hf.features.extraction import MediaItem, extract
+    from viml_hf.features.extraction import extract
+    from viml_hf.features.media_item import MediaItem
 
     media = [
         MediaItem(

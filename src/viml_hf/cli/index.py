@@ -7,29 +7,33 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `viml index`."""
-    parser.add_argument("music", metavar="MUSIC_FOLDER", help="folder of music files, searched through and through")
-    parser.add_argument("-o", "--output", required=True, metavar="INDEX", help="folder of the index")
+    parser.add_argument("music", metavar="MUSIC", help="folder of music, a manifest (see `viml extract`), or one file")
+    parser.add_argument("-o", "--output", required=True, metavar="INDEX", help="folder of the index; a rerun goes on")
     parser.add_argument("--model", required=True, help="model folder or Hub id")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Index a library; what an older index in the same folder already has is kept."""
-    from viml_hf.errors import ViMLError
-    from viml_hf.retrieval.index import INDEX_FILE, MusicIndex, build_index, find_music
-    from viml_hf.retrieval.model_loading import load_encoder_and_model
+    """Index a library; what an earlier run into the same folder has analysed is kept."""
+    from viml_hf.data.sources import read_sources
+    from viml_hf.retrieval.index import FEATURES_FOLDER, build_index
+    from viml_hf.retrieval.model_loading import SavedModel, load_encoder_and_model
 
-    files = find_music(options.music)
+    sources = read_sources(options.music)
+    for problem in sources.problems:
+        print(f"left out: {problem}", file=sys.stderr)
     encoder = load_encoder_and_model(options.model)
-    older = None
-    if (Path(options.output) / INDEX_FILE).exists():
-        try:
-            older = MusicIndex.load(options.output)
-        except ViMLError as error:
-            print(f"every file is analysed anew: {error}", file=sys.stderr)
-    root = Path(options.music) if Path(options.music).is_dir() else None
     model = str(Path(options.model).resolve()) if Path(options.model).is_dir() else options.model
-    index = build_index(files, encoder, model=model, root=root, previous=older, progress=not options.quiet)
+    index = build_index(
+        sources.items,
+        encoder,
+        model=model,
+        features=Path(options.output) / FEATURES_FOLDER,
+        loader=SavedModel(model),
+        workers=options.workers,
+        progress=not options.quiet,
+    )
     index.save(options.output)
     print(f"indexed {len(index.usable)} tracks, {len(index.embeddings)} windows of up to 30 s: {options.output}")
     if index.errors:

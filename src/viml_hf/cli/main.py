@@ -6,9 +6,16 @@ import os
 import sys
 from collections.abc import Sequence
 
-from viml_hf.cli import demo, index, recommend, train
+from viml_hf.cli import demo, extract, index, recommend, train, verify
 
-COMMANDS = {"demo": demo, "train": train, "index": index, "recommend": recommend}
+COMMANDS = {
+    "demo": demo,
+    "extract": extract,
+    "verify": verify,
+    "train": train,
+    "index": index,
+    "recommend": recommend,
+}
 
 
 def make_parser() -> argparse.ArgumentParser:

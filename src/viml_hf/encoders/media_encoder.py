@@ -2,8 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +14,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from viml_hf.encoders.dtypes import resolve_dtypes
+from viml_hf.encoders.encoder_info import EncoderInfo, encoder_info, reads_whole_segments, warn_of_licences
+from viml_hf.modeling.frozen_encoders import weights_dtype
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
+from viml_hf.processing.media import DecodeReport, MediaSegment
 from viml_hf.processing.processing_viml import Audio, Video, ViMLProcessor
+
+# Frames that an image encoder gets at once, always: a short rest is filled up. A segment's 60 are three times as many.
+FRAMES_PER_BATCH = 20
+# Decoded segments that wait for the encoder. They bound the memory, whatever the file's length.
+SEGMENTS_AHEAD = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,28 +33,31 @@ class BaseFeatures:
 
     Args:
         rows: `(segments, width)` float16, one row per 10 s segment.
-        bounds: `(start, end)` of every segment, in seconds.
+        bounds: `(start, end)` of every segment, in seconds from the beginning of the file or excerpt.
+        coverage: Share in [0, 1] of the declared length that could be decoded.
     """
 
     rows: np.ndarray
     bounds: tuple[tuple[float, float], ...]
+    coverage: float = 1.0
 
     @property
     def duration(self) -> float:
-        """Length of the file in seconds."""
+        """Length of the file or excerpt in seconds."""
         return self.bounds[-1][1]
 
 
 class MediaEncoder:
-    """The frozen encoders of a model, fed from files with one segment in memory.
+    """The frozen encoders of a model, fed from files with a few segments in memory.
 
-    Every segment is encoded by itself, and the result rounded to float16: a file's features do not depend on the
-    files before or beside it, and are those that a store holds.
+    This thread decodes; others encode. Each encodes one part of one segment at a time, in batches of a fixed shape and
+    with one thread of torch, and results are rounded to float16. So a file's features depend neither on the files
+    before or beside it nor on the number of threads, and are those that a store holds.
 
     Args:
         model: Holds the encoders.
         processor: Prepares their inputs.
-        threads: Threads of torch while encoding. Another number may change last bits; so it is not left to chance.
+        threads: Threads that encode; by default one per core, and one beside a GPU.
 
     Example:
         >>> from viml_hf import MediaEncoder, ViMLForMusicRetrieval, ViMLProcessor
@@ -52,21 +66,63 @@ class MediaEncoder:
         (1, 512)
     """
 
-    def __init__(self, model: ViMLForMusicRetrieval, processor: ViMLProcessor, *, threads: int = 1):
+    def __init__(self, model: ViMLForMusicRetrieval, processor: ViMLProcessor, *, threads: int | None = None):
         self.model = model.eval()
         self.processor = processor
-        self.threads = threads
+        if threads is None:
+            threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.threads = 1 if model.device.type != "cpu" else max(1, threads)
+        self.info: dict[str, EncoderInfo] = {}
+        self._pool: ThreadPoolExecutor | None = None
 
     @classmethod
-    def from_names(cls, video: str, text: str, audio: str, **kwargs: Any) -> "MediaEncoder":
-        """Load encoders by their names, as in [`ViMLForMusicRetrieval.from_encoders`]."""
-        model = ViMLForMusicRetrieval.from_encoders(video=video, text=text, audio=audio, encoder_kwargs=kwargs)
-        return cls(model, ViMLProcessor.from_encoders(video=video, text=text, audio=audio, **kwargs))
+    def from_names(
+        cls,
+        video: str,
+        text: str,
+        audio: str,
+        *,
+        dtypes: dict[str, str] | str = "auto",
+        fast: bool = False,
+        threads: int | None = None,
+        device: str | torch.device = "cpu",
+        **kwargs: Any,
+    ) -> "MediaEncoder":
+        """Load encoders by their names, as in [`ViMLForMusicRetrieval.from_encoders`].
+
+        Args:
+            video: `NAME[:HUB_ID[@REVISION]]`, a Hub id or a folder.
+            text: The same.
+            audio: The same.
+            dtypes: Dtype per modality, one for all, or `"auto"`, see `viml_hf.encoders.dtypes`.
+            fast: Decode only the frames that others refer to.
+            threads: See the class.
+            device: Where to encode.
+            kwargs: Passed to each `from_pretrained` (`local_files_only`, `cache_dir`, `token`, …).
+        """
+        names = {"video": video, "text": text, "audio": audio}
+        model = ViMLForMusicRetrieval.from_encoders(**names, encoder_kwargs=kwargs)  # type: ignore[arg-type]
+        model.config.encoder_dtypes = resolve_dtypes(dtypes, model.encoders, device)
+        model.cast_encoders()
+        processor = ViMLProcessor.from_encoders(**names, fast=fast, **kwargs)
+        model.to(torch.device(device))  # type: ignore[arg-type]  # transformers' annotation names the model's class
+        encoder = cls(model, processor, threads=threads)
+        encoder.info = {
+            modality: encoder_info(modality, names[modality], part, processor, **kwargs)
+            for modality, part in model.encoders.items()
+        }
+        warn_of_licences(encoder.info)
+        return encoder
 
     @property
     def widths(self) -> dict[str, int]:
         """Width of the base features per modality."""
         return {name: self.model.config.viml_config.base_feature_dim(name) for name in ("video", "audio", "text")}
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """Dtype per modality in which the encoder computes."""
+        return {name: str(weights_dtype(e)).removeprefix("torch.") for name, e in self.model.encoders.items()}
 
     def fingerprints(self) -> dict[str, str]:
         """Checksum per modality of what decides its base features: the encoder's weights and config, and its processor.
@@ -80,68 +136,118 @@ class MediaEncoder:
         }
         return {name: _checksum(encoder, parts[name]) for name, encoder in self.model.encoders.items()}
 
-    def encode_video(self, video: Video) -> BaseFeatures:
+    def encode_video(self, video: Video, *, start: float | None = None, end: float | None = None) -> BaseFeatures:
         """Encode the pictures of a video.
 
         Args:
             video: A path, the bytes of a file, or frames `(frames, height, width, 3)` uint8 at 6 per second.
+            start: Seconds into a file at which the excerpt begins.
+            end: Seconds into a file at which it ends.
 
         Raises:
             MediaDecodeError: It cannot be decoded, or has no pictures.
         """
-        rows, bounds = [], []
-        for segment in self.processor.video_segments(video):
-            pixel_values = self.processor.prepare_frames(segment.data)[None, None]
-            with self._computing():
-                features, _ = self.model.get_video_base_features(pixel_values.to(self.model.device))
-            rows.append(features[0])
-            bounds.append((segment.start, segment.end))
-        return BaseFeatures(_float16(torch.cat(rows)), tuple(bounds))
+        report = DecodeReport()
+        segments = self.processor.video_segments(video, **_excerpt(video, start, end, report))
+        whole = reads_whole_segments(self.model.video_encoder)
+        return self._encode(segments, self._submit_whole if whole else self._submit_frames, report)
 
-    def encode_audio(self, audio: Audio, sampling_rate: int | None = None) -> BaseFeatures:
+    def encode_audio(
+        self, audio: Audio, sampling_rate: int | None = None, *, start: float | None = None, end: float | None = None
+    ) -> BaseFeatures:
         """Encode music.
 
         Args:
             audio: A path, the bytes of a file, or a waveform `(samples,)` in [-1, 1].
             sampling_rate: Rate of a waveform in Hz.
+            start: Seconds into a file at which the excerpt begins.
+            end: Seconds into a file at which it ends.
 
         Raises:
             MediaDecodeError: It cannot be decoded, or has no sound.
         """
-        rows, bounds = [], []
-        for segment in self.processor.audio_segments(audio, sampling_rate):
-            with self._computing():
-                prepared, mask = self.processor.prepare_waveform(segment.data)
-                device = self.model.device
-                features, _ = self.model.get_audio_base_features(
-                    prepared[None, None].to(device),
-                    audio_frame_mask=None if mask is None else mask[None, None].to(device),
-                )
-            rows.append(features[0])
-            bounds.append((segment.start, segment.end))
-        return BaseFeatures(_float16(torch.cat(rows)), tuple(bounds))
+        report = DecodeReport()
+        segments = self.processor.audio_segments(audio, sampling_rate, **_excerpt(audio, start, end, report))
+        return self._encode(segments, lambda data: [self._run(self._encode_sound, data)], report)
 
     def encode_text(self, text: str) -> np.ndarray:
         """Base feature `(1, width)` float16 of a text."""
-        inputs = self.processor(text=[text]).to(self.model.device)
-        with self._computing():
-            features, _ = self.model.get_text_base_features(inputs["input_ids"], inputs["text_attention_mask"])
-        return _float16(features[0])
+        return self._run(self._encode_text, text).result()
 
     def null_text(self) -> np.ndarray:
         """Base feature `(width,)` float16 of the empty string."""
-        with self._computing():
-            return _float16(self.model.null_text_base_feature(self.processor.tokenizer))
+        tokenizer = self.processor.tokenizer
+        return self._run(lambda: _float16(self.model.null_text_base_feature(tokenizer))).result()
 
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            torch.set_num_threads(before)
+    def _encode(
+        self,
+        segments: Iterable[MediaSegment],
+        submit: Callable[[np.ndarray], list[Future[Tensor]]],
+        report: DecodeReport,
+    ) -> BaseFeatures:
+        """Encodes segments while the next ones are decoded; a row is the mean over the parts of its segment."""
+        waiting: deque[list[Future[Tensor]]] = deque()
+        rows, bounds = [], []
+        for segment in segments:
+            waiting.append(submit(segment.data))
+            bounds.append((segment.start, segment.end))
+            del segment  # not to be held while the next one is decoded
+            if len(waiting) > SEGMENTS_AHEAD:
+                rows.append(_row(waiting.popleft()))
+        rows += [_row(parts) for parts in waiting]
+        return BaseFeatures(_float16(torch.stack(rows)), tuple(bounds), report.coverage if report.packets else 1.0)
+
+    def _submit_frames(self, frames: np.ndarray) -> list[Future[Tensor]]:
+        starts = range(0, len(frames), FRAMES_PER_BATCH)
+        return [self._run(self._embed_frames, frames[start : start + FRAMES_PER_BATCH]) for start in starts]
+
+    def _submit_whole(self, frames: np.ndarray) -> list[Future[Tensor]]:
+        return [self._run(self._encode_frames, frames)]
+
+    def _embed_frames(self, frames: np.ndarray) -> Tensor:
+        """Embeddings `(frames, width)` of at most `FRAMES_PER_BATCH` frames, by an image encoder."""
+        batch = np.zeros((FRAMES_PER_BATCH, *frames.shape[1:]), np.uint8)
+        batch[: len(frames)] = frames
+        pixel_values = self.processor.prepare_frames(batch)
+        return self.model.embed_frames(pixel_values.to(self.model.device))[: len(frames)].cpu()
+
+    def _encode_frames(self, frames: np.ndarray) -> Tensor:
+        """The embedding `(1, width)` of a whole segment's frames."""
+        pixel_values = self.processor.prepare_frames(frames)[None, None]
+        features, _ = self.model.get_video_base_features(pixel_values.to(self.model.device))
+        return features[0].cpu()
+
+    def _encode_sound(self, waveform: np.ndarray) -> Tensor:
+        """The embedding `(1, width)` of a whole segment's sound."""
+        inputs = self.processor.audio_inputs([[waveform]]).to(self.model.device)
+        features, _ = self.model.get_audio_base_features(**inputs)
+        return features[0].cpu()
+
+    def _encode_text(self, text: str) -> np.ndarray:
+        inputs = self.processor(text=[text]).to(self.model.device)
+        features, _ = self.model.get_text_base_features(inputs["input_ids"], inputs["text_attention_mask"])
+        return _float16(features[0])
+
+    def _run(self, task: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Runs a task of the encoders in a thread that gives torch one thread."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.threads, "encoder", torch.set_num_threads, (1,))
+        return self._pool.submit(torch.inference_mode()(task), *arguments)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pool": None}
+
+
+def _excerpt(source: Any, start: float | None, end: float | None, report: DecodeReport) -> dict[str, Any]:
+    """The arguments that decoders of files take, and arrays at hand do not."""
+    if not isinstance(source, str | os.PathLike | bytes):
+        return {}
+    return {"start": start or 0.0, "end": end, "report": report}
+
+
+def _row(parts: list[Future[Tensor]]) -> Tensor:
+    """The mean `(width,)` float32 over all rows of a segment's parts."""
+    return torch.cat([part.result() for part in parts]).float().mean(0)
 
 
 # What a config or processor says of its origin, and not of its numbers.
@@ -156,7 +262,7 @@ def _checksum(encoder: PreTrainedModel, preprocessing: dict[str, Any]) -> str:
     kept = [{name: value for name, value in part.items() if name not in _ORIGIN} for part in settings]
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.flatten()[:64].detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()
 

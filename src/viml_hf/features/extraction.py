@@ -1,80 +1,70 @@
 """Extracting many files into a store: in parallel, resumable, and never stopped by one bad file."""
 
-import hashlib
 import json
-import multiprocessing
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from tqdm import tqdm
 
+from viml_hf.encoders.encoder_settings import EncoderLoader, EncoderSettings
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
-from viml_hf.features.store import Store, StoreItem, StoreSpec
-from viml_hf.features.store_writer import StoreWriter
+from viml_hf.features.media_item import Extracted, MediaItem, content_hash, extract_one, signature, size_of
+from viml_hf.features.store import Store, StoreItem, StoreSpec, item_from_record, read_journal
+from viml_hf.features.store_writer import SPEC_FILE, StoreWriter
+from viml_hf.features.workers import extract_in_processes, extract_on_ray
 from viml_hf.processing.media import printable
+
+ENGINES = ("processes", "ray")
+WORKERS_PER_GPU = 16  # they decode; beside a GPU that takes longer than encoding
 
 
 @dataclass(frozen=True)
-class MediaItem:
-    """One item to extract.
+class ExtractionPlan:
+    """What a run has to do.
 
     Args:
-        id: Unique name.
-        video: File with the pictures; `None` for music alone.
-        audio: File with the sound, often the same; `None` for pictures alone.
-        texts: Descriptions of the music.
-        fields: Anything else to keep in the store: split, tags, licence.
+        kept: Ids that the store has already, unchanged.
+        missing: Items that are new, have changed, or had no features before.
+        dropped: Items of the store that are not among the kept: no longer asked for, or changed.
     """
 
-    id: str
-    video: str | None = None
-    audio: str | None = None
-    texts: tuple[str, ...] = ()
-    fields: dict[str, Any] = field(default_factory=dict)
+    kept: list[str]
+    missing: list[MediaItem]
+    dropped: list[StoreItem]
 
 
-@dataclass(frozen=True, eq=False)
-class Extracted:
-    """What `extract_one` made of an item: its features, or the reason why there are none."""
+def plan_extraction(items: Sequence[MediaItem], stored: Iterable[StoreItem]) -> ExtractionPlan:
+    """Compare what is wanted with what is there, by each item's signature.
 
-    item: MediaItem
-    features: dict[str, np.ndarray] = field(default_factory=dict)
-    error: str | None = None
+    Args:
+        items: What is wanted.
+        stored: What an earlier run left.
 
+    Raises:
+        ViMLError: Two items share an id.
 
-def signature(item: MediaItem) -> str:
-    """A checksum of an item's texts and fields, and of its files' paths, sizes and times."""
-    known: list[Any] = [item.texts, sorted(item.fields.items())]
-    for path in (item.video, item.audio):
-        try:
-            status = os.stat(path) if path is not None else None
-        except OSError:
-            status = None
-        known.append((path, status and status.st_size, status and status.st_mtime_ns))
-    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def extract_one(item: MediaItem, encoder: MediaEncoder) -> Extracted:
-    """Base features of one item. It never raises: what goes wrong becomes the item's error."""
-    try:
-        features: dict[str, np.ndarray] = {}
-        if item.video is not None:
-            features["video"] = encoder.encode_video(item.video).rows
-        if item.audio is not None:
-            features["audio"] = encoder.encode_audio(item.audio).rows
-        if item.texts:
-            features["text"] = np.concatenate([encoder.encode_text(text) for text in item.texts])
-        return Extracted(item, features)
-    except Exception as error:
-        return Extracted(item, error=" ".join(str(error).split()) or type(error).__name__)
+    Example:
+        >>> plan_extraction([MediaItem("a")], stored=[]).missing
+        [MediaItem(id='a', video=None, audio=None, texts=(), fields={}, start=None, end=None)]
+    """
+    wanted = {item.id: signature(item) for item in items}
+    if len(wanted) != len(items):
+        raise ViMLError(f"{len(items)} items, but only {len(wanted)} ids; give every item an id of its own")
+    kept, dropped = [], []
+    for item in stored:
+        unchanged = item.has_features and wanted.get(item.id) == item.fields.get("signature")
+        if unchanged:
+            kept.append(item.id)
+        else:
+            dropped.append(item)
+    there = set(kept)
+    return ExtractionPlan(kept, [item for item in items if item.id not in there], dropped)
 
 
 def extract(
@@ -84,13 +74,19 @@ def extract(
     video: str = "descriptors",
     text: str = "descriptors",
     audio: str = "descriptors",
+    dtypes: dict[str, str] | str = "auto",
+    fast: bool = False,
     workers: int | None = None,
+    engine: str = "processes",
     progress: bool = True,
+    shard_items: int = 256,
+    commit_seconds: float = 300.0,
+    **load_options: Any,
 ) -> Store:
     """Extract items into a store; it then holds these items and no others.
 
-    A rerun goes on where it stopped: items are extracted that are new, whose files or texts have changed, or that
-    failed before.
+    A rerun goes on where it stopped: items are extracted that are new, whose files or texts have changed, or that have
+    no features yet. A file that was only renamed or touched is recognised by its content and not read again.
 
     Args:
         items: What to extract.
@@ -98,71 +94,194 @@ def extract(
         video: Video encoder, `NAME[:HUB_ID[@REVISION]]`.
         text: Text encoder.
         audio: Audio encoder.
-        workers: Processes; all cores by default. With 1 it runs in this process.
+        dtypes: Dtype of the encoders' weights per modality, one for all, or `"auto"`: that of the store if there is
+            one, otherwise see `viml_hf.encoders.dtypes`.
+        fast: Decode only the frames that others refer to: another sampling, and faster.
+        workers: Processes; by default one per core. With 1 it runs in this process, in as many threads as there are
+            cores, and a crash of a decoder ends it.
+        engine: `"processes"`, or `"ray"` for a Ray cluster.
         progress: Show a progress bar.
+        shard_items: Items per shard; a killed run loses no more than the last shard.
+        commit_seconds: Age in seconds at which a shard is written even if it is not full.
+        load_options: Passed to each encoder's `from_pretrained` (`local_files_only`, `cache_dir`, `token`, …).
 
     Returns:
-        The finished store. Items that failed are rows with their error.
+        The finished store. Items that failed, or that lack a modality, are rows with their error.
 
     Raises:
-        ViMLError: Two items share an id, or the folder holds other features.
+        ViMLError: Two items share an id, the folder holds other features, or another run is at work in it.
     """
     items = list(items)
-    ids = {item.id for item in items}
-    if len(ids) != len(items):
-        raise ViMLError(f"{len(items)} items, but only {len(ids)} ids; give every item an id of its own")
-    names = {"video": video, "text": text, "audio": audio}
-    encoder = MediaEncoder.from_names(**names)
-    spec = StoreSpec(encoders=names, widths=encoder.widths, fingerprints=encoder.fingerprints())
-    with StoreWriter(folder, spec, encoder.null_text()) as writer:
-        wanted = {item.id: signature(item) for item in items}
-        writer.forget([i.id for i in writer.items if i.error or wanted.get(i.id) != i.fields.get("signature")])
-        missing = [item for item in items if item.id not in writer.done]
-        bar = tqdm(total=len(missing), desc="extract", unit="file", disable=not progress)
-        for extracted in _run(missing, names, encoder, os.cpu_count() or 1 if workers is None else workers):
-            item = extracted.item
-            paths = {"video_path": item.video, "audio_path": item.audio}
-            paths = {name: path and printable(path) for name, path in paths.items()}
-            fields = {**item.fields, **paths, "signature": wanted[item.id]}
-            error = extracted.error
-            if error is None:
-                try:
-                    writer.add_item(StoreItem(item.id, texts=item.texts, fields=fields), extracted.features)
-                except ViMLError as refused:
-                    error = str(refused)
-            if error is not None:
-                tqdm.write(f"skipped: {error}", file=sys.stderr)
-                writer.add_item(StoreItem(item.id, fields=fields, error=printable(error)), {})
-            bar.update()
-        bar.close()
+    if engine not in ENGINES:
+        raise ViMLError(f"engine={engine!r}: give {' or '.join(ENGINES)}")
+    if workers is not None and workers < 1:
+        raise ViMLError(f"workers={workers}: give 1 or more")
+    plan_extraction(items, [])  # refuses equal ids before anything is loaded
+    if dtypes == "auto":
+        dtypes = _stored_dtypes(Path(folder)) or dtypes
+    settings = EncoderSettings(video, text, audio, dtypes, fast, load_options)
+    encoder = settings.load(device="cuda" if torch.cuda.is_available() else "cpu")
+    settings = settings.resolved(encoder)
+    run = Run(engine, workers, progress, shard_items, commit_seconds)
+    return run_extraction(items, folder, encoder, store_spec(settings.names, encoder), settings, run)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run goes about it; the arguments are those of [`extract`]."""
+
+    engine: str = "processes"
+    workers: int | None = None
+    progress: bool = True
+    shard_items: int = 256
+    commit_seconds: float = 300.0
+    title: str = "extract"
+
+
+def run_extraction(
+    items: Sequence[MediaItem],
+    folder: str | Path,
+    encoder: MediaEncoder,
+    spec: StoreSpec,
+    loader: EncoderLoader | None,
+    run: Run,
+) -> Store:
+    """Extract items by encoders at hand, see [`extract`].
+
+    Args:
+        items: What to extract.
+        folder: The store's folder.
+        encoder: The encoders.
+        spec: What the store says of its features.
+        loader: Loads the same encoders in a worker; without it everything runs in this process.
+        run: How to go about it.
+    """
+    workers = default_workers(torch.cuda.device_count()) if run.workers is None else run.workers
+    writer = StoreWriter(
+        folder, spec, encoder.null_text(), shard_items=run.shard_items, commit_seconds=run.commit_seconds
+    )
+    with writer:
+        plan = plan_extraction(items, writer.items)
+        moved = dict(_moved(plan))
+        writer.forget([item.id for item in plan.dropped])
+        for item in plan.missing:
+            if item.id in moved:
+                _add(writer, _carried_over(item, moved[item.id], writer))
+        missing = [item for item in plan.missing if item.id not in moved]
+        if loader is not None and run.engine == "ray":
+            results = extract_on_ray(missing, loader, workers)
+        elif loader is None or workers == 1 or len(missing) < 2 * workers:
+            results = (extract_one(item, encoder) for item in missing)
+        else:
+            results = extract_in_processes(missing, loader, workers)
+        _write(writer, results, len(missing), run)
     return Store(folder)
 
 
-_worker_encoder: MediaEncoder | None = None
+def stored_items(folder: str | Path) -> list[StoreItem]:
+    """The items that earlier runs have written into a folder, each as it was last; none for an empty folder."""
+    entries = (entry for entry in read_journal(Path(folder)) if entry is not None)
+    records = (record for entry in entries for record in entry["items"])
+    return list({record["id"]: item_from_record(record) for record in records}.values())
 
 
-def _start_worker(names: dict[str, str]) -> None:
-    global _worker_encoder
-    _worker_encoder = MediaEncoder.from_names(**names)
+def store_spec(names: dict[str, str], encoder: MediaEncoder) -> StoreSpec:
+    """What a store of features by these encoders says of them.
+
+    Args:
+        names: The encoders' names per modality.
+        encoder: The encoders.
+    """
+    return StoreSpec(
+        encoders=names,
+        widths=encoder.widths,
+        fingerprints=encoder.fingerprints(),
+        dtypes=encoder.dtypes,
+        revisions={modality: info.revision for modality, info in encoder.info.items()},
+        licences={modality: info.licence for modality, info in encoder.info.items()},
+        fast=encoder.processor.fast,
+    )
 
 
-def _extract_in_worker(item: MediaItem) -> Extracted:
-    assert _worker_encoder is not None
-    return extract_one(item, _worker_encoder)
+def _stored_dtypes(folder: Path) -> dict[str, str]:
+    """The dtypes of a store that was begun in a folder: another machine would choose others."""
+    path = folder / SPEC_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("dtypes", {})
+    except (OSError, ValueError):
+        return {}
 
 
-def _run(items: list[MediaItem], names: dict[str, str], encoder: MediaEncoder, workers: int) -> Iterator[Extracted]:
-    """Results in the order of the items, so that a store does not depend on the number of workers."""
-    if workers <= 1 or len(items) < 2 * workers:
-        yield from (extract_one(item, encoder) for item in items)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(names,)) as pool:
-        waiting: list[Future[Extracted]] = []
-        ahead = iter(items)
-        # A short queue: results are not to pile up while one slow file is awaited.
-        waiting += [pool.submit(_extract_in_worker, item) for item in islice(ahead, 8 * workers)]
-        while waiting:
-            wait(waiting[:1], return_when=FIRST_COMPLETED)
-            yield waiting.pop(0).result()
-            waiting += [pool.submit(_extract_in_worker, item) for item in islice(ahead, 1)]
+def default_workers(gpus: int) -> int:
+    """One worker per core, and not too many per GPU."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, WORKERS_PER_GPU * gpus) if gpus else cores
+
+
+_FACTS = ("sha256", "bytes", "video_seconds", "audio_seconds", "video_coverage", "audio_coverage")
+
+
+def _moved(plan: ExtractionPlan) -> Iterator[tuple[str, StoreItem]]:
+    """Missing items whose features the store has under another name or time, by content."""
+    by_size: dict[int, list[StoreItem]] = {}
+    for old in plan.dropped:
+        if old.has_features and "bytes" in old.fields and "sha256" in old.fields:
+            by_size.setdefault(old.fields["bytes"], []).append(old)
+    for item in plan.missing:
+        try:
+            candidates = by_size.get(size_of(item), []) if item.paths else []
+            content = content_hash(item) if candidates else None  # read only where the size is one that is known
+        except OSError:
+            continue
+        for old in candidates:
+            if old.fields["sha256"] == content and _asks_for(item) == _asked_for(old):
+                yield item.id, old
+                break
+
+
+def _carried_over(item: MediaItem, old: StoreItem, writer: StoreWriter) -> Extracted:
+    facts = {name: old.fields[name] for name in _FACTS if name in old.fields}
+    return Extracted(item, writer.load_rows(old), facts, old.error)
+
+
+def _asks_for(item: MediaItem) -> tuple[Any, ...]:
+    """All but the files that decides an item's features."""
+    return item.texts, item.start, item.end, item.video is not None, item.audio is not None, len(item.paths)
+
+
+def _asked_for(old: StoreItem) -> tuple[Any, ...]:
+    paths = [old.fields.get(name) for name in ("video_path", "audio_path")]
+    given = [path for path in paths if path is not None]
+    return old.texts, old.fields.get("start"), old.fields.get("end"), *(p is not None for p in paths), len(set(given))
+
+
+def _write(writer: StoreWriter, results: Iterator[Extracted], total: int, run: Run) -> None:
+    bar = tqdm(total=total, desc=run.title, unit="file", disable=not run.progress, smoothing=0.05)
+    failed, seconds = 0, 0.0
+    for extracted in results:
+        error = _add(writer, extracted)
+        if error is not None:
+            failed += 1
+            kept = ", ".join(m for m in ("video", "audio") if m in extracted.features)
+            tqdm.write(f"{f'only {kept} kept' if kept else 'skipped'}: {error}", file=sys.stderr)
+        seconds += max(extracted.facts.get(f"{modality}_seconds", 0.0) for modality in ("video", "audio"))
+        bar.set_postfix_str(f"{seconds / 3600:.2f} h of media, {failed} with errors", refresh=False)
+        bar.update()
+    bar.close()
+
+
+def _add(writer: StoreWriter, extracted: Extracted) -> str | None:
+    """Write a result; what cannot be stored becomes the item's error, which comes back."""
+    item = extracted.item
+    fields = {**item.fields, **extracted.facts, "signature": signature(item)}
+    for name, value in (("video_path", item.video), ("audio_path", item.audio)):
+        fields[name] = value and printable(value)
+    fields |= {name: float(value) for name, value in (("start", item.start), ("end", item.end)) if value is not None}
+    error = extracted.error and printable(extracted.error)
+    try:
+        texts = item.texts if "text" in extracted.features else ()
+        writer.add_item(StoreItem(item.id, texts=texts, fields=fields, error=error), extracted.features)
+    except ViMLError as refused:
+        error = printable(str(refused))
+        writer.add_item(StoreItem(printable(item.id), fields={"signature": fields["signature"]}, error=error), {})
+    return error

@@ -7,9 +7,10 @@ packed float16 rows. `viml_hf.features.store_writer` makes one.
 import contextlib
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +22,18 @@ from torch import Tensor
 
 from viml_hf.errors import ViMLError
 
-SCHEMA_VERSION = 1
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SCHEMA_VERSION = 2
 MODALITIES = ("video", "audio", "text")
 STORE_FILE, ITEMS_FILE, JOURNAL_FILE = "store.json", "items.parquet", "journal.jsonl"
 NULL_TEXT_FILE, VERIFIED_FILE = "text-null.safetensors", "verified.json"
+# Fields that are columns of items.parquet, to be filtered by. `sha256` is that of the media; `start` and `end` say in
+# seconds which part of it was read, `…_seconds` how much was decoded, `…_coverage` its share of what the file declares.
+TEXT_COLUMNS = ("video_path", "audio_path", "licence", "split", "sha256")
+NUMBER_COLUMNS = ("start", "end", "video_seconds", "audio_seconds", "video_coverage", "audio_coverage")
+FIELD_TYPES: dict[str, type] = dict.fromkeys(TEXT_COLUMNS, str) | dict.fromkeys(NUMBER_COLUMNS, float)
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,10 @@ class StoreSpec:
         frames_per_second: Frames read per second of video.
         segment_seconds: Seconds per row of video and audio.
         dtype: Of the stored rows.
+        dtypes: Dtype per modality that the encoder computes in, such as "bfloat16".
+        revisions: Commit per modality of the encoder; information only, as the fingerprints decide.
+        licences: Licence per modality of the encoder; information only.
+        fast: Whether only reference frames of the videos were decoded.
     """
 
     encoders: dict[str, str]
@@ -46,6 +59,10 @@ class StoreSpec:
     frames_per_second: float = 6
     segment_seconds: float = 10.0
     dtype: str = "float16"
+    dtypes: dict[str, str] = field(default_factory=dict)
+    revisions: dict[str, str | None] = field(default_factory=dict)
+    licences: dict[str, str | None] = field(default_factory=dict)
+    fast: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,8 +87,9 @@ class StoreItem:
         audio: Its rows of audio features.
         text: Its rows of text features, one per text.
         texts: The texts.
-        fields: Everything else that is known: paths, split, tags, licence, content hash.
-        error: Why it has no features, where extraction failed.
+        fields: Everything else that is known. Those of `FIELD_TYPES` with a value of that type (paths, licence, split,
+            times, coverage) are columns of `items.parquet`; all others are kept as JSON.
+        error: What could not be extracted, and why. Features of other modalities may be there all the same.
     """
 
     id: str
@@ -81,6 +99,11 @@ class StoreItem:
     texts: tuple[str, ...] = ()
     fields: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
+
+    @property
+    def has_features(self) -> bool:
+        """Whether there is a row of any modality."""
+        return any(len(getattr(self, modality)) for modality in MODALITIES)
 
 
 class Store:
@@ -108,7 +131,8 @@ class Store:
         self.folder = Path(folder)
         description = self._read_description()
         self.spec = StoreSpec(**description["spec"])
-        self.journal = read_journal(self.folder)
+        entries = (entry for entry in read_journal(self.folder) if entry is not None)
+        self.checksums = {name: checksum for entry in entries for name, checksum in entry["files"].items()}
         self.items = read_items(self.folder / ITEMS_FILE)
         self.null_text = self._load(NULL_TEXT_FILE)["features"]
         self._shards: dict[tuple[str, int], Tensor] = {}
@@ -131,7 +155,7 @@ class Store:
             return torch.zeros(0, self.spec.widths[modality], dtype=torch.float16)
         key = (modality, rows.shard)
         if key not in self._shards:
-            self._shards[key] = self._load(f"{modality}-{rows.shard:05d}.safetensors")["features"]
+            self._shards[key] = self._load(shard_name(modality, rows.shard))["features"]
         return self._shards[key][rows.start : rows.stop]
 
     def check_finite(self) -> None:
@@ -147,18 +171,77 @@ class Store:
                         f"{self.folder}: item {item.id!r} has {modality} features that are not finite; extract it again"
                     )
 
+    def to_dataset(self, *, with_errors: bool = False, cache_dir: str | Path | None = None) -> "Dataset":
+        """The store as a `datasets.Dataset`, one row per item, written to disk as it is made.
+
+        Args:
+            with_errors: Also the items with an error.
+            cache_dir: Where the dataset's file is written; the cache of `datasets` by default.
+
+        Returns:
+            Columns `id`, `video`, `audio`, `text` (lists of rows, float16; empty where there are none), `texts`, those
+            of `FIELD_TYPES`, `error`, and all other fields as JSON in `fields`.
+
+        Raises:
+            ViMLError: The package `datasets` is not installed.
+
+        Example:
+            >>> store.to_dataset().filter(lambda row: row["split"] == "train")  # doctest: +SKIP
+        """
+        from viml_hf.features.hf_datasets import store_to_dataset
+
+        return store_to_dataset(self, with_errors, cache_dir)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: "Dataset",
+        folder: str | Path,
+        *,
+        encoders: Mapping[str, str] | None = None,
+        null_text: Any = None,
+        **spec_fields: Any,
+    ) -> "Store":
+        """Write a store from a dataset with the columns of `to_dataset`.
+
+        Args:
+            dataset: A column `id`, and any of the others. A column that is not one of them becomes a field.
+            folder: The store's folder, new or empty.
+            encoders: Encoder name per modality; "unknown" by default.
+            null_text: Base feature `(text_width,)` of the empty string; zeros by default.
+            spec_fields: Further fields of [`StoreSpec`]. `widths` are those of the first rows with features by default.
+
+        Returns:
+            The finished store.
+
+        Raises:
+            ViMLError: There is no `id`, a width is neither given nor found, an item is unfit, or the folder holds a
+                store.
+
+        Example:
+            >>> Store.from_dataset(dataset, "copy", null_text=store.null_text, **asdict(store.spec))  # doctest: +SKIP
+        """
+        from viml_hf.features.hf_datasets import store_from_dataset
+
+        return store_from_dataset(dataset, folder, encoders, null_text, spec_fields)
+
     def verify(self) -> None:
         """Compare every shard with its checksum.
 
         Raises:
             ViMLError: A shard is missing or damaged; the message names it.
         """
-        for entry in self.journal:
-            name = damaged_file(self.folder, entry)
-            if name is not None:
-                state = "damaged" if (self.folder / name).exists() else "missing"
-                raise ViMLError(f"{self.folder / name}: the file is {state}; run the extraction again")
+        name = damaged_file(self.folder, self.checksums) or self._unknown_shard()
+        if name is not None:
+            state = "damaged" if (self.folder / name).exists() else "missing"
+            raise ViMLError(f"{self.folder / name}: the file is {state}; run the extraction again")
         self._remember_verified()
+
+    def _unknown_shard(self) -> str | None:
+        """A shard that an item is in, but that the journal has lost."""
+        ranges = ((modality, getattr(item, modality)) for item in self.items for modality in MODALITIES)
+        used = {shard_name(modality, rows.shard) for modality, rows in ranges if len(rows)}
+        return min(used - self.checksums.keys(), default=None)
 
     def _verify_once(self) -> None:
         """Verify at the first open, and again when the size or time of a shard is another one than then."""
@@ -173,8 +256,7 @@ class Store:
 
     def _stamps(self) -> str:
         """Names, sizes and times of all shards."""
-        names = sorted(name for entry in self.journal for name in entry["files"])
-        paths = [self.folder / name for name in names]
+        paths = [self.folder / name for name in sorted(self.checksums)]
         return json.dumps([(p.name, p.stat().st_size, p.stat().st_mtime_ns) if p.exists() else p.name for p in paths])
 
     def _load(self, name: str) -> dict[str, Tensor]:
@@ -201,12 +283,26 @@ class Store:
         return description
 
 
-def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """The committed shards, one dict per line. A last line cut short by a crash does not count."""
+def shard_name(modality: str, shard: int) -> str:
+    """The name of a shard's file."""
+    return f"{modality}-{shard:05d}.safetensors"
+
+
+def read_journal(folder: Path) -> Iterator[dict[str, Any] | None]:
+    """The committed shards, line by line; `None` for a damaged line.
+
+    A last line cut short by a crash does not count: no finished store knows of it.
+    """
     path = folder / JOURNAL_FILE
     if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    yield None
 
 
 def read_items(path: Path) -> list[StoreItem]:
@@ -214,25 +310,31 @@ def read_items(path: Path) -> list[StoreItem]:
     items = []
     for row in pq.read_table(path).to_pylist():
         ranges = {m: RowRange(*(row[f"{m}_{part}"] for part in ("shard", "start", "stop"))) for m in MODALITIES}
-        fields = json.loads(row["fields"])
+        fields = json.loads(row["fields"]) | {name: row[name] for name in FIELD_TYPES if row[name] is not None}
         items.append(StoreItem(row["id"], **ranges, texts=tuple(row["texts"]), fields=fields, error=row["error"]))
     return items
 
 
 def write_items(path: Path, items: list[StoreItem]) -> None:
-    """Write `items.parquet`: ids, row ranges, texts and errors as columns, all other fields as JSON."""
-    columns = [pa.array([item.id for item in items], pa.string())]
-    names = ["id"]
+    """Write `items.parquet`: ids, row ranges, texts, errors and the known fields as columns, other fields as JSON."""
+    columns: dict[str, pa.Array] = {"id": pa.array([item.id for item in items], pa.string())}
     for modality in MODALITIES:
         for part in ("shard", "start", "stop"):
-            columns.append(pa.array([getattr(getattr(item, modality), part) for item in items], pa.int64()))
-            names.append(f"{modality}_{part}")
-    columns.append(pa.array([list(item.texts) for item in items], pa.list_(pa.string())))
-    columns.append(pa.array([item.error for item in items], pa.string()))
-    columns.append(pa.array([json.dumps(item.fields, sort_keys=True) for item in items], pa.string()))
-    temporary = path.with_name(f"{path.name}.tmp")
-    pq.write_table(pa.table(columns, names=[*names, "texts", "error", "fields"]), temporary)
-    temporary.replace(path)
+            numbers = [getattr(getattr(item, modality), part) for item in items]
+            columns[f"{modality}_{part}"] = pa.array(numbers, pa.int64())
+    columns["texts"] = pa.array([list(item.texts) for item in items], pa.list_(pa.string()))
+    columns["error"] = pa.array([item.error for item in items], pa.string())
+    split = [split_fields(item.fields) for item in items]
+    for name, kind in FIELD_TYPES.items():
+        columns[name] = pa.array([known.get(name) for known, _ in split], pa.string() if kind is str else pa.float64())
+    columns["fields"] = pa.array([others for _, others in split], pa.string())
+    pq.write_table(pa.table(columns), path)
+
+
+def split_fields(fields: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The fields that have a column, and all others as JSON, among them those whose type is not the column's."""
+    known = {name: value for name, value in fields.items() if type(value) is FIELD_TYPES.get(name)}
+    return known, json.dumps({name: fields[name] for name in fields.keys() - known.keys()}, sort_keys=True)
 
 
 def item_to_record(item: StoreItem) -> dict[str, Any]:
@@ -246,9 +348,9 @@ def item_from_record(record: dict[str, Any]) -> StoreItem:
     return StoreItem(**{**record, **ranges, "texts": tuple(record["texts"])})
 
 
-def damaged_file(folder: Path, entry: dict[str, Any]) -> str | None:
-    """The first file of a journal entry that is missing or has another checksum."""
-    for name, expected in entry["files"].items():
+def damaged_file(folder: Path, checksums: dict[str, str]) -> str | None:
+    """The first file that is missing or has another checksum."""
+    for name, expected in checksums.items():
         if not (folder / name).is_file() or sha256_of(folder / name) != expected:
             return name
     return None

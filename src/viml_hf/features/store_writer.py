@@ -2,14 +2,18 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from viml_hf.errors import ViMLError
@@ -29,46 +33,82 @@ from viml_hf.features.store import (
     item_to_record,
     read_journal,
     sha256_of,
+    shard_name,
     write_items,
 )
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+SPEC_FILE, LOCK_FILE = "spec.json", "lock"
+# The fingerprints say whether features are the same; these say where they come from.
+INFORMATION = ("revisions", "licences")
+OWN_FILE = re.compile(rf"({'|'.join(MODALITIES)})-\d+\.safetensors|.*\.tmp")
+
+
+@dataclass
+class Shard:
+    """A committed shard: its files with their checksums, and its items as they were committed."""
+
+    number: int
+    files: dict[str, str]
+    items: list[StoreItem]
+
+    def to_line(self) -> str:
+        """Its line of the journal."""
+        records = [item_to_record(item) for item in self.items]
+        return json.dumps({"shard": self.number, "files": self.files, "items": records}) + "\n"
 
 
 class StoreWriter:
     """Writes a store, or goes on with one that was interrupted.
 
     A shard is written under a temporary name, renamed, and then named in the journal with its checksums; `store.json`
-    comes last. Items of earlier sessions are in `done`; adding one of them again is an error.
+    comes last. Items of earlier sessions that have features (or nothing to extract) are in `done`; adding one of them
+    again is an error. The folder is locked until the writer is left, or its process ends in whatever way.
 
     Args:
         folder: The store's folder; made if it does not exist.
         spec: What the features are.
         null_text: Base feature `(text_width,)` of the empty string.
         shard_items: Items per shard.
+        commit_seconds: Age in seconds of a shard's first item at which the shard is committed even if it has fewer
+            items; looked at when an item is added.
 
     Raises:
-        ViMLError: The folder holds a store of other features.
+        ViMLError: The folder holds a store of other features, or another writer is at work in it.
     """
 
-    def __init__(self, folder: str | Path, spec: StoreSpec, null_text: Any, *, shard_items: int = 256):
+    def __init__(
+        self,
+        folder: str | Path,
+        spec: StoreSpec,
+        null_text: Any,
+        *,
+        shard_items: int = 256,
+        commit_seconds: float = 300.0,
+    ):
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.spec = spec
         self.shard_items = shard_items
-        # What is damaged or gone since it was committed is extracted again.
-        committed = read_journal(self.folder)
-        self._journal = [entry for entry in committed if damaged_file(self.folder, entry) is None]
-        if len(self._journal) < len(committed):
-            # Until then the store is unfinished: its list of items names shards that will be others.
-            (self.folder / STORE_FILE).unlink(missing_ok=True)
-        self._check_same_features()
-        journaled = [item_from_record(record) for entry in self._journal for record in entry["items"]]
-        # An item that was extracted again counts as it was last.
-        self.items = list({item.id: item for item in journaled}.values())
-        self.done = {item.id for item in self.items if item.error is None}
+        self.commit_seconds = commit_seconds
         self._new: list[tuple[StoreItem, dict[str, np.ndarray]]] = []
-        self._write_journal()
-        null = as_rows("the null text", np.asarray(null_text, np.float32)[None], spec.widths["text"])[0]
-        self._write_tensors(NULL_TEXT_FILE, null)
+        self._first_added = 0.0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(self.folder)
+        try:
+            self._check_same_features()
+            self._shards = self._committed_shards()
+            # An item that was extracted again counts as it was last.
+            self._items = {item.id: item for shard in self._shards for item in shard.items}
+            self.done = {item.id for item in self._items.values() if item.has_features or item.error is None}
+            null = as_rows("the null text", np.asarray(null_text, np.float32)[None], spec.widths["text"])[0]
+            self._write_tensors(NULL_TEXT_FILE, null)
+        except BaseException:
+            unlock_folder(self._lock)
+            raise
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -77,9 +117,17 @@ class StoreWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # What was extracted stays, whatever went wrong after it; but only a whole run makes a finished store.
-        self._commit()
-        if kind is None:
-            self._finish()
+        try:
+            self._commit()
+            if kind is None:
+                self._finish()
+        finally:
+            unlock_folder(self._lock)
+
+    @property
+    def items(self) -> list[StoreItem]:
+        """The committed items, each as it was last."""
+        return list(self._items.values())
 
     def add(
         self,
@@ -109,11 +157,13 @@ class StoreWriter:
         self.add_item(StoreItem(item_id, texts=tuple(texts), fields=fields), features)
 
     def add_error(self, item_id: str, error: str, **fields: Any) -> None:
-        """Record that an item could not be extracted, and why."""
+        """Record that an item could not be extracted, and why. It may be added again."""
         self.add_item(StoreItem(item_id, fields=fields, error=error), {})
 
     def add_item(self, item: StoreItem, features: Mapping[str, Any]) -> None:
         """Add one item with its features by modality; its row ranges are set here.
+
+        An item with features may have an error too: what of it could not be extracted.
 
         Raises:
             ViMLError: As `add`.
@@ -128,82 +178,194 @@ class StoreWriter:
             )
         if item.id in self.done:
             raise ViMLError(f"item {item.id!r} is in {self.folder} already; give every item an id of its own")
+        if not all(isinstance(text, str) for text in (item.id, *item.texts, item.error or "")):
+            raise ViMLError(f"item {item.id!r}: its id, texts and error are to be strings")
         try:
-            json.dumps(item_to_record(item), ensure_ascii=False).encode()
+            record = json.dumps(item_to_record(item), ensure_ascii=False)
+            record.encode()
         except (TypeError, ValueError) as error:
             raise ViMLError(f"item {item.id!r} cannot be stored ({error}); ids and fields are JSON in UTF-8") from error
-        self.done.add(item.id)
-        self._new.append((item, rows))
-        if len(self._new) >= self.shard_items:
+        if item.error is None or any(len(given) for given in rows.values()):
+            self.done.add(item.id)
+        if not self._new:
+            self._first_added = time.monotonic()
+        # As a later session will read it: a tuple, say, becomes a list.
+        self._new.append((item_from_record(json.loads(record)), rows))
+        if len(self._new) >= self.shard_items or time.monotonic() - self._first_added >= self.commit_seconds:
             self._commit()
 
     def forget(self, ids: Iterable[str]) -> None:
         """Leave items of earlier sessions out of the finished store, so that they can be added anew."""
-        unwanted = set(ids)
-        self.items = [item for item in self.items if item.id not in unwanted]
-        self.done -= unwanted
+        for item_id in ids:
+            self._items.pop(item_id, None)
+            self.done.discard(item_id)
+
+    def load_rows(self, item: StoreItem) -> dict[str, np.ndarray]:
+        """Features of a committed item, by modality: to add them again under another id, as `add_item` takes them.
+
+        Args:
+            item: One of `items`, which may have been forgotten since.
+
+        Returns:
+            Rows `(length, width)` float16 of each modality that it has.
+
+        Raises:
+            ViMLError: A shard cannot be read.
+        """
+        features = {}
+        for modality in MODALITIES:
+            rows: RowRange = getattr(item, modality)
+            path = self.folder / shard_name(modality, rows.shard)
+            if len(rows):
+                try:
+                    with safe_open(path, "np") as file:
+                        features[modality] = file.get_slice("features")[rows.start : rows.stop]
+                except (OSError, SafetensorError) as error:
+                    raise ViMLError(f"{path}: cannot be read ({error}); run the extraction again") from error
+        return features
 
     def _commit(self) -> None:
         """Write the items in hand as one shard."""
         if not self._new:
             return
-        shard = max((entry["shard"] for entry in self._journal), default=-1) + 1
-        items, files = [item for item, _ in self._new], {}
+        shard = Shard(self._shards[-1].number + 1 if self._shards else 0, {}, [item for item, _ in self._new])
         for modality in MODALITIES:
-            packed = [rows.get(modality) for _, rows in self._new]
-            if not any(rows is not None for rows in packed):
+            packed = [rows.get(modality, ()) for _, rows in self._new]
+            if not any(map(len, packed)):
                 continue
             offset = 0
             for index, rows in enumerate(packed):
-                length = 0 if rows is None else len(rows)
-                found: dict[str, Any] = {modality: RowRange(shard, offset, offset + length)}
-                items[index] = replace(items[index], **found)
-                offset += length
-            name = f"{modality}-{shard:05d}.safetensors"
-            self._write_tensors(name, np.concatenate([rows for rows in packed if rows is not None]))
-            files[name] = sha256_of(self.folder / name)
-        entry = {"shard": shard, "files": files, "items": [item_to_record(item) for item in items]}
-        self._journal.append(entry)
-        with (self.folder / JOURNAL_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self.items += items
+                found: dict[str, Any] = {modality: RowRange(shard.number, offset, offset + len(rows))}
+                shard.items[index] = replace(shard.items[index], **found)
+                offset += len(rows)
+            name = shard_name(modality, shard.number)
+            self._write_tensors(name, np.concatenate([rows for rows in packed if len(rows)]))
+            shard.files[name] = sha256_of(self.folder / name)
+        self._append_to_journal(shard.to_line())
+        self._shards.append(shard)
+        self._items |= {item.id: item for item in shard.items}
         self._new = []
 
-    def _write_journal(self) -> None:
-        """Leave out lines that do not count: one cut short by a crash would spoil the next one."""
-        temporary = self.folder / f"{JOURNAL_FILE}.tmp"
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in self._journal), encoding="utf-8")
-        temporary.replace(self.folder / JOURNAL_FILE)
+    def _append_to_journal(self, line: str) -> None:
+        path = self.folder / JOURNAL_FILE
+        size = path.stat().st_size
+        try:
+            with path.open("ab") as file:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            # Half a line, where the disk is full, would spoil the next one.
+            os.truncate(path, size)
+            raise
+
+    def _committed_shards(self) -> list[Shard]:
+        """The shards of earlier sessions. What is damaged or gone since it was committed is extracted again."""
+        entries = list(read_journal(self.folder))
+        whole = [entry for entry in entries if entry is not None and damaged_file(self.folder, entry["files"]) is None]
+        if len(whole) < len(entries):
+            # Until then the store is unfinished: its list of items names shards that will be others.
+            (self.folder / STORE_FILE).unlink(missing_ok=True)
+        shards = [
+            Shard(entry["shard"], entry["files"], [item_from_record(record) for record in entry["items"]])
+            for entry in whole
+        ]
+        # One cut short by a crash would spoil the next line.
+        self._write_journal(shards)
+        return shards
+
+    def _write_journal(self, shards: Iterable[Shard]) -> None:
+        with replacing(self.folder / JOURNAL_FILE) as path, path.open("w", encoding="utf-8") as file:
+            file.writelines(shard.to_line() for shard in shards)
 
     def _finish(self) -> None:
-        """Write `items.parquet` and, last, `store.json`. An item that failed before and is here now counts once."""
-        items = {item.id: item for item in self.items}
-        order = sorted(items.values(), key=lambda item: item.id)
-        write_items(self.folder / ITEMS_FILE, order)
-        counts = {"items": len(order), "errors": sum(item.error is not None for item in order)}
+        """Write `items.parquet` and `store.json`, then remove what they do not need.
+
+        Each step leaves a store that can be read: the items name their shards, the journal names at least those, and a
+        file goes only when neither names it.
+        """
+        order = sorted(self._items.values(), key=lambda item: item.id)
+        with replacing(self.folder / ITEMS_FILE) as path:
+            write_items(path, order)
+        errors = [item for item in order if item.error is not None]
+        counts = {"items": len(order), "errors": sum(not item.has_features for item in errors)}
+        counts["partial"] = len(errors) - counts["errors"]
         counts |= {modality: sum(len(getattr(item, modality)) for item in order) for modality in MODALITIES}
-        self._write_text(STORE_FILE, {"schema_version": SCHEMA_VERSION, "spec": asdict(self.spec), "counts": counts})
+        self._write_json(STORE_FILE, {"schema_version": SCHEMA_VERSION, "spec": asdict(self.spec), "counts": counts})
+        self._leave_out_superseded()
+        named = {name for shard in self._shards for name in shard.files}
+        for path in self.folder.iterdir():
+            if OWN_FILE.fullmatch(path.name) and path.name not in named and path.is_file():
+                path.unlink()
+
+    def _leave_out_superseded(self) -> None:
+        """Take out of the journal the items that were forgotten or extracted again, and the shards they leave empty."""
+        kept = [
+            replace(shard, items=[item for item in shard.items if self._items.get(item.id) is item])
+            for shard in self._shards
+        ]
+        if kept != self._shards:
+            kept = [shard for shard in kept if shard.items]
+            self._write_journal(kept)
+            self._shards = kept
 
     def _check_same_features(self) -> None:
         """Refuse to mix features: the spec is stored from the first shard on."""
-        path = self.folder / "spec.json"
-        if path.exists() and json.loads(path.read_text()) != asdict(self.spec):
-            raise ViMLError(
-                f"{self.folder}: holds features of {json.loads(path.read_text())['encoders']}, not of "
-                f"{self.spec.encoders}; take another folder, or the same encoders"
-            )
-        self._write_text("spec.json", asdict(self.spec))
+        path, given = self.folder / SPEC_FILE, asdict(self.spec)
+        if path.exists():
+            # What an older version did not write is as by default.
+            known = asdict(StoreSpec({}, {})) | json.loads(path.read_text())
+            for name in sorted(known.keys() - INFORMATION):
+                if known[name] != given.get(name):
+                    raise ViMLError(
+                        f"{self.folder}: holds features with {name}={known[name]}, not {given.get(name)}; take another "
+                        "folder, or the same encoders and settings"
+                    )
+        self._write_json(SPEC_FILE, given)
 
-    def _write_text(self, name: str, content: dict[str, Any]) -> None:
-        temporary = self.folder / f"{name}.tmp"
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        temporary.replace(self.folder / name)
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        with replacing(self.folder / name) as path:
+            path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     def _write_tensors(self, name: str, rows: np.ndarray) -> None:
-        temporary = self.folder / f"{name}.tmp"
-        save_file({"features": torch.from_numpy(np.ascontiguousarray(rows))}, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(self.folder / name)
+        with replacing(self.folder / name) as path:
+            save_file({"features": torch.from_numpy(np.ascontiguousarray(rows))}, path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path to write to; it becomes `path`, whole and on the disk, when the block ends without an error."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    yield temporary
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def lock_folder(folder: Path) -> IO[bytes]:
+    """Let no second writer into a folder. The lock ends with `unlock_folder`, or with the process.
+
+    Without `fcntl`, or on a file system without locks, there is none.
+
+    Raises:
+        ViMLError: Another writer has it.
+    """
+    file = (folder / LOCK_FILE).open("ab")
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise ViMLError(f"another extraction is writing into {folder}: wait for it or stop it") from None
+        except OSError:
+            pass  # a file system without locks
+    return file
+
+
+def unlock_folder(lock: IO[bytes]) -> None:
+    """Let other writers in."""
+    if fcntl is not None:
+        # Closing alone would leave the lock to processes forked meanwhile.
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_UN)
+    lock.close()

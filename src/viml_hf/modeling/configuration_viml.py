@@ -10,6 +10,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
+from .configuration_deepsim import DeepSimConfig
 from .configuration_descriptors import (
     DESCRIPTOR_CONFIGS,
     ViMLAudioDescriptorsConfig,
@@ -190,6 +191,8 @@ class ViMLForMusicRetrievalConfig(PreTrainedConfig):
         audio_encoder_config: Config of the audio encoder: AST, CLAP or any audio model, or the descriptors.
         freeze_encoders: Keep the encoders out of training: no gradient, always in evaluation mode. It holds after
             `from_pretrained` too.
+        encoder_dtypes: `"float32"` or `"bfloat16"` per modality (`video`, `text`, `audio`) of the encoders' weights.
+            The features depend on it, so it is kept.
 
     Example:
         >>> from viml_hf import ViMLForMusicRetrievalConfig
@@ -212,6 +215,7 @@ class ViMLForMusicRetrievalConfig(PreTrainedConfig):
     text_encoder_config: dict | PreTrainedConfig | None = None
     audio_encoder_config: dict | PreTrainedConfig | None = None
     freeze_encoders: bool = True
+    encoder_dtypes: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Turn the encoders' dicts into the config classes that their `model_type` names."""
@@ -227,15 +231,24 @@ class ViMLForMusicRetrievalConfig(PreTrainedConfig):
             )
         super().__post_init__(**kwargs)
 
+    def validate_encoder_dtypes(self) -> None:
+        """Refuse what names no modality or no dtype."""
+        for modality, dtype in (self.encoder_dtypes or {}).items():
+            if modality not in ("video", "text", "audio") or dtype not in ("float32", "bfloat16"):
+                raise ValueError(
+                    f"encoder_dtypes has {modality}={dtype!r}: give float32 or bfloat16 for video, text and audio."
+                )
+
 
 def _encoder_config(name: str, value: dict) -> PreTrainedConfig:
-    """The config object of one encoder. The descriptors are known here, so that remote code needs no registration."""
+    """The config object of one encoder. Our own are known here, so that remote code needs no registration."""
     kwargs = dict(value)
     model_type = kwargs.pop("model_type", None)
     if model_type is None:
         raise ValueError(f"{name} has no model_type: give the dict of a transformers config, or the config itself.")
-    if model_type in DESCRIPTOR_CONFIGS:
-        return DESCRIPTOR_CONFIGS[model_type](**kwargs)
+    own_configs = {**DESCRIPTOR_CONFIGS, DeepSimConfig.model_type: DeepSimConfig}
+    if model_type in own_configs:
+        return own_configs[model_type](**kwargs)
     return AutoConfig.for_model(model_type, **kwargs)
 
 

@@ -1,10 +1,5 @@
-"""The frozen base encoders inside a [`ViMLForMusicRetrieval`]: how they are named, loaded, built and read out.
+"""The frozen base encoders inside a [`ViMLForMusicRetrieval`]: how they are loaded, built and read out."""
 
-An encoder is named `NAME[:HUB_ID[@REVISION]]`, or by a Hub id or folder alone (`NAME` is then `auto`).
-"""
-
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +7,14 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from .configuration_deepsim import DeepSimConfig
 from .configuration_descriptors import (
     ViMLAudioDescriptorsConfig,
     ViMLTextDescriptorsConfig,
     ViMLVideoDescriptorsConfig,
 )
+from .encoder_names import FAMILIES, parse_encoder_name
+from .modeling_deepsim import DeepSimModel
 from .modeling_descriptors import (
     DESCRIPTOR_MODELS,
     ViMLAudioDescriptors,
@@ -30,27 +28,49 @@ DESCRIPTORS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig]]] = {
     "text": (ViMLTextDescriptors, ViMLTextDescriptorsConfig),
     "audio": (ViMLAudioDescriptors, ViMLAudioDescriptorsConfig),
 }
+# This package's own encoders, by model type: known here, so that code in a Hub repo needs no registration.
+OWN_MODELS: dict[str, Any] = {**DESCRIPTOR_MODELS, DeepSimConfig.model_type: DeepSimModel}
 
-# What a name needs the checkpoint to be, and the checkpoint taken when none is named.
-FAMILIES = {
-    "clip": ("clip", "openai/clip-vit-base-patch32"),
-    "clap": ("clap", "laion/clap-htsat-unfused"),
-}
-# A dual model, by its model type, holds the tower of a modality as a class of its own.
+# A model of several modalities, by its model type, holds the tower of one as a class of its own.
 TOWER_CLASSES = {
     ("clip", "video"): "CLIPVisionModelWithProjection",
     ("clip", "text"): "CLIPTextModelWithProjection",
+    ("siglip", "video"): "SiglipVisionModel",
+    ("siglip", "text"): "SiglipTextModel",
     ("clap", "audio"): "ClapAudioModelWithProjection",
     ("clap", "text"): "ClapTextModelWithProjection",
+    ("pe_audio_video", "video"): "PeVideoEncoder",
+    ("pe_audio_video", "audio"): "PeAudioEncoder",
+    ("pe_video", "video"): "PeVideoEncoder",
+    ("pe_audio", "audio"): "PeAudioEncoder",
+}
+# The config of that tower within the model's, where its class does not find it by itself.
+TOWER_CONFIGS = {
+    ("pe_audio_video", "video"): ("audio_video_config", "video_config"),
+    ("pe_audio_video", "audio"): ("audio_video_config", "audio_config"),
+    ("pe_video", "video"): ("video_config",),
+    ("pe_audio", "audio"): ("audio_config",),
 }
 # Models of several modalities: their outputs cannot be read as those of one.
-DUAL_MODELS = ("clip", "clap", "siglip", "siglip2", "align", "altclip", "blip", "whisper")
-# The same classes by the model type of the tower's own config; `AutoModel` would drop the projection.
-PROJECTED_TOWERS = {
+DUAL_MODELS = {model for model, _ in TOWER_CLASSES} | {"siglip2", "align", "altclip", "blip", "whisper"}
+# The classes by the model type of the tower's own config, where `AutoModel` has none or would drop the projection.
+TOWERS_ALONE = {
     "clip_vision_model": "CLIPVisionModelWithProjection",
     "clip_text_model": "CLIPTextModelWithProjection",
     "clap_audio_model": "ClapAudioModelWithProjection",
     "clap_text_model": "ClapTextModelWithProjection",
+    "siglip_text_model": "SiglipTextModel",
+}
+# Where a config keeps the width of the embedding, if it is not the hidden size.
+WIDTH_FIELDS = {
+    **dict.fromkeys(DESCRIPTOR_MODELS, "projection_dim"),
+    **{name: "projection_dim" for name in TOWERS_ALONE if name.startswith(("clip", "clap"))},
+    "siglip_text_model": "projection_size",
+}
+# Model types with code of their own on the Hub whose network transformers has under another name, with the settings
+# that must be off for that to hold.
+SAME_NETWORK = {
+    "mert_model": ("hubert", ("feature_extractor_cqt", "deepnorm", "conv_pos_batch_norm")),
 }
 # Where an encoder puts its embedding, best first; a model with none of them gives the mean of its valid states.
 POOLED_FIELDS = {
@@ -58,54 +78,6 @@ POOLED_FIELDS = {
     "text": ("text_embeds",),
     "audio": ("audio_embeds", "pooler_output"),
 }
-
-
-@dataclass(frozen=True)
-class EncoderName:
-    """A parsed encoder name.
-
-    Args:
-        name: `descriptors`, `clip`, `clap` or `auto`.
-        hub_id: Hub id or folder; `None` for the descriptors.
-        revision: Branch, tag or commit on the Hub, where pinned.
-    """
-
-    name: str
-    hub_id: str | None = None
-    revision: str | None = None
-
-
-def parse_encoder_name(text: str) -> EncoderName:
-    """Parse `NAME[:HUB_ID[@REVISION]]`, a Hub id, or a folder.
-
-    Raises:
-        ValueError: The text is none of these.
-
-    Example:
-        >>> parse_encoder_name("clip:openai/clip-vit-base-patch16@main")
-        EncoderName(name='clip', hub_id='openai/clip-vit-base-patch16', revision='main')
-        >>> parse_encoder_name("clip").hub_id
-        'openai/clip-vit-base-patch32'
-    """
-    if text == "descriptors":
-        return EncoderName("descriptors")
-    if Path(text).is_dir():
-        return EncoderName("auto", text)
-    name, colon, location = text.partition(":")
-    if (name in FAMILIES or name == "auto") and Path(location).is_dir() and location:
-        return EncoderName(name, location)
-    if name in FAMILIES or (colon and name == "auto"):
-        hub_id, _, revision = location.partition("@")
-        hub_id = hub_id or (FAMILIES[name][1] if name in FAMILIES and not colon else "")
-    else:
-        name = "auto"
-        hub_id, _, revision = text.partition("@")
-    if not hub_id or (hub_id.count("/") > 1 and not Path(hub_id).is_dir()) or (name == "auto" and "/" not in hub_id):
-        raise ValueError(
-            f"{text!r} names no encoder: give `descriptors`, `clip`, `clap`, `clip:HUB_ID[@REVISION]`, a Hub "
-            "id such as `MIT/ast-finetuned-audioset-10-10-0.4593`, or the folder of a saved model."
-        )
-    return EncoderName(name, hub_id, revision or None)
 
 
 def load_encoder(modality: str, encoder: str | PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
@@ -117,7 +89,8 @@ def load_encoder(modality: str, encoder: str | PreTrainedModel, **kwargs: Any) -
         kwargs: Passed to `from_pretrained` (`local_files_only`, `cache_dir`, `token`, …).
 
     Raises:
-        ValueError: The name is unknown, or the checkpoint is of another family than its name says.
+        ValueError: The name is unknown, the checkpoint is of another family than its name says, or it needs code of
+            its own, which is never run.
     """
     if isinstance(encoder, PreTrainedModel):
         return encoder
@@ -127,7 +100,8 @@ def load_encoder(modality: str, encoder: str | PreTrainedModel, **kwargs: Any) -
         return model_class(config_class())
     if parsed.revision:
         kwargs["revision"] = parsed.revision
-    model_type = AutoConfig.from_pretrained(parsed.hub_id, **kwargs).model_type
+    config = load_encoder_config(parsed.hub_id, **kwargs)
+    model_type = config.model_type
     expected = FAMILIES.get(parsed.name, (None,))[0]
     if expected is not None and model_type.split("_")[0] != expected:
         raise ValueError(
@@ -140,16 +114,46 @@ def load_encoder(modality: str, encoder: str | PreTrainedModel, **kwargs: Any) -
             f"{encoder!r} is a {model_type!r} checkpoint, of which no {modality} tower is known here: give {known}, a "
             f"model of {modality} alone, or the descriptors."
         )
-    class_name = TOWER_CLASSES.get((model_type, modality)) or PROJECTED_TOWERS.get(model_type)
-    loader: Any = getattr(transformers, class_name) if class_name else AutoModel
-    return loader.from_pretrained(parsed.hub_id, **kwargs)
+    for name in TOWER_CONFIGS.get((model_type, modality), ()):
+        config = getattr(config, name)
+    class_name = TOWER_CLASSES.get((model_type, modality)) or TOWERS_ALONE.get(model_type)
+    loader: Any = OWN_MODELS.get(model_type) or (getattr(transformers, class_name) if class_name else AutoModel)
+    if (model_type, modality) in TOWER_CLASSES and (model_type, modality) not in TOWER_CONFIGS:
+        return loader.from_pretrained(parsed.hub_id, **kwargs)  # the class takes its part of the config
+    return loader.from_pretrained(parsed.hub_id, config=config, **kwargs)
+
+
+def load_encoder_config(hub_id: str, **kwargs: Any) -> PreTrainedConfig:
+    """The config of a checkpoint, without ever running code that comes with it.
+
+    Raises:
+        ValueError: The checkpoint needs such code.
+    """
+    settings, _ = PreTrainedConfig.get_config_dict(hub_id, **kwargs)
+    model_type = settings.get("model_type")
+    if model_type in OWN_MODELS:
+        return OWN_MODELS[model_type].config_class.from_pretrained(hub_id, **kwargs)
+    if model_type in SAME_NETWORK:
+        known, must_be_off = SAME_NETWORK[model_type]
+        on = [name for name in must_be_off if settings.get(name)]
+        if not on:
+            dropped = {"model_type", "auto_map", "architectures"}
+            config = AutoConfig.for_model(known, **{k: v for k, v in settings.items() if k not in dropped})
+            config._commit_hash = settings.get("_commit_hash")
+            return config
+    if settings.get("auto_map") and model_type not in transformers.CONFIG_MAPPING:
+        raise ValueError(
+            f"{hub_id}: a {model_type!r} model that brings code of its own, which is never run here: give a model "
+            "that transformers has."
+        )
+    return AutoConfig.from_pretrained(hub_id, trust_remote_code=False, **kwargs)
 
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """An encoder with fresh weights from its config, as a checkpoint of the whole model needs it."""
-    if config.model_type in DESCRIPTOR_MODELS:
-        return DESCRIPTOR_MODELS[config.model_type](config)
-    class_name = PROJECTED_TOWERS.get(config.model_type)
+    if config.model_type in OWN_MODELS:
+        return OWN_MODELS[config.model_type](config)
+    class_name = TOWERS_ALONE.get(config.model_type)
     if class_name is not None:
         return getattr(transformers, class_name)._from_config(config)
     return AutoModel.from_config(config)
@@ -157,8 +161,48 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
 
 def encoder_width(config: PreTrainedConfig) -> int:
     """Width of the base features that an encoder with this config gives."""
-    projected = config.model_type in PROJECTED_TOWERS or config.model_type in DESCRIPTOR_MODELS
-    return config.projection_dim if projected else config.hidden_size
+    return getattr(config, WIDTH_FIELDS.get(config.model_type, "hidden_size"))
+
+
+def text_padding(config: PreTrainedConfig) -> dict[str, Any]:
+    """How texts are padded for a text encoder: SigLIP reads its summary off the last place, padding included."""
+    if config.model_type in ("siglip", "siglip_text_model"):
+        text_config = getattr(config, "text_config", config)
+        return {"padding": "max_length", "max_length": text_config.max_position_embeddings}
+    return {"padding": True}
+
+
+def encode_text_tokens(encoder: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Embeddings `(texts, width)` of tokens `(texts, length)`: the encoder's own, or the mean over valid tokens."""
+    if encoder.config.model_type == "siglip_text_model":
+        return encoder(input_ids=input_ids).pooler_output
+    output = encoder(input_ids=input_ids, attention_mask=attention_mask)
+    features = pooled_embedding("text", output, attention_mask)
+    if features.shape[1:] != (encoder_width(encoder.config),):
+        features = output.pooler_output
+    return features
+
+
+def encode_sound(encoder: PreTrainedModel, sound: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Embeddings `(segments, width)` of an audio encoder's own input `(segments, …)`.
+
+    Args:
+        encoder: The audio encoder.
+        sound: A spectrogram or samples.
+        mask: `(segments, time)`, 1 where the input exists, for encoders that take one.
+    """
+    sound = sound.to(weights_dtype(encoder))
+    inputs: dict[str, Any] = {encoder.main_input_name: sound}
+    if encoder.config.model_type == "pe_audio_encoder":
+        inputs = {"input_values": sound[:, None], "padding_mask": mask}
+    elif mask is not None:
+        inputs["attention_mask"] = mask
+    output = encoder(**inputs)
+    shorten = getattr(encoder, "_get_feature_vector_attention_mask", None)
+    if mask is not None and shorten is not None:
+        # Encoders of raw samples: their mask over states follows from the one over samples.
+        mask = shorten(output.last_hidden_state.shape[1], mask)
+    return pooled_embedding("audio", output, mask)
 
 
 def pooled_embedding(modality: str, output: Any, attention_mask: Tensor | None = None) -> Tensor:

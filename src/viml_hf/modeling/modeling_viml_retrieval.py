@@ -10,14 +10,17 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
+from .encoder_names import parse_encoder_name
 from .frozen_encoders import (
     MODALITIES,
     build_encoder,
+    encode_sound,
+    encode_text_tokens,
     encoder_width,
     load_encoder,
-    parse_encoder_name,
     pooled_embedding,
     round_to_store,
+    text_padding,
     weights_dtype,
 )
 from .modeling_descriptors import ViMLDescriptors
@@ -72,6 +75,7 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         viml: ViMLModel | None = None,
         tokenizer: Any = None,
         freeze_encoders: bool = True,
+        encoder_dtypes: dict[str, str] | None = None,
         encoder_kwargs: dict[str, Any] | None = None,
         **viml_config: Any,
     ) -> "ViMLForMusicRetrieval":
@@ -84,6 +88,7 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
             viml: Trained heads for these encoders; without them, new ones with random weights.
             tokenizer: Tokenizer of `text`, needed where `text` is a model object that knows no Hub id.
             freeze_encoders: Keep the encoders out of training.
+            encoder_dtypes: `"float32"` or `"bfloat16"` per modality, of the encoders' weights; by default as loaded.
             encoder_kwargs: Passed to each encoder's `from_pretrained` (`local_files_only`, `token`, …).
             viml_config: Fields of [`ViMLConfig`] for new heads; the widths follow from the encoders.
 
@@ -107,11 +112,15 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         configs: dict[str, Any] = {
             f"{modality}_encoder_config": encoder.config for modality, encoder in encoders.items()
         }
-        config = ViMLForMusicRetrievalConfig(viml_config=viml.config, freeze_encoders=freeze_encoders, **configs)
-        model = cls(config)
+        config = ViMLForMusicRetrievalConfig(
+            viml_config=viml.config, freeze_encoders=freeze_encoders, encoder_dtypes=encoder_dtypes, **configs
+        )
+        with torch.device("meta"):  # the weights are at hand
+            model = cls(config)
         for modality, encoder in encoders.items():
             model.add_module(f"{modality}_encoder", encoder)
         model.add_module("viml", viml)
+        model.cast_encoders()
         model.freeze_encoders()
         tokenizer = tokenizer or _tokenizer_of(text, encoders["text"], **kwargs)
         model.viml.set_null_text(model.null_text_base_feature(tokenizer))
@@ -119,9 +128,14 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load a checkpoint; frozen encoders are frozen again (see `PreTrainedModel.from_pretrained`)."""
+        """Load a checkpoint (see `PreTrainedModel.from_pretrained`).
+
+        Frozen encoders are frozen again, and encoders get their own dtypes again where no `dtype` is asked for.
+        """
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
+            model.cast_encoders()
         model.freeze_encoders()
         for encoder in model.encoders.values():
             if isinstance(encoder, ViMLDescriptors):
@@ -132,6 +146,13 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
     def encoders(self) -> dict[str, PreTrainedModel]:
         """The base encoders by modality."""
         return {modality: getattr(self, f"{modality}_encoder") for modality in MODALITIES}
+
+    def cast_encoders(self) -> None:
+        """Give the encoders the dtypes of `config.encoder_dtypes`; the descriptors have no weights to cast."""
+        for modality, dtype in (self.config.encoder_dtypes or {}).items():
+            encoder = self.encoders[modality]
+            if not isinstance(encoder, ViMLDescriptors):
+                encoder.to(getattr(torch, dtype))
 
     def freeze_encoders(self) -> None:
         """Take the encoders out of training where `config.freeze_encoders` says so."""
@@ -155,7 +176,8 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
 
     def null_text_base_feature(self, tokenizer: Any) -> Tensor:
         """Base feature `(text_dim,)` of the empty string."""
-        tokens = tokenizer([""], return_tensors="pt").to(self.viml.null_text_features.device)
+        padding = text_padding(self.config.text_encoder_config)
+        tokens = tokenizer([""], return_tensors="pt", **padding).to(self.viml.null_text_features.device)
         mask = torch.ones_like(tokens["input_ids"]) if tokens["input_ids"].shape[1] else tokens["input_ids"]
         features, _ = self.get_text_base_features(tokens["input_ids"], mask)
         return features[0, 0].detach()
@@ -179,14 +201,18 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoders):
             if getattr(self.video_encoder, "encodes_segments", False):
                 features = self.video_encoder(pixel_values.flatten(0, 1), mask).pooler_output
+            elif self.video_encoder.main_input_name == "pixel_values_videos":
+                inputs = pixel_values.flatten(0, 1).to(weights_dtype(self.video_encoder))
+                features = self.video_encoder(pixel_values_videos=inputs, padding_mask_videos=mask.bool()).pooler_output
             else:
-                dtype = weights_dtype(self.video_encoder)
-                output = self.video_encoder(pixel_values=pixel_values.flatten(0, 2).to(dtype))
-                embeds = pooled_embedding("video", output).float().unflatten(0, (batch * segments, frames))
-                weights = mask.float()[..., None]
-                embeds = torch.where(weights > 0, embeds, 0.0)
-                features = embeds.sum(1) / weights.sum(1).clamp(min=1)
+                embeds = self.embed_frames(pixel_values.flatten(0, 2)).unflatten(0, (batch * segments, frames))
+                features = _masked_mean(embeds, mask)
         return self._segment_features(features, (batch, segments), mask.any(-1).view(batch, segments))
+
+    def embed_frames(self, pixel_values: Tensor) -> Tensor:
+        """Embeddings `(frames, video_dim)` float32 of frames `(frames, 3, height, width)`, by an image encoder."""
+        output = self.video_encoder(pixel_values=pixel_values.to(weights_dtype(self.video_encoder)))
+        return pooled_embedding("video", output).float()
 
     def get_text_base_features(self, input_ids: Tensor, text_attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """One base feature per text.
@@ -199,21 +225,24 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
             `(batch, 1, text_dim)` and the mask `(batch, 1)` of rows with a text.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoders):
-            output = self.text_encoder(input_ids=input_ids, attention_mask=text_attention_mask)
-            features = pooled_embedding("text", output, text_attention_mask)
-            if features.shape[1:] != (encoder_width(self.text_encoder.config),):
-                features = output.pooler_output
+            features = encode_text_tokens(self.text_encoder, input_ids, text_attention_mask)
         return self._segment_features(features, (len(input_ids), 1), text_attention_mask.bool().any(1, keepdim=True))
 
     def get_audio_base_features(
-        self, input_features: Tensor, audio_segment_mask: Tensor | None = None, audio_frame_mask: Tensor | None = None
+        self,
+        input_features: Tensor,
+        audio_segment_mask: Tensor | None = None,
+        audio_frame_mask: Tensor | None = None,
+        audio_window_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One base feature per 10 s segment of music.
 
         Args:
-            input_features: `(batch, segments, …)`, the audio encoder's own input per segment.
+            input_features: `(batch, segments, …)`, the audio encoder's own input per segment; `(batch, segments,
+                windows, …)` for an encoder with a window shorter than a segment, whose embeddings are averaged.
             audio_segment_mask: `(batch, segments)`, 1 where the segment exists.
             audio_frame_mask: `(batch, segments, time)`, for encoders that take an attention mask.
+            audio_window_mask: `(batch, segments, windows)`, 1 where the window exists.
 
         Returns:
             `(batch, segments, audio_dim)` and the mask `(batch, segments)`.
@@ -221,13 +250,13 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         batch, segments = input_features.shape[:2]
         if audio_segment_mask is None:
             audio_segment_mask = input_features.new_ones(batch, segments, dtype=torch.long)
-        sound = input_features.flatten(0, 1).to(weights_dtype(self.audio_encoder))
-        inputs = {self.audio_encoder.main_input_name: sound}
-        mask = None if audio_frame_mask is None else audio_frame_mask.flatten(0, 1)
-        if mask is not None:
-            inputs["attention_mask"] = mask
+        frame_mask = None if audio_frame_mask is None else audio_frame_mask.flatten(0, 1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoders):
-            features = pooled_embedding("audio", self.audio_encoder(**inputs), mask)
+            if audio_window_mask is None:
+                features = encode_sound(self.audio_encoder, input_features.flatten(0, 1), frame_mask)
+            else:
+                embeds = encode_sound(self.audio_encoder, input_features.flatten(0, 2)).float()
+                features = _masked_mean(embeds.unflatten(0, (batch * segments, -1)), audio_window_mask.flatten(0, 1))
         return self._segment_features(features, (batch, segments), audio_segment_mask.bool())
 
     def _segment_features(self, features: Tensor, shape: tuple[int, int], mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -262,6 +291,7 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         input_features: Tensor,
         audio_segment_mask: Tensor | None = None,
         audio_frame_mask: Tensor | None = None,
+        audio_window_mask: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
         """Embed music, see [`ViMLModel.get_audio_features`] for what comes back.
@@ -270,9 +300,12 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
             input_features: `(batch, segments, …)`.
             audio_segment_mask: `(batch, segments)`.
             audio_frame_mask: `(batch, segments, time)`.
+            audio_window_mask: `(batch, segments, windows)`.
             kwargs: As for [`ViMLModel`].
         """
-        features, mask = self.get_audio_base_features(input_features, audio_segment_mask, audio_frame_mask)
+        features, mask = self.get_audio_base_features(
+            input_features, audio_segment_mask, audio_frame_mask, audio_window_mask
+        )
         return self.viml.get_audio_features(features, mask, **kwargs)
 
     def _query_base_features(
@@ -306,6 +339,7 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         input_features: Tensor | None = None,
         audio_segment_mask: Tensor | None = None,
         audio_frame_mask: Tensor | None = None,
+        audio_window_mask: Tensor | None = None,
         return_loss: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ViMLOutput:
@@ -319,6 +353,7 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
             input_features: `(tracks, segments, …)`, the audio encoder's own input per 10 s segment.
             audio_segment_mask: `(tracks, segments)`, 1 where the segment exists.
             audio_frame_mask: `(tracks, segments, time)`, for encoders that take an attention mask.
+            audio_window_mask: `(tracks, segments, windows)`, for encoders with a window shorter than a segment.
             return_loss: See [`ViMLModel.forward`].
             kwargs: As for [`ViMLModel`].
 
@@ -328,9 +363,15 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         inputs = self._query_base_features(pixel_values, frame_attention_mask, input_ids, text_attention_mask)
         if input_features is not None:
             inputs["audio_features"], inputs["audio_attention_mask"] = self.get_audio_base_features(
-                input_features, audio_segment_mask, audio_frame_mask
+                input_features, audio_segment_mask, audio_frame_mask, audio_window_mask
             )
         return self.viml(**inputs, return_loss=return_loss, **kwargs)
+
+
+def _masked_mean(embeds: Tensor, mask: Tensor) -> Tensor:
+    """Mean `(items, dim)` of the rows of `(items, rows, dim)` where `(items, rows)` is not 0."""
+    weights = mask.float()[..., None]
+    return torch.where(weights > 0, embeds, 0.0).sum(1) / weights.sum(1).clamp(min=1)
 
 
 def _tokenizer_of(name: str | PreTrainedModel, encoder: PreTrainedModel, **kwargs: Any) -> Any:
@@ -343,7 +384,7 @@ def _tokenizer_of(name: str | PreTrainedModel, encoder: PreTrainedModel, **kwarg
     parsed = parse_encoder_name(hub_name)
     if parsed.revision:
         kwargs["revision"] = parsed.revision
-    return AutoTokenizer.from_pretrained(parsed.hub_id, **kwargs)
+    return AutoTokenizer.from_pretrained(parsed.hub_id, trust_remote_code=False, **kwargs)
 
 
 __all__ = ["ViMLForMusicRetrieval"]

@@ -1,28 +1,33 @@
 """`ViMLProcessor`: videos, texts and music → the inputs of `ViMLForMusicRetrieval`."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, ByT5Tokenizer, CLIPImageProcessorPil
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import logging
 
-from viml_hf.modeling.frozen_encoders import parse_encoder_name
 from viml_hf.processing.audio_decoding import iter_audio_segments, resample
-from viml_hf.processing.feature_extraction_descriptors import ViMLDescriptorsFeatureExtractor
+from viml_hf.processing.encoder_inputs import (
+    load_feature_extractor,
+    load_image_processor,
+    load_text_padding,
+    load_tokenizer,
+    window_samples,
+)
 from viml_hf.processing.frames import preprocess_frames, short_side
 from viml_hf.processing.media import MediaSegment, iter_segments
-from viml_hf.processing.segments import FRAMES_PER_SECOND, sample_frames
+from viml_hf.processing.segments import FRAMES_PER_SECOND, sample_frames, window_starts
 from viml_hf.processing.video_decoding import iter_video_segments
 
 logger = logging.get_logger(__name__)
 
 MAX_CHANNELS = 8  # 7.1 sound
+MAX_SEGMENTS = 180  # 30 minutes; frames of as much take 7 GB
 
 Video = str | os.PathLike | bytes | np.ndarray | Tensor | list
 Audio = str | os.PathLike | bytes | np.ndarray | Tensor
@@ -39,14 +44,20 @@ class ViMLProcessor(ProcessorMixin):
     | `input_features` | `(batch, segments, …)` | the audio encoder's own input per segment |
     | `audio_segment_mask` | `(batch, segments)` | 1 where the segment exists |
     | `audio_frame_mask` | `(batch, segments, time)` | only for encoders that take an attention mask |
+    | `audio_window_mask` | `(batch, segments, windows)` | only for encoders with a window: 1 where it exists |
 
-    A whole file is held in memory: for long files use `viml_hf.encoders.MediaEncoder`, which gives the same features
-    a segment at a time.
+    An encoder that hears less than a segment, such as CLAP (10 s) or DeepSim (3 s), gets `input_features` of
+    `(batch, segments, windows, …)`: the fewest windows that cover the segment, evenly spaced; never a random crop.
+
+    A whole file is held in memory, at most 30 minutes of it: for long files use `viml_hf.encoders.MediaEncoder`, which
+    gives the same features a segment at a time.
 
     Args:
         image_processor: Image processor of the video encoder, applied to every frame.
         feature_extractor: Feature extractor of the audio encoder.
         tokenizer: Tokenizer of the text encoder.
+        text_padding: How texts are padded: `{"padding": True}` to the longest of the batch; SigLIP needs more.
+        fast: Read files by the frames that others refer to alone, see `viml_hf.processing.video_decoding.iter_frames`.
 
     Example:
         >>> from viml_hf import ViMLProcessor
@@ -56,12 +67,27 @@ class ViMLProcessor(ProcessorMixin):
         [30, 0]
     """
 
-    def __init__(self, image_processor: Any, feature_extractor: Any, tokenizer: Any):
+    def __init__(
+        self,
+        image_processor: Any,
+        feature_extractor: Any,
+        tokenizer: Any,
+        text_padding: dict[str, Any] | None = None,
+        fast: bool = False,
+    ):
         super().__init__(image_processor, feature_extractor, tokenizer)
+        self.text_padding = text_padding or {"padding": True}
+        self.fast = fast
 
     @classmethod
     def from_encoders(
-        cls, video: str = "descriptors", text: str = "descriptors", audio: str = "descriptors", **kwargs: Any
+        cls,
+        video: str = "descriptors",
+        text: str = "descriptors",
+        audio: str = "descriptors",
+        *,
+        fast: bool = False,
+        **kwargs: Any,
     ) -> "ViMLProcessor":
         """The processor for the encoders of [`ViMLForMusicRetrieval.from_encoders`], under the same names.
 
@@ -69,15 +95,19 @@ class ViMLProcessor(ProcessorMixin):
             video: `NAME[:HUB_ID[@REVISION]]`, a Hub id or a folder.
             text: The same.
             audio: The same.
+            fast: See the class.
             kwargs: Passed to each `from_pretrained` (`local_files_only`, `token`, …).
 
         Raises:
             ValueError: A name is unknown.
         """
-        image_processor = _load(AutoImageProcessor, video, kwargs) or descriptors_image_processor()
-        feature_extractor = _load(AutoFeatureExtractor, audio, kwargs) or ViMLDescriptorsFeatureExtractor()
-        tokenizer = _load(AutoTokenizer, text, kwargs) or ByT5Tokenizer()
-        return cls(image_processor, feature_extractor, tokenizer)
+        return cls(
+            load_image_processor(video, **kwargs),
+            load_feature_extractor(audio, **kwargs),
+            load_tokenizer(text, **kwargs),
+            load_text_padding(text, **kwargs),
+            fast=fast,
+        )
 
     @property
     def model_input_names(self) -> list[str]:
@@ -86,7 +116,8 @@ class ViMLProcessor(ProcessorMixin):
         names += ["input_features", "audio_segment_mask"]
         extractor = self.feature_extractor
         masked = "attention_mask" in extractor.model_input_names and getattr(extractor, "return_attention_mask", True)
-        return [*names, "audio_frame_mask"] if masked else names
+        names += ["audio_frame_mask"] if masked else []
+        return [*names, "audio_window_mask"] if window_samples(extractor) else names
 
     def __call__(
         self,
@@ -126,11 +157,15 @@ class ViMLProcessor(ProcessorMixin):
             data |= self._process_audio_batch(_as_list(audio, frames_dims=1), options["audio_kwargs"])
         return BatchFeature(data)
 
-    def video_segments(self, video: Video, fps: float | None = None) -> Iterable[MediaSegment]:
-        """Segments of frames `(frames, height, width, 3)` uint8 of a file or of frames at hand, one at a time."""
+    def video_segments(self, video: Video, fps: float | None = None, **excerpt: Any) -> Iterable[MediaSegment]:
+        """Segments of frames `(frames, height, width, 3)` uint8 of a file or of frames at hand, one at a time.
+
+        Of a file, `start`, `end` (seconds) and `report` may be given, as for `iter_frames`.
+        """
         if isinstance(video, str | os.PathLike | bytes):
             # One thread: with more, a damaged file gives other pictures from run to run.
-            return iter_video_segments(video, short_side=short_side(self.image_processor), threads=1)
+            side = short_side(self.image_processor)
+            return iter_video_segments(video, short_side=side, threads=1, fast=self.fast, **excerpt)
         frames = np.asarray(video)
         if frames.ndim == 4 and frames.shape[1] == 3 and frames.shape[-1] != 3:
             frames = frames.transpose(0, 2, 3, 1)
@@ -151,11 +186,14 @@ class ViMLProcessor(ProcessorMixin):
             frames = frames[rows]
         return iter_segments([frames], FRAMES_PER_SECOND)
 
-    def audio_segments(self, audio: Audio, sampling_rate: int | None = None) -> Iterable[MediaSegment]:
-        """Segments of mono samples `(samples,)` at the encoder's rate, of a file or of a waveform, one at a time."""
+    def audio_segments(self, audio: Audio, sampling_rate: int | None = None, **excerpt: Any) -> Iterable[MediaSegment]:
+        """Segments of mono samples `(samples,)` at the encoder's rate, of a file or of a waveform, one at a time.
+
+        Of a file, `start`, `end` (seconds) and `report` may be given, as for `iter_audio`.
+        """
         rate = self.feature_extractor.sampling_rate
         if isinstance(audio, str | os.PathLike | bytes):
-            return iter_audio_segments(audio, rate)
+            return iter_audio_segments(audio, rate, **excerpt)
         waveform = np.asarray(audio)
         if waveform.dtype.kind != "f":
             raise ValueError(
@@ -184,24 +222,26 @@ class ViMLProcessor(ProcessorMixin):
         return preprocess_frames(frames, image_processor or self.image_processor)
 
     def prepare_waveform(self, waveform: np.ndarray) -> tuple[Tensor, Tensor | None]:
-        """The audio encoder's input for one segment, and its mask over time where the encoder takes one."""
-        extractor = self.feature_extractor
-        options: dict[str, Any] = {}
-        window = getattr(extractor, "nb_max_samples", None)
+        """The audio encoder's input for one segment `(samples,)`.
+
+        Returns:
+            For an encoder with a window, `(windows, …)` and `None`; for others `(time, …)` and, where the encoder
+            takes one, the mask `(time,)`.
+        """
+        extractor, window = self.feature_extractor, window_samples(self.feature_extractor)
         if window is not None:
-            # CLAP's extractor crops at random what is longer than its window: give it no more than that.
-            waveform = waveform[:window]
-            options["truncation"] = "rand_trunc"
-        output = extractor([waveform], sampling_rate=extractor.sampling_rate, return_tensors="pt", **options)
-        features = output["input_features"] if "input_features" in output else output["input_values"]
-        mask = output.get("attention_mask")
-        return features[0], None if mask is None else mask[0]
+            parts = [waveform[start : start + window] for start in window_starts(len(waveform), window)]
+            return torch.cat([_extract(extractor, part)[0] for part in parts]), None
+        features, mask = _extract(extractor, waveform)
+        # Samples of one channel `(1, time)` are samples.
+        features = features[0, 0] if features.ndim == 3 and features.shape[1] == 1 else features[0]
+        return features, None if mask is None else mask[0]
 
     def _process_video_batch(self, videos: list[Video], options: dict[str, Any]) -> dict[str, Tensor]:
         fps = options.pop("fps", None)
         image_processor = _with_options(self.image_processor, options)
         rows = [
-            [self.prepare_frames(segment.data, image_processor) for segment in self.video_segments(video, fps)]
+            [self.prepare_frames(s.data, image_processor) for s in _not_too_many(self.video_segments(video, fps))]
             for video in videos
         ]
         pixel_values, mask = _stack_segments(rows)
@@ -211,41 +251,52 @@ class ViMLProcessor(ProcessorMixin):
         texts = [text] if isinstance(text, str) else list(text or [])
         if not all(t is None or isinstance(t, str) for t in texts):
             raise ValueError(f"text={text!r}: give a string, or a list of strings and None.")
-        options = {"padding": True, "truncation": True, **options, "return_tensors": "pt"}
+        options = {**self.text_padding, "truncation": True, **options, "return_tensors": "pt"}
         if options["padding"] is False and len(texts) > 1:
             options["padding"] = True
         tokens = self.tokenizer([t or "" for t in texts], **options)
         present = torch.tensor([[bool(t)] for t in texts])
         return {"input_ids": tokens["input_ids"], "text_attention_mask": tokens["attention_mask"] * present}
 
-    def _process_audio_batch(self, audio: list[Audio], options: dict[str, Any]) -> dict[str, Tensor]:
+    def _process_audio_batch(self, audio: list[Audio], options: dict[str, Any]) -> BatchFeature:
         rate = options.get("sampling_rate")
-        rows, masks = [], []
-        for item in audio:
-            prepared = [self.prepare_waveform(segment.data) for segment in self.audio_segments(item, rate)]
-            rows.append([features for features, _ in prepared])
-            masks.append([mask for _, mask in prepared if mask is not None])
-        input_features, frame_mask = _stack_segments(rows)
-        segment_mask = frame_mask.any(-1).long()
-        data = {"input_features": input_features, "audio_segment_mask": segment_mask}
+        return self.audio_inputs([[s.data for s in _not_too_many(self.audio_segments(a, rate))] for a in audio])
+
+    def audio_inputs(self, waveforms: list[list[np.ndarray]]) -> BatchFeature:
+        """The model's audio inputs of the segments `(samples,)` of each track."""
+        prepared = [[self.prepare_waveform(segment) for segment in track] for track in waveforms]
+        input_features, mask = _stack_segments([[features for features, _ in track] for track in prepared])
+        data = {"input_features": input_features, "audio_segment_mask": mask.any(-1).long()}
+        if window_samples(self.feature_extractor):
+            data["audio_window_mask"] = mask
+        masks = [[mask for _, mask in track if mask is not None] for track in prepared]
         if masks[0]:
             data["audio_frame_mask"] = _stack_segments(masks)[0].long()
-        return data
+        return BatchFeature(data)
 
 
-def descriptors_image_processor() -> CLIPImageProcessorPil:
-    """What the video descriptors read: the whole picture squeezed to 64 × 64, in [0, 1]."""
-    size = {"height": 64, "width": 64}
-    return CLIPImageProcessorPil(size=size, resample=2, do_center_crop=False, do_normalize=False)
+def _extract(extractor: Any, waveform: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    """What a feature extractor makes of one waveform, `(1, …)`, and its mask."""
+    # CLAP's extractor is told to cut at random only where something is to be cut: what it gets fits its window.
+    options = {"truncation": "rand_trunc"} if hasattr(extractor, "nb_max_samples") else {}
+    if extractor.model_input_names[0] == "input_values" and hasattr(extractor, "hop_length"):
+        output = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+    else:
+        output = extractor([waveform], sampling_rate=extractor.sampling_rate, return_tensors="pt", **options)
+    features = output["input_features"] if "input_features" in output else output["input_values"]
+    mask = output.get("attention_mask")
+    return features, output.get("padding_mask") if mask is None else mask
 
 
-def _load(auto_class: Any, name: str, kwargs: dict[str, Any]) -> Any:
-    """The preprocessor of a named encoder; `None` for the descriptors."""
-    parsed = parse_encoder_name(name)
-    if parsed.hub_id is None:
-        return None
-    revision = {"revision": parsed.revision} if parsed.revision else {}
-    return auto_class.from_pretrained(parsed.hub_id, **kwargs, **revision)
+def _not_too_many(segments: Iterable[MediaSegment]) -> Iterator[MediaSegment]:
+    """The segments, as long as they fit into memory."""
+    for index, segment in enumerate(segments):
+        if index == MAX_SEGMENTS:
+            raise ValueError(
+                f"More than {MAX_SEGMENTS // 6} minutes in one batch: use viml_hf.MediaEncoder, which reads files of "
+                "any length a segment at a time, or give an excerpt."
+            )
+        yield segment
 
 
 def _with_options(image_processor: Any, options: dict[str, Any]) -> Any:

@@ -121,6 +121,29 @@ def windows(num_segments: int, size: int = CLIP_SEGMENTS, hop: int = 1) -> list[
     return [(start, min(start + size, num_segments)) for start in starts]
 
 
+def window_starts(length: int, window: int) -> list[int]:
+    """Places the fewest windows that cover a segment, evenly spaced, for encoders that hear less than a segment.
+
+    Args:
+        length: Samples of the segment.
+        window: Samples of a window.
+
+    Returns:
+        Where each begins. A segment no longer than a window has one, from 0.
+
+    Raises:
+        ViMLError: If `window` is below 1.
+
+    Example:
+        >>> window_starts(10, window=4)
+        [0, 3, 6]
+    """
+    if window < 1:
+        raise ViMLError(f"window={window}: a window has at least 1 sample")
+    count = max(1, -(-length // window))
+    return [round(index * (length - window) / (count - 1)) if index else 0 for index in range(count)]
+
+
 def sample_frames(frames: Iterable[tuple[FrameT, float, float]], fps: float) -> Iterator[tuple[FrameT, int]]:
     """Chooses the decoded frames that stand for a video sampled at `fps` frames per second.
 

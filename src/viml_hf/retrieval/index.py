@@ -1,15 +1,17 @@
 """The index: the embeddings of a music library, one row per 30 s window, ready to be searched.
 
-A folder: `index.json` (model fingerprint, widths, counts), `embeddings.safetensors`, `tracks.parquet`.
+A folder: `index.json` (model fingerprint, widths, counts), `embeddings.safetensors`, `tracks.parquet`. `viml index`
+keeps the base features in `features/` beside them, so that a file is analysed once.
 """
 
-import hashlib
 import json
 import os
-import sys
+import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,17 +22,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+from viml_hf.data.sources import MEDIA_SUFFIXES, find_media_files
+from viml_hf.encoders.encoder_settings import EncoderLoader
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
+from viml_hf.features.extraction import Run, run_extraction, store_spec
+from viml_hf.features.media_item import MediaItem
+from viml_hf.features.store import Store, StoreItem
+from viml_hf.features.store_writer import SPEC_FILE
 from viml_hf.processing.media import printable
-from viml_hf.processing.segments import CLIP_SEGMENTS, windows
+from viml_hf.processing.segments import CLIP_SEGMENTS, segment_bounds, windows
 from viml_hf.retrieval.model_loading import fingerprint
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 INDEX_FILE, EMBEDDINGS_FILE, TRACKS_FILE = "index.json", "embeddings.safetensors", "tracks.parquet"
-_AUDIO_SUFFIXES = ".aac .aif .aiff .flac .m4a .mka .mp2 .mp3 .oga .ogg .opus .wav .wma"
-_VIDEO_SUFFIXES = ".avi .m4v .mkv .mov .mp4 .mpg .webm"
-MEDIA_SUFFIXES = frozenset(f"{_AUDIO_SUFFIXES} {_VIDEO_SUFFIXES}".split())
+FEATURES_FOLDER = "features"
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Track:
         duration: Seconds.
         windows: Its windows, in the order of its rows.
         error: Why it could not be indexed, where it could not.
+        licence: Under which it may be used, where a manifest says so.
     """
 
     name: str
@@ -60,6 +67,7 @@ class Track:
     duration: float
     windows: tuple[Window, ...]
     error: str | None = None
+    licence: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +158,7 @@ def find_music(folder: str | Path) -> list[Path]:
         return [folder]
     if not folder.is_dir():
         raise ViMLError(f"{folder}: no such folder; give a folder of music files")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MEDIA_SUFFIXES and p.is_file())
+    files = find_media_files(folder)
     if not files:
         accepted = " ".join(sorted(MEDIA_SUFFIXES))
         raise ViMLError(f"{folder}: no music in this folder; files that end in {accepted} are read")
@@ -158,50 +166,98 @@ def find_music(folder: str | Path) -> list[Path]:
 
 
 def build_index(
-    files: Sequence[Path],
+    files: Sequence[Path | MediaItem],
     encoder: MediaEncoder,
     *,
     model: str,
     root: Path | None = None,
-    previous: MusicIndex | None = None,
+    features: str | Path | None = None,
+    loader: EncoderLoader | None = None,
+    workers: int | None = None,
     progress: bool = True,
 ) -> MusicIndex:
     """Embed music files. A file that cannot be read is a track with an error; the others are indexed.
 
     Args:
-        files: The music.
+        files: The music: paths, or the items of [`read_sources`], whose sound is taken.
         encoder: Encoders and heads.
         model: Name of the model, to be kept in the index.
         root: Folder that track names are relative to; by default the folder that holds all the files.
-        previous: An older index: a file whose content it has, by the same model, is not analysed again.
+        features: Folder of a store for the base features. With it, an interrupted run goes on where it stopped, and
+            only new and changed files are analysed, also for other heads on the same encoders.
+        loader: Loads the same encoders in a worker; without it everything runs in this process.
+        workers: Worker processes, see [`extract`].
         progress: Show a progress bar.
 
     Returns:
         The index.
 
     Raises:
-        ViMLError: There are no files, or not one of them could be read.
+        ViMLError: There are no files, two have one name, or not one of them could be read.
     """
-    if not files or len(set(files)) != len(files):
-        raise ViMLError(f"{len(files)} files, {len(set(files))} of them different: give each once, and at least one")
-    root = root or Path(os.path.commonpath([path.parent for path in files]))
-    model_fingerprint = fingerprint(encoder)
-    known = _known_tracks(previous, model_fingerprint)
-    tracks: list[Track] = []
-    rows: list[np.ndarray] = []
-    for path in tqdm(files, desc="index", unit="track", disable=not progress):
-        name = printable(path.relative_to(root).as_posix())
-        track, embeddings = _index_file(path, name, encoder, known)
-        if track.error is not None:
-            tqdm.write(f"skipped: {track.error}", file=sys.stderr)
-        tracks.append(track)
-        rows.append(embeddings)
-    embeddings = _aligned(torch.from_numpy(np.concatenate(rows)))
-    encoders = {modality: e.config.model_type for modality, e in encoder.model.encoders.items()}
-    index = MusicIndex(embeddings, tuple(tracks), model, model_fingerprint, encoders)
-    if not index.usable:
+    items = _named(files, root)
+    with ExitStack() as stack:
+        folder = features or stack.enter_context(TemporaryDirectory())
+        store = _extract_sound(
+            items, encoder, Path(folder), loader, Run(workers=workers, progress=progress, title="index")
+        )
+        found = {item.id: item for item in store.items}
+        tracks = tuple(_track(item, found[item.id]) for item in items)
+        rows = [
+            embed_windows(encoder, store.rows("audio", found[track.name].audio).numpy(), _spans(found[track.name]))
+            for track in tqdm(tracks, desc="embed", unit="track", disable=not progress)
+            if track.error is None
+        ]
+    if not rows:
         raise ViMLError(f"none of {len(files)} files could be indexed; the first error was: {tracks[0].error}")
-    return index
+    encoders = {modality: e.config.model_type for modality, e in encoder.model.encoders.items()}
+    embeddings = _aligned(torch.from_numpy(np.concatenate(rows)))
+    return MusicIndex(embeddings, tracks, model, fingerprint(encoder), encoders)
+
+
+def _named(files: Sequence[Path | MediaItem], root: Path | None) -> list[MediaItem]:
+    """One item per file, its sound alone, under the name of its track."""
+    if not files or len({f.id if isinstance(f, MediaItem) else f for f in files}) != len(files):
+        raise ViMLError(
+            f"{len(files)} files, {len(set(map(str, files)))} of them different: give each once, at least one"
+        )
+    paths = [file for file in files if isinstance(file, Path)]
+    root = root or Path(os.path.commonpath([path.parent for path in paths]) if paths else ".")
+    return [
+        replace(file, audio=file.audio or file.video, video=None, texts=())
+        if isinstance(file, MediaItem)
+        else MediaItem(printable(file.relative_to(root).as_posix()), audio=str(file.absolute()))
+        for file in files
+    ]
+
+
+def _extract_sound(
+    items: list[MediaItem], encoder: MediaEncoder, folder: Path, loader: EncoderLoader | None, run: Run
+) -> Store:
+    """The base features of the items' sound; an older store of other encoders gives way."""
+    model_types = {modality: e.config.model_type for modality, e in encoder.model.encoders.items()}
+    spec = store_spec(model_types, encoder)
+    spec = replace(spec, fingerprints={"audio": spec.fingerprints["audio"]})
+    known = folder / SPEC_FILE
+    if known.exists() and json.loads(known.read_text()).get("fingerprints") != spec.fingerprints:
+        shutil.rmtree(folder)
+    return run_extraction(items, folder, encoder, spec, loader, run)
+
+
+def _spans(item: StoreItem) -> list[tuple[int, int]]:
+    return windows(len(item.audio), CLIP_SEGMENTS)
+
+
+def _track(item: MediaItem, stored: StoreItem) -> Track:
+    """The track of an extracted item."""
+    path, licence = printable(str(item.audio)), item.fields.get("licence")
+    if stored.error is not None:
+        error = f"{item.id}: {stored.error}"
+        return Track(item.id, path, "", 0.0, (), error, licence)
+    duration, begin = stored.fields["audio_seconds"], item.start or 0.0
+    bounds = segment_bounds(duration)
+    found = tuple(Window(begin + bounds[first][0], begin + bounds[stop - 1][1]) for first, stop in _spans(stored))
+    return Track(item.id, path, stored.fields["sha256"], duration, found, None, licence)
 
 
 @torch.inference_mode()
@@ -216,48 +272,9 @@ def embed_windows(encoder: MediaEncoder, rows: np.ndarray, spans: Iterable[tuple
     return torch.stack(found).cpu().numpy()
 
 
-def _index_file(
-    path: Path, name: str, encoder: MediaEncoder, known: dict[str, tuple[Track, np.ndarray]]
-) -> tuple[Track, np.ndarray]:
-    """A file's track and embeddings `(windows, dim)`, from the older index where it has them."""
-    width = encoder.model.config.viml_config.projection_dim
-    checksum = ""
-    try:
-        with path.open("rb") as file:
-            checksum = hashlib.file_digest(file, "sha256").hexdigest()
-        if checksum in known:
-            track, embeddings = known[checksum]
-            return Track(name, printable(str(path.absolute())), checksum, track.duration, track.windows), embeddings
-        features = encoder.encode_audio(path)
-        spans = windows(len(features.rows), CLIP_SEGMENTS)
-        bounds = features.bounds
-        found = tuple(Window(bounds[first][0], bounds[stop - 1][1]) for first, stop in spans)
-        return Track(name, printable(str(path.absolute())), checksum, features.duration, found), embed_windows(
-            encoder, features.rows, spans
-        )
-    except Exception as error:
-        message = f"{name}: {' '.join(str(error).split()) or type(error).__name__}"
-        return Track(name, printable(str(path.absolute())), checksum, 0.0, (), message), np.zeros(
-            (0, width), np.float32
-        )
-
-
 def _aligned(embeddings: torch.Tensor) -> np.ndarray:
     """A copy at an address of torch's choice: a built and a loaded index then give the same scores to the last bit."""
     return embeddings.clone().numpy()
-
-
-def _known_tracks(previous: MusicIndex | None, model_fingerprint: str) -> dict[str, tuple[Track, np.ndarray]]:
-    """Tracks and embeddings of an older index by content, if the same model made it."""
-    if previous is None or previous.fingerprint != model_fingerprint:
-        return {}
-    known, first = {}, 0
-    for track in previous.tracks:
-        stop = first + len(track.windows)
-        if track.error is None:
-            known[track.sha256] = (track, previous.embeddings[first:stop])
-        first = stop
-    return known
 
 
 def _tracks_to_table(tracks: Sequence[Track]) -> pa.Table:
@@ -270,6 +287,7 @@ def _tracks_to_table(tracks: Sequence[Track]) -> pa.Table:
             "sha256": track.sha256,
             "duration": track.duration,
             "error": track.error,
+            "licence": track.licence,
         }
         spans = track.windows or (None,)
         rows += [{**shared, "start": s.start if s else None, "end": s.end if s else None} for s in spans]
@@ -282,6 +300,7 @@ def _tracks_to_table(tracks: Sequence[Track]) -> pa.Table:
             ("sha256", pa.string()),
             ("duration", pa.float64()),
             ("error", pa.string()),
+            ("licence", pa.string()),
         ]
     )
     return pa.Table.from_pylist(rows, schema=schema)
@@ -296,5 +315,7 @@ def _tracks_from_table(table: pa.Table) -> tuple[Track, ...]:
     for name, rows in grouped.items():
         found = tuple(Window(row["start"], row["end"]) for row in rows if row["start"] is not None)
         first = rows[0]
-        tracks.append(Track(name, first["path"], first["sha256"], first["duration"], found, first["error"]))
+        tracks.append(
+            Track(name, first["path"], first["sha256"], first["duration"], found, first["error"], first["licence"])
+        )
     return tuple(tracks)

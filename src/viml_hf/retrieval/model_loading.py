@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,32 @@ from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 from viml_hf.processing.processing_viml import ViMLProcessor
 
 
-def load_encoder_and_model(model: str | Path, **kwargs: Any) -> MediaEncoder:
+@dataclass(frozen=True)
+class SavedModel:
+    """A saved model by its name, to be loaded in a worker.
+
+    Args:
+        name: Folder or Hub id.
+        load_options: Passed to `from_pretrained`.
+    """
+
+    name: str
+    load_options: dict[str, Any] = field(default_factory=dict)
+
+    def load(self, *, threads: int | None = None, device: str = "cpu") -> MediaEncoder:
+        """Load it."""
+        return load_encoder_and_model(self.name, threads=threads, device=device, **self.load_options)
+
+
+def load_encoder_and_model(
+    model: str | Path, *, threads: int | None = None, device: str = "cpu", **kwargs: Any
+) -> MediaEncoder:
     """Load a model folder or Hub repo: the heads are `.model.viml` of what comes back.
 
     Args:
         model: A folder made by `viml train` or `save_pretrained`, or a Hub id.
+        threads: Threads that encode, see [`MediaEncoder`].
+        device: Where to.
         kwargs: Passed to `from_pretrained` (`revision`, `local_files_only`, …).
 
     Raises:
@@ -35,7 +57,7 @@ def load_encoder_and_model(model: str | Path, **kwargs: Any) -> MediaEncoder:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ViMLError(f"{name}: not a saved ViML model with its processor ({reason})") from error
-    return MediaEncoder(loaded, processor)
+    return MediaEncoder(loaded.to(device), processor, threads=threads)
 
 
 def fingerprint(encoder: MediaEncoder) -> str:

@@ -314,9 +314,9 @@ def _prepare_checkpoints(folder: Path, resume: bool, run: dict[str, Any]) -> Non
 def save_retrieval_model(viml: ViMLModel, store: Store, output: str | Path) -> None:
     """Save trained heads together with the encoders and the processor of their store."""
     names: dict[str, Any] = dict(store.spec.encoders)
-    model = ViMLForMusicRetrieval.from_encoders(**names, viml=viml.cpu())
+    model = ViMLForMusicRetrieval.from_encoders(**names, viml=viml.cpu(), encoder_dtypes=store.spec.dtypes or None)
     model.save_pretrained(output)
-    ViMLProcessor.from_encoders(**names).save_pretrained(output)
+    ViMLProcessor.from_encoders(**names, fast=store.spec.fast).save_pretrained(output)
 
 
 @torch.inference_mode()

@@ -1,0 +1,129 @@
+"""One item to extract, and what becomes of it. The same function runs in this process, in workers, and on a cluster."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from viml_hf.encoders.media_encoder import MediaEncoder
+
+
+@dataclass(frozen=True)
+class MediaItem:
+    """One item to extract.
+
+    Args:
+        id: Unique name.
+        video: File with the pictures; `None` for music alone.
+        audio: File with the sound, often the same; `None` for pictures alone.
+        texts: Descriptions of the music.
+        fields: Anything else to keep in the store: split, tags, licence.
+        start: Seconds into both files at which the excerpt begins; `None` for their beginning.
+        end: Seconds into both files at which it ends; `None` for their end.
+
+    Example:
+        >>> MediaItem("a", video="a.mp4", audio="a.mp4", start=30, end=60).paths
+        ['a.mp4']
+    """
+
+    id: str
+    video: str | None = None
+    audio: str | None = None
+    texts: tuple[str, ...] = ()
+    fields: dict[str, Any] = field(default_factory=dict)
+    start: float | None = None
+    end: float | None = None
+
+    @property
+    def paths(self) -> list[str]:
+        """Its files, each once."""
+        return list(dict.fromkeys(path for path in (self.video, self.audio) if path is not None))
+
+
+@dataclass(frozen=True, eq=False)
+class Extracted:
+    """What `extract_one` made of an item.
+
+    Args:
+        item: The item.
+        features: Features `(rows, width)` float16 per modality: of all that could be read.
+        facts: What was found out on the way: `sha256`, `bytes`, `…_seconds` and `…_coverage`.
+        error: What is missing and why; `None` if nothing is.
+    """
+
+    item: MediaItem
+    features: dict[str, np.ndarray] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+
+def extract_one(item: MediaItem, encoder: MediaEncoder) -> Extracted:
+    """Base features of one item. It never raises: what goes wrong becomes the item's error.
+
+    A video whose sound cannot be decoded keeps its pictures, and the other way round; texts come with either.
+    """
+    features: dict[str, np.ndarray] = {}
+    facts: dict[str, Any] = {}
+    errors: list[str] = []
+    for modality, path in (("video", item.video), ("audio", item.audio)):
+        if path is None:
+            continue
+        encode = encoder.encode_video if modality == "video" else encoder.encode_audio
+        try:
+            found = encode(path, start=item.start, end=item.end)
+        except Exception as error:
+            errors.append(_in_one_line(error))
+            continue
+        features[modality] = found.rows
+        facts[f"{modality}_seconds"], facts[f"{modality}_coverage"] = found.duration, found.coverage
+    try:
+        if item.texts and (features or not errors):
+            features["text"] = np.concatenate([encoder.encode_text(text) for text in item.texts])
+        if features and item.paths:
+            facts |= {"sha256": content_hash(item), "bytes": size_of(item)}
+    except Exception as error:
+        return Extracted(item, error=_in_one_line(error))
+    # A file that cannot be opened says so twice.
+    return Extracted(item, features, facts, "; ".join(dict.fromkeys(errors)) or None)
+
+
+def signature(item: MediaItem) -> str:
+    """A checksum of an item's texts, fields and excerpt, and of its files' paths, sizes and times."""
+    known: list[Any] = [item.texts, item.start, item.end, sorted(item.fields.items())]
+    for path in (item.video, item.audio):
+        try:
+            status = os.stat(path) if path is not None else None
+        except OSError:
+            status = None
+        known.append((path, status and status.st_size, status and status.st_mtime_ns))
+    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def content_hash(item: MediaItem) -> str:
+    """SHA-256, in hex, of an item's file; of two files, that of their two checksums.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    found = []
+    for path in item.paths:
+        with Path(path).open("rb") as file:
+            found.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
+
+
+def size_of(item: MediaItem) -> int:
+    """Bytes of an item's files.
+
+    Raises:
+        OSError: One is missing.
+    """
+    return sum(os.stat(path).st_size for path in item.paths)
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,221 @@
+"""Extracting many items at once: worker processes on this machine, or a Ray cluster.
+
+A worker that dies, for whatever reason, costs its item one more attempt in a fresh one, and the others nothing.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+
+from viml_hf.encoders.encoder_settings import EncoderLoader
+from viml_hf.errors import ViMLError
+from viml_hf.features.media_item import Extracted, MediaItem, extract_one
+
+MAX_ATTEMPTS = 3
+# Results are yielded in the order of the items; so many per worker may wait for a slow one before them.
+ITEMS_AHEAD = 8
+_READY = "ready"
+
+
+def extract_in_processes(items: Sequence[MediaItem], loader: EncoderLoader, workers: int) -> Iterator[Extracted]:
+    """Extract items in worker processes, each with a thread that decodes, one that encodes, and a GPU if there is any.
+
+    Args:
+        items: What to extract.
+        loader: Loads the encoders in each worker.
+        workers: How many processes; they share the GPUs out among them.
+
+    Yields:
+        Results in the order of the items, whatever the number of workers. An item whose worker died `MAX_ATTEMPTS`
+        times is a result with an error.
+
+    Raises:
+        ViMLError: Workers cannot start.
+    """
+    pool = [_Worker(loader, device) for device in worker_devices(workers, torch.cuda.device_count())]
+    try:
+        yield from _in_order(items, pool)
+    finally:
+        for worker in pool:
+            worker.stop()
+
+
+def worker_devices(workers: int, gpus: int) -> list[str]:
+    """The device of each worker.
+
+    Example:
+        >>> worker_devices(3, gpus=2)
+        ['cuda:0', 'cuda:1', 'cuda:0']
+    """
+    return [f"cuda:{index % gpus}" if gpus else "cpu" for index in range(workers)]
+
+
+def _in_order(items: Sequence[MediaItem], pool: list["_Worker"]) -> Iterator[Extracted]:
+    fresh, following = iter(range(len(items))), 0
+    retries: deque[int] = deque()
+    attempts = [0] * len(items)
+    results: dict[int, Extracted] = {}
+    failed_starts = 0
+    while following < len(items):
+        for worker in pool:
+            if worker.index is None:
+                if retries:
+                    worker.begin(retries.popleft(), items)
+                elif len(results) < ITEMS_AHEAD * len(pool):
+                    worker.begin(next(fresh, None), items)
+        busy = {worker.connection: worker for worker in pool if worker.index is not None}
+        for connection in wait(list(busy)):
+            worker = busy[connection]  # type: ignore[index]  # what `wait` was given
+            index = worker.index
+            assert index is not None
+            try:
+                answer = worker.connection.recv()
+            except (EOFError, OSError):
+                # A worker that was not ready yet did not die of its item.
+                attempts[index] += worker.ready
+                failed_starts = 0 if worker.ready else failed_starts + 1
+                if failed_starts == MAX_ATTEMPTS * len(pool):
+                    raise ViMLError(
+                        f"{len(pool)} worker processes die before they begin: there may be too little memory for as "
+                        "many copies of the encoders; give fewer --workers"
+                    ) from None
+                worker.restart()
+                if attempts[index] < MAX_ATTEMPTS:
+                    retries.append(index)
+                else:
+                    results[index] = Extracted(items[index], error=_death_of(items[index]))
+                continue
+            worker.ready, failed_starts = True, 0
+            if answer != _READY:
+                results[index], worker.index = answer, None
+        while following in results:
+            yield results.pop(following)
+            following += 1
+
+
+def _death_of(item: MediaItem) -> str:
+    return (
+        f"{' and '.join(item.paths) or item.id}: the process that read it died {MAX_ATTEMPTS} times, of a crash in a "
+        "decoder or of too little memory; convert the file, or give fewer --workers"
+    )
+
+
+class _Worker:
+    """A process that extracts one item at a time. `index` is that of the item in its hands."""
+
+    def __init__(self, loader: EncoderLoader, device: str):
+        self.loader, self.device = loader, device
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, self.loader, self.device), daemon=True)
+        self.process.start()
+        theirs.close()  # the process holds the last copy: its death is the end of the connection
+        self.ready = False
+        self.index: int | None = None
+
+    def begin(self, index: int | None, items: Sequence[MediaItem]) -> None:
+        """Hand it an item."""
+        if index is not None:
+            self.index = index
+            with suppress(OSError):  # where it died idle, reading its answer tells
+                self.connection.send(items[index])
+
+    def restart(self) -> None:
+        """A fresh process, with nothing in its hands."""
+        self.stop()
+        self._start()
+
+    def stop(self) -> None:
+        """End the process, whatever it does."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def _serve(connection: Connection, loader: EncoderLoader, device: str) -> None:
+    """The life of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides when to stop
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    encoder = loader.load(threads=1, device=device)
+    connection.send(_READY)
+    with suppress(EOFError):
+        while True:
+            connection.send(extract_one(connection.recv(), encoder))
+
+
+def _end_with_parent() -> None:
+    """A driver that is killed says nothing to its workers; they are not to go on without it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+class _RayWorker:
+    """The same on a Ray cluster."""
+
+    def __init__(self, loader: EncoderLoader):
+        self.encoder = loader.load(threads=1, device="cuda" if torch.cuda.is_available() else "cpu")
+
+    def extract(self, item: MediaItem) -> Extracted:
+        return extract_one(item, self.encoder)
+
+
+def extract_on_ray(items: Sequence[MediaItem], loader: EncoderLoader, workers: int) -> Iterator[Extracted]:
+    """Extract items on a Ray cluster: the one that `RAY_ADDRESS` names, or one on this machine.
+
+    The files must be reachable under the same paths everywhere.
+
+    Args:
+        items: What to extract.
+        loader: Loads the encoders in each worker.
+        workers: How many actors, each with one CPU, and one GPU where the cluster has any.
+
+    Yields:
+        Results in the order of the items. An item whose actor died `MAX_ATTEMPTS` times is a result with an error.
+
+    Raises:
+        ViMLError: Ray is not installed.
+    """
+    ray = _import_ray()
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    actor_class = ray.remote(max_restarts=-1, max_task_retries=MAX_ATTEMPTS - 1, num_cpus=1, num_gpus=gpus)(_RayWorker)
+    idle = deque(actor_class.remote(loader) for _ in range(workers))
+    fresh, following = iter(range(len(items))), 0
+    running: dict[Any, tuple[int, Any]] = {}
+    results: dict[int, Extracted] = {}
+    while following < len(items):
+        while idle and len(results) < ITEMS_AHEAD * workers and (index := next(fresh, None)) is not None:
+            actor = idle.popleft()
+            running[actor.extract.remote(items[index])] = (index, actor)
+        (done,), _ = ray.wait(list(running))
+        index, actor = running.pop(done)
+        idle.append(actor)
+        try:
+            results[index] = ray.get(done)
+        except ray.exceptions.RayActorError:
+            results[index] = Extracted(items[index], error=_death_of(items[index]))
+        while following in results:
+            yield results.pop(following)
+            following += 1
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise ViMLError("--engine ray: Ray is not installed; run `pip install 'viml-hf[ray]'`") from error
+    return ray

@@ -1,0 +1,48 @@
+"""Configuration of DeepSim, the network of music similarity that gives ViML its music features."""
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+
+
+@strict
+class DeepSimConfig(PreTrainedConfig):
+    """Configuration of [`DeepSimModel`] (Lee et al., ICASSP 2020); the defaults are the published network.
+
+    Args:
+        hidden_size: Width of the embedding and of every block's output; a multiple of 16, because the branches of a
+            block take fixed shares of it.
+        num_mel_bins: Mel bands of the input.
+        stem_channels: Channels of the first convolution.
+        num_blocks: Blocks, each of which halves time and frequency.
+        batch_norm_eps: Added to the variance in batch normalisation.
+        batch_norm_momentum: Share of a batch's statistics in the running ones, in torch's sense (1 − Keras's).
+
+    Example:
+        >>> from viml_hf.modeling.configuration_deepsim import DeepSimConfig
+        >>> DeepSimConfig(hidden_size=32, num_blocks=2).model_type
+        'deepsim'
+    """
+
+    model_type = "deepsim"
+    base_config_key = "audio_encoder_config"
+
+    hidden_size: int = 256
+    num_mel_bins: int = 128
+    stem_channels: int = 64
+    num_blocks: int = 6
+    batch_norm_eps: float = 1e-3
+    batch_norm_momentum: float = 0.01
+
+    def validate_hidden_size(self) -> None:
+        """Refuse a width that the branches cannot share."""
+        if self.hidden_size < 16 or self.hidden_size % 16:
+            raise ValueError(f"hidden_size={self.hidden_size}: give a positive multiple of 16, 256 as published.")
+
+    def validate_sizes(self) -> None:
+        """Refuse sizes below one."""
+        for name in ("num_mel_bins", "stem_channels", "num_blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: give 1 or more.")
+
+
+__all__ = ["DeepSimConfig"]
