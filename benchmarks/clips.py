@@ -36,6 +36,51 @@ def make_clip(folder: Path, codec: str, size: str, seconds: float = 20, fps: int
     return path
 
 
+def make_music(folder: Path, seconds: float = 60, rate: int = 44_100) -> Path:
+    """Stereo mp3 of chords over noise, made once per folder."""
+    path = folder / f"music-{seconds:g}s.mp3"
+    if path.exists():
+        return path
+    generator = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libmp3lame", rate=rate, layout="stereo")
+        for second in range(round(seconds)):
+            time = np.arange(rate) / rate
+            tones = sum(np.sin(2 * np.pi * 220 * 2 ** (step / 12) * time) for step in (second % 12, second % 12 + 4))
+            samples = 0.2 * tones + generator.normal(0, 0.02, (2, rate))
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples, np.float32), "fltp", "stereo")
+            frame.sample_rate, frame.pts, frame.time_base = rate, second * rate, Fraction(1, rate)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def repeat(clip: Path, times: int) -> Path:
+    """The clip again and again in one file, its packets copied."""
+    path = clip.with_name(f"{times}x-{clip.name}")
+    if path.exists():
+        return path
+    temporary = path.with_name(f"part-{path.name}")
+    with av.open(str(temporary), "w") as output:
+        stream: Any = None
+        shift = 0
+        for _ in range(times):
+            with av.open(str(clip)) as source:
+                original = source.streams[0]
+                stream = stream or output.add_stream_from_template(original)
+                end = shift
+                for packet in source.demux(original):
+                    if packet.dts is None:
+                        continue
+                    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                    end = max(end, packet.pts + packet.duration)
+                    packet.stream = stream
+                    output.mux(packet)
+                shift = end
+    temporary.rename(path)
+    return path
+
+
 def _pictures(width: int, height: int, frames: int, seed: int) -> Any:
     """Grey pictures: a camera pans over a 1/f texture, which is what natural scenes look like to an encoder."""
     generator = np.random.default_rng(seed)
