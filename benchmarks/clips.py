@@ -11,8 +11,16 @@ SIZES = {"720p": (1280, 720), "1080p": (1920, 1080)}
 # Rates as of a good upload; HEVC and VP9 need fewer bits for the same picture.
 CODECS: dict[str, dict[str, Any]] = {
     "h264": {"encoder": "libx264", "suffix": "mp4", "options": {"preset": "veryfast", "crf": "23", "bf": "3"}},
-    "hevc": {"encoder": "libx265", "suffix": "mp4", "options": {"preset": "superfast", "crf": "26", "x265-params": "bframes=4:b-pyramid=1:log-level=error"}},
-    "vp9": {"encoder": "libvpx-vp9", "suffix": "webm", "options": {"deadline": "realtime", "cpu-used": "7", "crf": "32", "b": "0"}},
+    "hevc": {
+        "encoder": "libx265",
+        "suffix": "mp4",
+        "options": {"preset": "superfast", "crf": "26", "x265-params": "bframes=4:b-pyramid=1:log-level=error"},
+    },
+    "vp9": {
+        "encoder": "libvpx-vp9",
+        "suffix": "webm",
+        "options": {"deadline": "realtime", "cpu-used": "7", "crf": "32", "b": "0"},
+    },
 }
 
 
@@ -90,7 +98,7 @@ def _pictures(width: int, height: int, frames: int, seed: int) -> Any:
     for index in range(frames):
         if index % 150 == 149:  # a cut
             scene = np.roll(scene, generator.integers(0, 1000, 2), axis=(0, 1))[:, ::-1]
-        position = (position + [1.3, 2.7]) % [height, width]
+        position = (position + np.array([1.3, 2.7])) % [height, width]
         top, left = position.astype(int)
         picture = scene[top : top + height, left : left + width] + grain[index % 8]
         yield np.clip(picture, 0, 255).astype(np.uint8)

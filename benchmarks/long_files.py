@@ -52,8 +52,12 @@ def main() -> None:
     for path, encode in ((video, encoder.encode_video), (music, encoder.encode_audio)):
         begin = time.perf_counter()
         features = encode(path)
-        print(f"{path.name}: {features.duration / 3600:.3f} h, {len(features.rows)} rows, coverage {features.coverage}, ")
-        print(f"  {features.duration / (time.perf_counter() - begin):.1f} × real time, peak {peak():.3f} GB", flush=True)
+        print(
+            f"{path.name}: {features.duration / 3600:.3f} h, {len(features.rows)} rows, coverage {features.coverage}, "
+        )
+        print(
+            f"  {features.duration / (time.perf_counter() - begin):.1f} × real time, peak {peak():.3f} GB", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The streaming path against the plain one: every frame decoded to full-size RGB, chosen, resized by PIL, one by one."""
+"""The streaming path against the plain one: every frame decoded to full size, chosen, resized by PIL, one by one."""
 
 import av
 import numpy as np
