@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from tests.media import numbered_frame, sine, write_audio, write_video
+from tests.mutations import mp4_fields, with_number
 from viml_hf.errors import MediaDecodeError, ViMLError
+from viml_hf.processing import audio_decoding, media
 from viml_hf.processing.audio_decoding import iter_audio, iter_audio_segments, load_audio, resample
 from viml_hf.processing.media import DecodeReport
 
@@ -168,6 +170,12 @@ def test_bytes_that_are_no_media(content: bytes) -> None:
     assert error.value.stage == "open"
 
 
+def test_too_few_samples_for_one_at_the_target_rate(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "short.wav", np.zeros(8), 48_000)
+    with pytest.raises(MediaDecodeError, match=r"short\.wav: its sound is too short for a sample at 22050 Hz"):
+        load_audio(path, 22_050)
+
+
 def test_arguments_out_of_range(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "sine.wav", sine(440, 1, 8000), 8000)
     with pytest.raises(ViMLError, match="sampling_rate=0: give a rate in Hz"):
@@ -228,11 +236,29 @@ def test_coverage(tmp_path: Path) -> None:
     assert cut.coverage == pytest.approx(0.5, abs=0.1)
 
 
+def test_a_rate_beyond_the_caps_on_the_way_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = write_audio(tmp_path / "a.aac", sine(1000, 3, 44_100), 44_100, "aac")
+    damaged = write_audio(tmp_path / "b.aac", sine(500, 2, 22_050), 22_050, "aac")
+    monkeypatch.setattr(media, "MIN_SAMPLING_RATE", 30_000)
+    report = DecodeReport()
+    chunks = list(iter_audio(sound.read_bytes() + damaged.read_bytes(), 16_000, report=report))
+    assert sum(map(len, chunks)) == pytest.approx(3 * 16_000, abs=1500)
+    assert 0.6 < report.coverage < 0.9
+
+
+def test_coverage_of_an_excerpt_beyond_the_declared_length(tmp_path: Path) -> None:
+    content = write_audio(tmp_path / "music.m4a", sine(330, 4, 8000), 8000, "aac").read_bytes()
+    (length,) = (found for found in mp4_fields(content) if found.name == "mdhd + 16")
+    report = DecodeReport()
+    list(iter_audio(with_number(content, length, 8000), 8000, start=2.0, report=report))
+    assert report.coverage == pytest.approx(1, abs=0.01)
+
+
 def test_rates_and_lengths_beyond_the_caps_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_audio(tmp_path / "music.wav", sine(30, 2, 500), 500)
     with pytest.raises(MediaDecodeError, match=r"sound at 500 Hz; 1000 to 1048576 are read"):
         list(iter_audio(path, 8000))
     path = write_audio(tmp_path / "long.wav", sine(30, 4, 8000), 8000)
-    monkeypatch.setattr("viml_hf.processing.audio_decoding.MAX_SECONDS", 1.0)
+    monkeypatch.setattr(audio_decoding, "MAX_SECONDS", 1.0)
     with pytest.raises(MediaDecodeError, match="its audio is longer than"):
         list(iter_audio(path, 8000))

@@ -12,7 +12,7 @@ import pytest
 from tests.media import sine, write_audio, write_video
 from viml_hf.errors import MediaDecodeError
 from viml_hf.processing import media
-from viml_hf.processing.media import decode_stream, iter_segments, open_stream, source_name
+from viml_hf.processing.media import declared_seconds, decode_stream, iter_segments, open_stream, source_name
 from viml_hf.processing.segments import segment_bounds
 
 
@@ -107,3 +107,13 @@ def test_a_container_that_breaks_off_still_drains_the_decoder(
 ) -> None:
     assert [frame.name for frame in decode_stream(FakeStream(packets, error), b"")] == ["a", "b"]
     assert caplog.messages == warnings
+
+
+def test_a_length_that_is_not_above_0_is_none() -> None:
+    def declared(stream: int | None, whole: int | None) -> float | None:
+        container = SimpleNamespace(duration=whole)
+        return declared_seconds(SimpleNamespace(duration=stream, time_base=Fraction(1, 10), container=container))
+
+    assert declared(30, -1) == 3.0
+    assert [declared(number, 2_000_000) for number in (None, 0, -30)] == [2.0, 2.0, 2.0]
+    assert [declared(-30, number) for number in (None, 0, -1)] == [None, None, None]

@@ -1,5 +1,6 @@
 import io
 import logging
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 from PIL import Image
 
 from tests.media import frame_number, numbered_frame, sine, write_audio, write_video
+from tests.mutations import ebml_fields, mp4_fields, with_number
 from viml_hf.errors import MediaDecodeError, ViMLError
-from viml_hf.processing import video_decoding
+from viml_hf.processing import media, video_decoding
 from viml_hf.processing.media import DecodeReport
 from viml_hf.processing.video_decoding import iter_frames, iter_video_segments
 
@@ -80,6 +82,19 @@ def test_a_damaged_timestamp_does_not_stretch_the_video(tmp_path: Path, suffix: 
     numbers = shown_numbers(path, fps=0.1)
     assert len(numbers) <= 61  # ten minutes
     assert shown_numbers(write_video(path, 3, times=[0, 595, 595.1]), fps=0.1) == [0] * 60
+    assert len(shown_numbers(write_video(path, 5, times=[0, 700, 1400, 2100, 2800]), fps=0.1)) <= 61
+
+
+def test_a_video_shorter_than_the_tolerance_is_one_sample(tmp_path: Path) -> None:
+    assert shown_numbers(write_video(tmp_path / "video.mp4", 1, fps=2000)) == [0]
+
+
+def test_times_beyond_the_declared_length_do_not_stretch_the_video(tmp_path: Path) -> None:
+    content = write_video(tmp_path / "video.mkv", 5, times=[0, 500, 1000, 1500, 2000]).read_bytes()
+    assert len(shown_numbers(content, fps=0.1)) == 201
+    (length,) = (found for found in ebml_fields(content) if found.name == "duration")
+    a_second = int.from_bytes(struct.pack(">d", 1000.0), "big")
+    assert len(shown_numbers(with_number(content, length, a_second), fps=0.1)) <= 51
 
 
 @pytest.mark.parametrize(
@@ -250,6 +265,9 @@ def test_coverage(tmp_path: Path) -> None:
     assert coverage(path, start=0.5, end=1.5) == 1
     assert coverage(path, start=1.0, end=9.0) == 1  # what the file does not claim to have is not missing
     assert coverage(with_packets_zeroed(path, [30, 31])) == pytest.approx(46 / 48)
+    content = path.read_bytes()
+    (length,) = (found for found in mp4_fields(content) if found.name == "mdhd + 16")
+    assert coverage(with_number(content, length, 1), start=0.5, end=1.5) == 1
     webm = write_video(tmp_path / "video.webm", 96, 24, codec="libvpx")
     packet = packets_of(webm)[50]
     assert coverage(webm.read_bytes()[: packet.pos]) == pytest.approx(50 / 96, abs=0.02)
@@ -260,7 +278,7 @@ def test_pictures_too_large_or_too_long_are_refused(tmp_path: Path, monkeypatch:
     with pytest.raises(MediaDecodeError, match=r"512 × 16 pixels, shown as 32 to 1; the long side may be 16 times"):
         list(iter_frames(strip))
     path = write_video(tmp_path / "video.mp4", 48, 24)
-    monkeypatch.setattr("viml_hf.processing.media.MAX_PIXELS", 1000)
+    monkeypatch.setattr(media, "MAX_PIXELS", 1000)
     with pytest.raises(MediaDecodeError, match=r"pictures of 64 × 48 pixels; at most 1000 are read"):
         list(iter_frames(path))
     monkeypatch.undo()

@@ -6,7 +6,7 @@ from typing import Any
 import av
 import numpy as np
 
-from viml_hf.errors import ViMLError
+from viml_hf.errors import MediaDecodeError, ViMLError
 from viml_hf.processing.media import (
     MAX_SECONDS,
     DecodeReport,
@@ -18,6 +18,7 @@ from viml_hf.processing.media import (
     iter_segments,
     open_stream,
     past_the_end,
+    source_name,
     too_long,
 )
 
@@ -79,10 +80,13 @@ def iter_audio(
                 break
             if stop is None and position - first > MAX_SECONDS * sampling_rate:
                 raise too_long(source, "audio")
+        if not position:  # the resampler makes nothing of a few samples
+            cause = f"its sound is too short for a sample at {sampling_rate} Hz; get the file again, or another one"
+            raise MediaDecodeError(source_name(source), "audio", cause)
         if first and position <= first:
             raise past_the_end(source, "audio", start, position / sampling_rate)
         if first or stop is not None:
-            declared = declared_seconds(stream) or position / sampling_rate
+            declared = max(declared_seconds(stream) or 0.0, position / sampling_rate)
             report.expected = min(declared, declared if end is None else end) - start
             report.reached = min(position, position if stop is None else stop) / sampling_rate - start
 

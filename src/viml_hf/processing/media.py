@@ -232,10 +232,11 @@ def declared_seconds(stream: Any) -> float | None:
 
     WebM and Matroska keep no length per stream but that of the whole file, which is then taken.
     """
-    if stream.duration:
+    # In damaged files a length can be negative.
+    if stream.duration and stream.duration > 0:
         return float(stream.duration * stream.time_base)
     whole = stream.container.duration
-    return whole / av.time_base if whole else None
+    return whole / av.time_base if whole and whole > 0 else None
 
 
 def decode_stream(stream: Any, source: MediaSource, report: DecodeReport | None = None) -> Iterator[Any]:
@@ -263,9 +264,10 @@ def decode_stream(stream: Any, source: MediaSource, report: DecodeReport | None 
         except av.FFmpegError:
             report.corrupt += 1
             continue
-        decoded += len(frames)
-        report.corrupt += sum(frame.is_corrupt for frame in frames)
-        yield from frames
+        usable = [frame for frame in frames if _has_a_usable_rate(frame)]
+        decoded += len(usable)
+        report.corrupt += len(frames) - len(usable) + sum(frame.is_corrupt for frame in usable)
+        yield from usable
     name = source_name(source)
     if not decoded:
         packets = f" ({report.corrupt} corrupt packets)" if report.corrupt else ""
@@ -273,6 +275,12 @@ def decode_stream(stream: Any, source: MediaSource, report: DecodeReport | None 
         raise MediaDecodeError(name, stream.type, cause)
     if report.corrupt:
         logger.warning("%s: corrupt %s packets: %d of %d", name, stream.type, report.corrupt, report.packets)
+
+
+def _has_a_usable_rate(frame: Any) -> bool:
+    """Some codecs state the rate in every packet: at a damaged 1 Hz, one of them would become hours of sound."""
+    rate = getattr(frame, "sample_rate", None)  # pictures have none
+    return rate is None or MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE
 
 
 def _packets(stream: Any, source: MediaSource, report: DecodeReport) -> Iterator[Any]:

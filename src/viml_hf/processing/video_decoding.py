@@ -33,7 +33,9 @@ MAX_ASPECT = 16  # of the long side to the short one; beyond it a picture is dam
 _SCALING = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 # The same numbers as "rgb24", but in planes: FFmpeg has a fast path for these, 2.5 times as fast.
 _RGB = "gbrp"
-_LONGEST_FRAME = Fraction(600)  # seconds; a longer one is a damaged timestamp, which can promise years of frames
+# Seconds. A longer frame is a damaged timestamp, which can promise years of frames. After such a frame, and beyond the
+# length that the file declares, times are believed even less.
+_LONGEST_FRAME, _LONGEST_FRAME_IN_DOUBT = Fraction(600), Fraction(1)
 _USUAL_FRAME_RATE = Fraction(25)  # where neither the frames nor the stream state one
 
 TimedFrame = tuple[av.VideoFrame, Fraction, Fraction]
@@ -168,29 +170,36 @@ def _timed_frames(
     """Frames with start and end in seconds after `origin`, by default the first one's start.
 
     A frame is on screen until the next one starts. A frame without a time is taken to start at its predecessor's end;
-    so is one whose time is not after its predecessor's, or more than ten minutes after.
+    so is one whose time is not after its predecessor's, or more than ten minutes after (one second, where the file says
+    that the video is over, or once a frame claimed to be longer than that).
     """
     usual_duration = 1 / (stream.average_rate or _USUAL_FRAME_RATE)
+    declared = declared_seconds(stream)
     shown: av.VideoFrame | None = None
     start = end = Fraction(0)
+    longest = _LONGEST_FRAME
     for frame in decode_stream(stream, source, report):
         time = None if frame.pts is None else frame.pts * stream.time_base
         if origin is None:
             origin = time or Fraction(0)
         if shown is None:
             begin = origin if time is None else time
-        elif time is not None and start < time <= start + _LONGEST_FRAME:
+        elif time is not None and start < time <= start + longest:
             begin = time
         else:
             begin = end
         if shown is not None:
             yield shown, start - origin, begin - origin
+        if declared is not None and begin - origin > declared:
+            longest = _LONGEST_FRAME_IN_DOUBT
         duration = (frame.duration or 0) * stream.time_base or usual_duration
-        shown, start, end = frame, begin, begin + min(duration, _LONGEST_FRAME)
+        shown, start, end = frame, begin, begin + min(duration, longest)
+        if duration > longest:
+            longest = _LONGEST_FRAME_IN_DOUBT
     if shown is not None and origin is not None:
         # Frames that were skipped after it are time all the same.
         reached = origin + Fraction(report.reached).limit_denominator(1_000_000)
-        skipping = stream.codec_context.skip_frame == "NONREF" and reached <= start + _LONGEST_FRAME
+        skipping = stream.codec_context.skip_frame == "NONREF" and reached <= start + longest
         yield shown, start - origin, max(end, reached if skipping else end) - origin
 
 
@@ -206,7 +215,7 @@ def _excerpt(
     last = 0.0
     for frame, begin, stop in frames:
         last = float(stop)
-        if last <= start + TIMESTAMP_TOLERANCE:
+        if start and last <= start + TIMESTAMP_TOLERANCE:
             continue
         if last - start > MAX_SECONDS and end is None:
             raise too_long(source, "video")
@@ -216,7 +225,7 @@ def _excerpt(
     if last <= start + TIMESTAMP_TOLERANCE and start:
         raise past_the_end(source, "video", start, last)
     if start or end is not None:
-        declared = declared_seconds(stream) or last
+        declared = max(declared_seconds(stream) or 0.0, last)
         report.expected = min(declared, declared if end is None else end) - start
         report.reached = min(last, last if end is None else end) - start
 
