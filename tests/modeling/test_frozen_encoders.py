@@ -11,18 +11,31 @@ from transformers import (
     CLIPConfig,
     CLIPModel,
     CLIPTextModelWithProjection,
+    CLIPVisionConfig,
     CLIPVisionModelWithProjection,
     Dinov2Config,
     Dinov2Model,
+    HubertConfig,
+    HubertModel,
+    ResNetConfig,
     SiglipVisionConfig,
     SiglipVisionModel,
+    T5Config,
+    T5EncoderModel,
+    T5Model,
+    ViTConfig,
+    ViTModel,
+    WhisperConfig,
+    WhisperModel,
 )
 
 from tests.modeling.tiny import AST, CLAP_AUDIO, CLIP_TEXT, CLIP_VISION, HEADS, LAYERS
 from viml_hf import ViMLForMusicRetrieval
-from viml_hf.modeling.encoder_names import EncoderName, parse_encoder_name
+from viml_hf.modeling.encoder_names import EncoderName, loading, locate_encoder, parse_encoder_name
 from viml_hf.modeling.frozen_encoders import (
     build_encoder,
+    encode_sound,
+    encode_text_tokens,
     encoder_width,
     load_encoder,
     pooled_embedding,
@@ -134,6 +147,126 @@ def test_the_wrong_family_is_refused(tmp_path):
         load_encoder("audio", f"clap:{tmp_path}")
     with pytest.raises(ValueError, match="of which no audio tower is known here"):
         load_encoder("audio", str(tmp_path))
+
+
+def test_the_width_of_clip_is_the_whole_models(tmp_path):
+    """Its towers have a `projection_dim` too, which the whole model does not read and some checkpoints leave alone."""
+    vision, text = CLIPVisionConfig(**LAYERS, image_size=16, patch_size=8), CLIP_TEXT.to_dict()
+    config = CLIPConfig(text_config={**text, "projection_dim": 7}, vision_config=vision.to_dict(), projection_dim=12)
+    torch.manual_seed(0)
+    whole = CLIPModel(config).eval()
+    whole.save_pretrained(tmp_path)
+    for modality, projection in (("video", "visual_projection"), ("text", "text_projection")):
+        tower = load_encoder(modality, f"clip:{tmp_path}")
+        assert encoder_width(tower.config) == 12
+        assert torch.equal(getattr(tower, projection).weight, getattr(whole, projection).weight)
+        assert getattr(build_encoder(tower.config), projection).weight.shape == (12, 16)
+
+
+def test_a_text_of_one_token_is_its_state_too(tmp_path):
+    """A tokenizer without marks of its own makes such texts; BERT's pooler is for another task."""
+    torch.manual_seed(0)
+    bert = BertModel(BertConfig(**LAYERS, vocab_size=400)).eval()
+    ids = torch.tensor([[5]])
+    with torch.no_grad():
+        expected = bert(ids).last_hidden_state[:, 0]
+        assert torch.equal(encode_text_tokens(bert, ids, torch.ones_like(ids)), expected)
+
+
+def test_t5_gives_the_mean_over_its_encoder(tmp_path):
+    torch.manual_seed(0)
+    config = T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, vocab_size=400, decoder_start_token_id=0)
+    whole = T5Model(config).eval()
+    whole.save_pretrained(tmp_path)
+    ids, mask = torch.tensor([[5, 6, 1], [7, 1, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    encoder = load_encoder("text", str(tmp_path))
+    assert type(encoder) is type(build_encoder(encoder.config)) is T5EncoderModel
+    with torch.no_grad():
+        expected = whole.encoder(ids[1:, :2]).last_hidden_state.mean(1)
+        torch.testing.assert_close(encode_text_tokens(encoder, ids, mask)[1:], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_segments_of_any_length_are_encoded_as_if_alone():
+    """This network normalises over time: a mask would not keep the padding out."""
+    torch.manual_seed(0)
+    layers = {"conv_dim": [8, 8], "conv_kernel": [10, 8], "conv_stride": [8, 5], "num_conv_pos_embeddings": 8}
+    encoder = HubertModel(HubertConfig(**LAYERS, **layers, num_conv_pos_embedding_groups=2)).eval()
+    sound, lengths = torch.randn(4, 900), [900, 500, 0, 500]
+    mask = (torch.arange(900) < torch.tensor(lengths)[:, None]).long()
+    with torch.no_grad():
+        found = encode_sound(encoder, sound, mask)
+        for row, samples, length in zip(found, sound, lengths, strict=True):
+            alone = encoder(samples[None, :length]).last_hidden_state[0].mean(0) if length else torch.zeros(16)
+            torch.testing.assert_close(row, alone)
+    encode_sound(encoder, sound, mask).sum().backward()
+    assert encoder.feature_projection.projection.weight.grad.any()
+
+
+def test_weights_that_the_features_need_are_not_left_to_chance(tmp_path):
+    """A classifier's checkpoint has no pooler: it would be random, and another one at every load."""
+    torch.manual_seed(0)
+    config = ViTConfig(**LAYERS, image_size=16, patch_size=8)
+    ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "lacking")
+    with pytest.raises(ValueError, match=r"lacks weights that a ViTModel needs \(pooler.dense.bias and 1 more\)"):
+        load_encoder("video", str(tmp_path / "lacking"))
+    ViTModel(config).save_pretrained(tmp_path / "whole")
+    assert load_encoder("video", str(tmp_path / "whole")).pooler.dense.weight.any()
+
+
+def test_weights_of_another_shape_are_refused(tmp_path):
+    clip_folder(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"projection_dim": 12', '"projection_dim": 13'))
+    with pytest.raises(ValueError, match=r"lacks weights that a CLIPVisionModelWithProjection needs \(visual_proj"):
+        load_encoder("video", f"clip:{tmp_path}")
+
+
+def test_encoders_that_need_a_decoder_are_refused(tmp_path):
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "vocab_size": 20}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    tokens |= {"begin_suppress_tokens": None}
+    WhisperModel(WhisperConfig(**sizes, **tokens, decoder_attention_heads=2)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'whisper' checkpoint, of which no audio tower is known here"):
+        load_encoder("audio", str(tmp_path))
+
+
+def test_a_width_that_no_config_states_is_refused():
+    with pytest.raises(ValueError, match=r"'resnet' model has no hidden_size.*width is unknown"):
+        encoder_width(ResNetConfig())
+
+
+def test_transformers_says_nothing_of_the_towers_left_out(tmp_path, caplog):
+    clip_folder(tmp_path)
+    with caplog.at_level("WARNING"):
+        load_encoder("video", f"clip:{tmp_path}")
+    assert "UNEXPECTED" not in caplog.text
+
+
+def test_where_an_encoder_lies_and_how_its_parts_are_loaded(tmp_path):
+    assert locate_encoder("clip:a/b", {"revision": "x"}) == ("a/b", {"revision": "x"})
+    assert locate_encoder("clip:a/b@v1", {"revision": "x", "token": "t"}) == ("a/b", {"revision": "v1", "token": "t"})
+    assert locate_encoder("descriptors", {"token": "t"}) == (None, {"token": "t"})
+    assert locate_encoder("a/b", {"trust_remote_code": False}) == ("a/b", {})
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        locate_encoder("descriptors", {"trust_remote_code": True})
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError("one\ntwo"), r"\(one\): check the name and the network, or fetch it once with `hf download a/b"),
+        (KeyError(), r"\(KeyError\): check the name"),
+        (ImportError("no timm"), r"\(no timm\): install what is missing\."),
+    ],
+)
+def test_errors_of_loading_are_one_line(error, line):
+    with (
+        pytest.raises(OSError, match=rf"^a/b@v1: its config cannot be loaded {line}") as caught,
+        loading("a/b@v1", "config"),
+    ):
+        raise error
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is error
 
 
 def test_features_are_rounded_as_a_store_rounds_them():

@@ -11,6 +11,7 @@ from viml_hf.processing.segments import (
     regroup,
     sample_frames,
     segment_bounds,
+    window_starts,
     windows,
 )
 
@@ -92,6 +93,37 @@ def test_windows_have_one_size_and_reach_the_last_row(size: int, hop: int) -> No
 def test_windows_rejects_a_size_of_zero() -> None:
     with pytest.raises(ViMLError, match="size=0"):
         windows(4, size=0)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 7, 10])
+def test_window_starts_are_the_fewest_that_cover_and_evenly_spaced(window: int) -> None:
+    for length in range(1, 60):
+        starts = window_starts(length, window)
+        heard = {sample for start in starts for sample in range(start, start + window)}
+        assert heard >= set(range(length))
+        assert (len(starts) - 1) * window < length  # one fewer would not do
+        if length >= window:
+            assert max(heard) == length - 1  # none reaches over the end
+        steps = np.diff(starts)
+        assert starts[0] == 0
+        assert all(0 < step <= window for step in steps)
+        # To the sample: even steps, rounded.
+        assert not len(steps) or steps.max() - steps.min() <= 1
+
+
+def test_window_starts_of_segments_as_they_come() -> None:
+    """CLAP's 10 s at 48 kHz; DeepSim's 3.02 s at 22.05 kHz."""
+    assert window_starts(480_000, 480_000) == [0]
+    assert window_starts(480_001, 480_000) == [0, 1]
+    assert window_starts(48 * 11_999, 480_000) == [0, 48 * 1999]
+    assert window_starts(220_500, 66_560) == [0, 51_313, 102_627, 153_940]
+    assert window_starts(0, 5) == [0]
+
+
+@pytest.mark.parametrize("window", [0, -3])
+def test_window_starts_rejects_a_window_of_nothing(window: int) -> None:
+    with pytest.raises(ViMLError, match=f"window={window}"):
+        window_starts(10, window)
 
 
 def frames_on_screen(times: list[float], end: float, fps: float) -> list[int]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub import ModelCard, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
 from transformers import PreTrainedModel
 
 from viml_hf.modeling.encoder_names import parse_encoder_name
@@ -87,7 +87,7 @@ def encoder_info(
         window,
         str(weights_dtype(encoder)).removeprefix("torch."),
         licence_of(name, **kwargs),
-        getattr(encoder.config, "_commit_hash", None),
+        revision_of(name, **kwargs),
     )
 
 
@@ -116,16 +116,44 @@ def licence_of(name: str, **kwargs: Any) -> str | None:
         try:
             revision = parsed.revision or kwargs.get("revision")
             card = Path(hf_hub_download(parsed.hub_id, "README.md", revision=revision, **known))
-        except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        except (EntryNotFoundError, OSError):  # there is no card, or no network to fetch it
             return KNOWN_LICENCES.get(parsed.hub_id)
+    return _stated_licence(card) or KNOWN_LICENCES.get(parsed.hub_id)
+
+
+def revision_of(name: str, **kwargs: Any) -> str | None:
+    """The commit on the Hub of a named encoder that was loaded; `None` for folders and the descriptors.
+
+    Args:
+        name: `NAME[:HUB_ID[@REVISION]]`, a Hub id or a folder.
+        kwargs: As for `from_pretrained` (`cache_dir`, `revision`).
+
+    Example:
+        >>> revision_of("descriptors") is None
+        True
+    """
+    parsed = parse_encoder_name(name)
+    if parsed.hub_id is None or Path(parsed.hub_id).is_dir():
+        return None
+    revision = parsed.revision or kwargs.get("revision")
+    config = try_to_load_from_cache(parsed.hub_id, "config.json", cache_dir=kwargs.get("cache_dir"), revision=revision)
+    return Path(config).parent.name if isinstance(config, str) else None  # the cache has a folder per commit
+
+
+def _stated_licence(card: Path) -> str | None:
+    """The licence in the head of a model card; `None` where there is no card, no head, or a broken one."""
     if not card.is_file():
         return None
     try:
         data = ModelCard.load(card).data
-    except (ValueError, OSError):  # a card with a broken head says nothing
+    except Exception:  # what people write there is read by YAML, which fails in many ways
         return None
-    licence = getattr(data, "license_name", None) or data.license
-    return licence or KNOWN_LICENCES.get(parsed.hub_id)
+    licence = data.license
+    if licence in (None, "other"):
+        licence = data.get("license_name") or licence
+    if isinstance(licence, list):
+        licence = ", ".join(map(str, licence))
+    return str(licence) if licence else None
 
 
 def warn_of_licences(infos: dict[str, EncoderInfo]) -> None:

@@ -1,7 +1,10 @@
 """How base encoders are named: `NAME[:HUB_ID[@REVISION]]`, or a Hub id or folder alone (`NAME` is then `auto`)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # What a name needs the checkpoint's model type to begin with, and the checkpoint taken when none is named.
 FAMILIES: dict[str, tuple[str, str | None]] = {
@@ -62,3 +65,65 @@ def parse_encoder_name(text: str) -> EncoderName:
             "of a saved model."
         )
     return EncoderName(name, hub_id, revision or None)
+
+
+def locate_encoder(encoder: str, kwargs: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """Where a named encoder lies, and with which arguments each of its parts is loaded.
+
+    Args:
+        encoder: An encoder name.
+        kwargs: Arguments for `from_pretrained`.
+
+    Returns:
+        Hub id or folder, `None` for the descriptors; the arguments, with the name's revision where it has one.
+
+    Raises:
+        ValueError: The name is none, or the arguments ask to run code that comes with the checkpoint.
+
+    Example:
+        >>> locate_encoder("clip:a/b@v1", {"local_files_only": True})
+        ('a/b', {'local_files_only': True, 'revision': 'v1'})
+    """
+    parsed = parse_encoder_name(encoder)
+    kept = {name: value for name, value in kwargs.items() if name != "trust_remote_code"}
+    if kwargs.get("trust_remote_code"):
+        raise ValueError(
+            "trust_remote_code=True: code that comes with an encoder is never run here; leave the argument out and "
+            "give a model that transformers has."
+        )
+    return parsed.hub_id, {**kept, "revision": parsed.revision} if parsed.revision else kept
+
+
+@contextmanager
+def loading(encoder: str, part: str) -> Iterator[None]:
+    """Make one line of whatever goes wrong while a part of a named encoder is loaded.
+
+    Args:
+        encoder: An encoder name.
+        part: What is loaded, such as `"weights"` or `"tokenizer"`.
+
+    Raises:
+        OSError: It could not be loaded; the message names the encoder, the part, the reason and what to do.
+
+    Example:
+        >>> try:
+        ...     with loading("clip:a/b", "weights"):
+        ...         raise RuntimeError("no such file")
+        ... except OSError as error:
+        ...     print(str(error)[:54])
+        clip:a/b: its weights cannot be loaded (no such file):
+    """
+    try:
+        yield
+    except Exception as error:  # whatever a checkpoint's files and the libraries that read them can do wrong
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        parsed = parse_encoder_name(encoder)
+        if isinstance(error, ImportError):
+            fix = "install what is missing"
+        elif Path(parsed.hub_id or "").is_dir():
+            fix = "give a folder that holds the model with its preprocessor, as saved by `save_pretrained`"
+        else:
+            revision = f" --revision {parsed.revision}" if parsed.revision else ""
+            fix = f"check the name and the network, or fetch it once with `hf download {parsed.hub_id}{revision}`"
+        raise OSError(f"{encoder}: its {part} cannot be loaded ({reason}): {fix}.") from error

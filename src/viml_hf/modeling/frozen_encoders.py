@@ -1,5 +1,9 @@
 """The frozen base encoders inside a [`ViMLForMusicRetrieval`]: how they are loaded, built and read out."""
 
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +17,7 @@ from .configuration_descriptors import (
     ViMLTextDescriptorsConfig,
     ViMLVideoDescriptorsConfig,
 )
-from .encoder_names import FAMILIES, parse_encoder_name
+from .encoder_names import FAMILIES, loading, locate_encoder, parse_encoder_name
 from .modeling_deepsim import DeepSimModel
 from .modeling_descriptors import (
     DESCRIPTOR_MODELS,
@@ -44,15 +48,21 @@ TOWER_CLASSES = {
     ("pe_video", "video"): "PeVideoEncoder",
     ("pe_audio", "audio"): "PeAudioEncoder",
 }
-# The config of that tower within the model's, where its class does not find it by itself.
+# The config of that tower within the model's.
 TOWER_CONFIGS = {
+    ("clip", "video"): ("vision_config",),
+    ("clip", "text"): ("text_config",),
+    ("siglip", "video"): ("vision_config",),
+    ("siglip", "text"): ("text_config",),
+    ("clap", "audio"): ("audio_config",),
+    ("clap", "text"): ("text_config",),
     ("pe_audio_video", "video"): ("audio_video_config", "video_config"),
     ("pe_audio_video", "audio"): ("audio_video_config", "audio_config"),
     ("pe_video", "video"): ("video_config",),
     ("pe_audio", "audio"): ("audio_config",),
 }
 # Models of several modalities: their outputs cannot be read as those of one.
-DUAL_MODELS = {model for model, _ in TOWER_CLASSES} | {"siglip2", "align", "altclip", "blip", "whisper"}
+DUAL_MODELS = {model for model, _ in TOWER_CLASSES} | {"align", "altclip", "blip", "whisper"}
 # The classes by the model type of the tower's own config, where `AutoModel` has none or would drop the projection.
 TOWERS_ALONE = {
     "clip_vision_model": "CLIPVisionModelWithProjection",
@@ -60,6 +70,9 @@ TOWERS_ALONE = {
     "clap_audio_model": "ClapAudioModelWithProjection",
     "clap_text_model": "ClapTextModelWithProjection",
     "siglip_text_model": "SiglipTextModel",
+    "t5": "T5EncoderModel",
+    "mt5": "MT5EncoderModel",
+    "umt5": "UMT5EncoderModel",
 }
 # Where a config keeps the width of the embedding, if it is not the hidden size.
 WIDTH_FIELDS = {
@@ -89,64 +102,123 @@ def load_encoder(modality: str, encoder: str | PreTrainedModel, **kwargs: Any) -
         kwargs: Passed to `from_pretrained` (`local_files_only`, `cache_dir`, `token`, …).
 
     Raises:
-        ValueError: The name is unknown, the checkpoint is of another family than its name says, or it needs code of
-            its own, which is never run.
+        ValueError: The name is unknown, the checkpoint is of another family than its name says, it lacks weights, or
+            it needs code of its own, which is never run.
+        OSError: The checkpoint cannot be read.
     """
     if isinstance(encoder, PreTrainedModel):
         return encoder
-    parsed = parse_encoder_name(encoder)
-    if parsed.hub_id is None:
+    hub_id, kwargs = locate_encoder(encoder, kwargs)
+    if hub_id is None:
         model_class, config_class = DESCRIPTORS[modality]
         return model_class(config_class())
-    if parsed.revision:
-        kwargs["revision"] = parsed.revision
-    config = load_encoder_config(parsed.hub_id, **kwargs)
+    config = load_encoder_config(encoder, **kwargs)
+    refuse_other_kinds(modality, encoder, config)
     model_type = config.model_type
+    for name in TOWER_CONFIGS.get((model_type, modality), ()):
+        parent, config = config, getattr(config, name)
+        if model_type == "clip":
+            config.projection_dim = parent.projection_dim  # the tower's own is a default that may be another
+    class_name = TOWER_CLASSES.get((model_type, modality)) or TOWERS_ALONE.get(model_type)
+    loader: Any = OWN_MODELS.get(model_type) or (getattr(transformers, class_name) if class_name else AutoModel)
+    kwargs |= {"trust_remote_code": False} if loader is AutoModel else {}
+    if kwargs.get("local_files_only"):
+        # Else transformers asks the Hub, in a thread, to convert what lies there as `.bin`.
+        os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    with loading(encoder, "weights"), _without_report():
+        model, report = loader.from_pretrained(
+            hub_id, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+    _refuse_random_weights(modality, encoder, model, report)
+    return model
+
+
+def refuse_other_kinds(modality: str, encoder: str, config: PreTrainedConfig) -> None:
+    """Refuse a checkpoint that is of another family than its name says, or that no vector per item is known of.
+
+    Raises:
+        ValueError: It is such a checkpoint.
+    """
+    model_type, parsed = config.model_type, parse_encoder_name(encoder)
+    if model_type.startswith("siglip2"):
+        raise ValueError(
+            f"{encoder!r} is SigLIP 2 for pictures of any size (NaFlex), which is not known here: give a checkpoint of "
+            "a fixed size, such as `siglip:google/siglip2-base-patch16-224`."
+        )
     expected = FAMILIES.get(parsed.name, (None,))[0]
     if expected is not None and model_type.split("_")[0] != expected:
         raise ValueError(
             f"{encoder!r} is a {model_type!r} checkpoint, not {expected!r}: name it `auto:{parsed.hub_id}` or give a "
             f"{expected} checkpoint."
         )
-    if model_type in DUAL_MODELS and (model_type, modality) not in TOWER_CLASSES:
+    two_parts = getattr(config, "is_encoder_decoder", False) and model_type not in TOWERS_ALONE
+    if (model_type in DUAL_MODELS or two_parts) and (model_type, modality) not in TOWER_CLASSES:
         known = ", ".join(sorted({family for family, own in TOWER_CLASSES if own == modality}))
         raise ValueError(
             f"{encoder!r} is a {model_type!r} checkpoint, of which no {modality} tower is known here: give {known}, a "
             f"model of {modality} alone, or the descriptors."
         )
-    for name in TOWER_CONFIGS.get((model_type, modality), ()):
-        config = getattr(config, name)
-    class_name = TOWER_CLASSES.get((model_type, modality)) or TOWERS_ALONE.get(model_type)
-    loader: Any = OWN_MODELS.get(model_type) or (getattr(transformers, class_name) if class_name else AutoModel)
-    if (model_type, modality) in TOWER_CLASSES and (model_type, modality) not in TOWER_CONFIGS:
-        return loader.from_pretrained(parsed.hub_id, **kwargs)  # the class takes its part of the config
-    return loader.from_pretrained(parsed.hub_id, config=config, **kwargs)
 
 
-def load_encoder_config(hub_id: str, **kwargs: Any) -> PreTrainedConfig:
-    """The config of a checkpoint, without ever running code that comes with it.
+def load_encoder_config(encoder: str, **kwargs: Any) -> PreTrainedConfig:
+    """The config of a named encoder's checkpoint, without ever running code that comes with it.
 
     Raises:
         ValueError: The checkpoint needs such code.
+        OSError: It cannot be read.
     """
-    settings, _ = PreTrainedConfig.get_config_dict(hub_id, **kwargs)
+    hub_id, kwargs = locate_encoder(encoder, kwargs)
+    assert hub_id is not None, "the descriptors have no checkpoint"
+    with loading(encoder, "config"):
+        settings, _ = PreTrainedConfig.get_config_dict(hub_id, **kwargs)
     model_type = settings.get("model_type")
-    if model_type in OWN_MODELS:
-        return OWN_MODELS[model_type].config_class.from_pretrained(hub_id, **kwargs)
     if model_type in SAME_NETWORK:
         known, must_be_off = SAME_NETWORK[model_type]
-        on = [name for name in must_be_off if settings.get(name)]
-        if not on:
+        if not any(settings.get(name) for name in must_be_off):
             dropped = {"model_type", "auto_map", "architectures"}
-            config = AutoConfig.for_model(known, **{k: v for k, v in settings.items() if k not in dropped})
-            config._commit_hash = settings.get("_commit_hash")
-            return config
-    if settings.get("auto_map") and model_type not in transformers.CONFIG_MAPPING:
+            with loading(encoder, "config"):
+                return AutoConfig.for_model(known, **{k: v for k, v in settings.items() if k not in dropped})
+    if settings.get("auto_map") and model_type not in transformers.CONFIG_MAPPING and model_type not in OWN_MODELS:
         raise ValueError(
-            f"{hub_id}: a {model_type!r} model that brings code of its own, which is never run here: give a model "
+            f"{encoder}: a {model_type!r} model that brings code of its own, which is never run here: give a model "
             "that transformers has."
         )
-    return AutoConfig.from_pretrained(hub_id, trust_remote_code=False, **kwargs)
+    with loading(encoder, "config"):
+        if model_type in OWN_MODELS:
+            return OWN_MODELS[model_type].config_class.from_pretrained(hub_id, **kwargs)
+        return AutoConfig.from_pretrained(hub_id, trust_remote_code=False, **kwargs)
+
+
+def _refuse_random_weights(modality: str, encoder: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
+    """Refuse a model whose features would differ from load to load, since some of its weights are not in the file."""
+    weights, lacking = model.state_dict(), [key for key, *_ in report["mismatched_keys"]]
+    for name in sorted(report["missing_keys"]):
+        # What no base feature depends on. Zeros, so that loading twice gives the same model.
+        if name.endswith("masked_spec_embed") or (modality == "text" and name.startswith("pooler.")):
+            weights[name].zero_()
+        else:
+            lacking.append(name)
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise ValueError(
+            f"{encoder}: the checkpoint lacks weights that a {type(model).__name__} needs ({lacking[0]}{more}): give "
+            "one that was saved with them."
+        )
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Without transformers' list of the weights that a tower leaves in the file; what is missing is looked at here."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
@@ -156,12 +228,23 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     class_name = TOWERS_ALONE.get(config.model_type)
     if class_name is not None:
         return getattr(transformers, class_name)._from_config(config)
-    return AutoModel.from_config(config)
+    return AutoModel.from_config(config, trust_remote_code=False)
 
 
 def encoder_width(config: PreTrainedConfig) -> int:
-    """Width of the base features that an encoder with this config gives."""
-    return getattr(config, WIDTH_FIELDS.get(config.model_type, "hidden_size"))
+    """Width of the base features that an encoder with this config gives.
+
+    Raises:
+        ValueError: The config does not say.
+    """
+    field = WIDTH_FIELDS.get(config.model_type, "hidden_size")
+    width = getattr(config, field, None)
+    if width is None:
+        raise ValueError(
+            f"The config of a {config.model_type!r} model has no {field}, so that its features' width is unknown: give "
+            "a model that states it."
+        )
+    return width
 
 
 def text_padding(config: PreTrainedConfig) -> dict[str, Any]:
@@ -176,33 +259,41 @@ def encode_text_tokens(encoder: PreTrainedModel, input_ids: Tensor, attention_ma
     """Embeddings `(texts, width)` of tokens `(texts, length)`: the encoder's own, or the mean over valid tokens."""
     if encoder.config.model_type == "siglip_text_model":
         return encoder(input_ids=input_ids).pooler_output
-    output = encoder(input_ids=input_ids, attention_mask=attention_mask)
-    features = pooled_embedding("text", output, attention_mask)
-    if features.shape[1:] != (encoder_width(encoder.config),):
-        features = output.pooler_output
-    return features
+    return pooled_embedding("text", encoder(input_ids=input_ids, attention_mask=attention_mask), attention_mask)
 
 
 def encode_sound(encoder: PreTrainedModel, sound: Tensor, mask: Tensor | None = None) -> Tensor:
     """Embeddings `(segments, width)` of an audio encoder's own input `(segments, …)`.
 
+    Segments of unequal lengths are encoded without their padding, those of one length together: masks do not keep
+    padding out of every network, such as those that normalise over time.
+
     Args:
         encoder: The audio encoder.
         sound: A spectrogram or samples.
-        mask: `(segments, time)`, 1 where the input exists, for encoders that take one.
+        mask: `(segments, time)`, 1 where the input exists, without gaps.
     """
     sound = sound.to(weights_dtype(encoder))
+    if encoder.config.model_type in DESCRIPTOR_MODELS:
+        return encoder(sound, mask).pooler_output
+    if mask is None:
+        return _encode_equal_sound(encoder, sound)
+    lengths = mask.sum(-1)
+    features = sound.new_zeros(len(sound), encoder_width(encoder.config))
+    for length in lengths[lengths > 0].unique().tolist():
+        features[lengths == length] = _encode_equal_sound(encoder, sound[lengths == length, :length])
+    return features
+
+
+def _encode_equal_sound(encoder: PreTrainedModel, sound: Tensor) -> Tensor:
+    """Embeddings `(segments, width)` of input `(segments, …)` without padding."""
     inputs: dict[str, Any] = {encoder.main_input_name: sound}
     if encoder.config.model_type == "pe_audio_encoder":
-        inputs = {"input_values": sound[:, None], "padding_mask": mask}
-    elif mask is not None:
-        inputs["attention_mask"] = mask
-    output = encoder(**inputs)
-    shorten = getattr(encoder, "_get_feature_vector_attention_mask", None)
-    if mask is not None and shorten is not None:
-        # Encoders of raw samples: their mask over states follows from the one over samples.
-        mask = shorten(output.last_hidden_state.shape[1], mask)
-    return pooled_embedding("audio", output, mask)
+        inputs = {"input_values": sound[:, None]}
+    if getattr(encoder.config, "enable_fusion", False):
+        # CLAP with fusion reads a whole window as it is; other crops are only for what is longer.
+        inputs["is_longer"] = torch.zeros(len(sound), 1, dtype=torch.bool, device=sound.device)
+    return pooled_embedding("audio", encoder(**inputs))
 
 
 def pooled_embedding(modality: str, output: Any, attention_mask: Tensor | None = None) -> Tensor:
@@ -217,10 +308,7 @@ def pooled_embedding(modality: str, output: Any, attention_mask: Tensor | None =
         embedding = getattr(output, field, None)
         if embedding is not None:
             return embedding
-    embedding = getattr(output, "pooler_output", None)
     states = output.last_hidden_state
-    if embedding is not None and states.shape[1] == 1:
-        return embedding
     if attention_mask is None or attention_mask.shape[1] != states.shape[1]:
         return states.mean(1)
     weights = attention_mask.to(states.dtype)[..., None]

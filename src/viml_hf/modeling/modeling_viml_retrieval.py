@@ -10,7 +10,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
-from .encoder_names import parse_encoder_name
+from .encoder_names import loading, locate_encoder
 from .frozen_encoders import (
     MODALITIES,
     build_encoder,
@@ -241,7 +241,7 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
             input_features: `(batch, segments, …)`, the audio encoder's own input per segment; `(batch, segments,
                 windows, …)` for an encoder with a window shorter than a segment, whose embeddings are averaged.
             audio_segment_mask: `(batch, segments)`, 1 where the segment exists.
-            audio_frame_mask: `(batch, segments, time)`, for encoders that take an attention mask.
+            audio_frame_mask: `(batch, segments, time)`, 1 where the input exists, for encoders without a window.
             audio_window_mask: `(batch, segments, windows)`, 1 where the window exists.
 
         Returns:
@@ -352,7 +352,7 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
             text_attention_mask: `(batch, length)`; a row of zeros = no text.
             input_features: `(tracks, segments, …)`, the audio encoder's own input per 10 s segment.
             audio_segment_mask: `(tracks, segments)`, 1 where the segment exists.
-            audio_frame_mask: `(tracks, segments, time)`, for encoders that take an attention mask.
+            audio_frame_mask: `(tracks, segments, time)`, 1 where the input exists, for encoders without a window.
             audio_window_mask: `(tracks, segments, windows)`, for encoders with a window shorter than a segment.
             return_loss: See [`ViMLModel.forward`].
             kwargs: As for [`ViMLModel`].
@@ -381,10 +381,9 @@ def _tokenizer_of(name: str | PreTrainedModel, encoder: PreTrainedModel, **kwarg
     hub_name = name if isinstance(name, str) else encoder.name_or_path
     if not hub_name:
         raise ValueError("The text encoder's tokenizer is unknown: give tokenizer=…, it is needed for the null text.")
-    parsed = parse_encoder_name(hub_name)
-    if parsed.revision:
-        kwargs["revision"] = parsed.revision
-    return AutoTokenizer.from_pretrained(parsed.hub_id, trust_remote_code=False, **kwargs)
+    hub_id, kwargs = locate_encoder(hub_name, kwargs)
+    with loading(hub_name, "tokenizer"):
+        return AutoTokenizer.from_pretrained(hub_id, trust_remote_code=False, **kwargs)
 
 
 __all__ = ["ViMLForMusicRetrieval"]

@@ -11,7 +11,7 @@ from transformers import (
 )
 from transformers.image_processing_base import ImageProcessingMixin
 
-from viml_hf.modeling.encoder_names import parse_encoder_name
+from viml_hf.modeling.encoder_names import loading, locate_encoder
 from viml_hf.modeling.frozen_encoders import load_encoder_config, text_padding
 from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor
 from viml_hf.processing.feature_extraction_descriptors import ViMLDescriptorsFeatureExtractor
@@ -31,12 +31,14 @@ def load_image_processor(encoder: str, **kwargs: Any) -> Any:
         >>> load_image_processor("descriptors").size["height"]
         64
     """
-    hub_id, kwargs = _located(encoder, kwargs)
+    hub_id, kwargs = locate_encoder(encoder, kwargs)
     if hub_id is None:
         return descriptors_image_processor()
-    if load_encoder_config(hub_id, **kwargs).model_type.startswith("pe_"):
-        return _frame_processor(hub_id, **kwargs)
-    return AutoImageProcessor.from_pretrained(hub_id, trust_remote_code=False, **kwargs)
+    model_type = load_encoder_config(encoder, **kwargs).model_type
+    with loading(encoder, "image processor"):
+        if model_type.startswith("pe_"):
+            return _frame_processor(hub_id, **kwargs)
+        return AutoImageProcessor.from_pretrained(hub_id, trust_remote_code=False, **kwargs)
 
 
 def load_feature_extractor(encoder: str, **kwargs: Any) -> Any:
@@ -46,12 +48,14 @@ def load_feature_extractor(encoder: str, **kwargs: Any) -> Any:
         >>> load_feature_extractor("descriptors").sampling_rate
         22050
     """
-    hub_id, kwargs = _located(encoder, kwargs)
+    hub_id, kwargs = locate_encoder(encoder, kwargs)
     if hub_id is None:
         return ViMLDescriptorsFeatureExtractor()
-    if load_encoder_config(hub_id, **kwargs).model_type == "deepsim":
-        return DeepSimFeatureExtractor.from_pretrained(hub_id, **kwargs)
-    return AutoFeatureExtractor.from_pretrained(hub_id, trust_remote_code=False, **kwargs)
+    model_type = load_encoder_config(encoder, **kwargs).model_type
+    with loading(encoder, "feature extractor"):
+        if model_type == "deepsim":
+            return DeepSimFeatureExtractor.from_pretrained(hub_id, **kwargs)
+        return AutoFeatureExtractor.from_pretrained(hub_id, trust_remote_code=False, **kwargs)
 
 
 def load_tokenizer(encoder: str, **kwargs: Any) -> Any:
@@ -61,10 +65,11 @@ def load_tokenizer(encoder: str, **kwargs: Any) -> Any:
         >>> load_tokenizer("descriptors")("pop").input_ids
         [115, 114, 115, 1]
     """
-    hub_id, kwargs = _located(encoder, kwargs)
+    hub_id, kwargs = locate_encoder(encoder, kwargs)
     if hub_id is None:
         return ByT5Tokenizer()
-    return AutoTokenizer.from_pretrained(hub_id, trust_remote_code=False, **kwargs)
+    with loading(encoder, "tokenizer"):
+        return AutoTokenizer.from_pretrained(hub_id, trust_remote_code=False, **kwargs)
 
 
 def load_text_padding(encoder: str, **kwargs: Any) -> dict[str, Any]:
@@ -74,8 +79,8 @@ def load_text_padding(encoder: str, **kwargs: Any) -> dict[str, Any]:
         >>> load_text_padding("descriptors")
         {'padding': True}
     """
-    hub_id, kwargs = _located(encoder, kwargs)
-    return {"padding": True} if hub_id is None else text_padding(load_encoder_config(hub_id, **kwargs))
+    hub_id, kwargs = locate_encoder(encoder, kwargs)
+    return {"padding": True} if hub_id is None else text_padding(load_encoder_config(encoder, **kwargs))
 
 
 def descriptors_image_processor() -> CLIPImageProcessorPil:
@@ -101,12 +106,6 @@ def window_samples(extractor: Any) -> int | None:
         # AST: as many frames of 25 ms, 10 ms apart.
         return int((extractor.max_length - 1) * 0.01 * extractor.sampling_rate + 0.025 * extractor.sampling_rate)
     return None
-
-
-def _located(encoder: str, kwargs: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """Hub id or folder of a named encoder, `None` for the descriptors, and the arguments with its revision."""
-    parsed = parse_encoder_name(encoder)
-    return parsed.hub_id, {**kwargs, "revision": parsed.revision} if parsed.revision else kwargs
 
 
 def _frame_processor(hub_id: str, **kwargs: Any) -> CLIPImageProcessorPil:

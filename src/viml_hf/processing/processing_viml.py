@@ -43,7 +43,7 @@ class ViMLProcessor(ProcessorMixin):
     | `input_ids`, `text_attention_mask` | `(batch, length)` | one description per row; a row of zeros = no text |
     | `input_features` | `(batch, segments, …)` | the audio encoder's own input per segment |
     | `audio_segment_mask` | `(batch, segments)` | 1 where the segment exists |
-    | `audio_frame_mask` | `(batch, segments, time)` | only for encoders that take an attention mask |
+    | `audio_frame_mask` | `(batch, segments, time)` | only for encoders without a window: 1 where the input exists |
     | `audio_window_mask` | `(batch, segments, windows)` | only for encoders with a window: 1 where it exists |
 
     An encoder that hears less than a segment, such as CLAP (10 s) or DeepSim (3 s), gets `input_features` of
@@ -114,10 +114,7 @@ class ViMLProcessor(ProcessorMixin):
         """Names of the outputs for a video, a text and music."""
         names = ["pixel_values", "frame_attention_mask", "input_ids", "text_attention_mask"]
         names += ["input_features", "audio_segment_mask"]
-        extractor = self.feature_extractor
-        masked = "attention_mask" in extractor.model_input_names and getattr(extractor, "return_attention_mask", True)
-        names += ["audio_frame_mask"] if masked else []
-        return [*names, "audio_window_mask"] if window_samples(extractor) else names
+        return [*names, "audio_window_mask" if window_samples(self.feature_extractor) else "audio_frame_mask"]
 
     def __call__(
         self,
@@ -225,8 +222,8 @@ class ViMLProcessor(ProcessorMixin):
         """The audio encoder's input for one segment `(samples,)`.
 
         Returns:
-            For an encoder with a window, `(windows, …)` and `None`; for others `(time, …)` and, where the encoder
-            takes one, the mask `(time,)`.
+            For an encoder with a window, `(windows, …)` and `None`; for others `(time, …)` and the mask `(time,)`, 1
+            where the extractor did not pad.
         """
         extractor, window = self.feature_extractor, window_samples(self.feature_extractor)
         if window is not None:
@@ -235,7 +232,7 @@ class ViMLProcessor(ProcessorMixin):
         features, mask = _extract(extractor, waveform)
         # Samples of one channel `(1, time)` are samples.
         features = features[0, 0] if features.ndim == 3 and features.shape[1] == 1 else features[0]
-        return features, None if mask is None else mask[0]
+        return features, torch.ones(len(features), dtype=torch.long) if mask is None else mask[0]
 
     def _process_video_batch(self, videos: list[Video], options: dict[str, Any]) -> dict[str, Tensor]:
         fps = options.pop("fps", None)
@@ -256,7 +253,9 @@ class ViMLProcessor(ProcessorMixin):
             options["padding"] = True
         tokens = self.tokenizer([t or "" for t in texts], **options)
         present = torch.tensor([[bool(t)] for t in texts])
-        return {"input_ids": tokens["input_ids"], "text_attention_mask": tokens["attention_mask"] * present}
+        # SigLIP's tokenizers give no mask: it reads the padding too.
+        mask = tokens["attention_mask"] if "attention_mask" in tokens else torch.ones_like(tokens["input_ids"])
+        return {"input_ids": tokens["input_ids"], "text_attention_mask": mask * present}
 
     def _process_audio_batch(self, audio: list[Audio], options: dict[str, Any]) -> BatchFeature:
         rate = options.get("sampling_rate")
@@ -269,21 +268,21 @@ class ViMLProcessor(ProcessorMixin):
         data = {"input_features": input_features, "audio_segment_mask": mask.any(-1).long()}
         if window_samples(self.feature_extractor):
             data["audio_window_mask"] = mask
-        masks = [[mask for _, mask in track if mask is not None] for track in prepared]
-        if masks[0]:
+        else:
+            masks = [[mask for _, mask in track if mask is not None] for track in prepared]
             data["audio_frame_mask"] = _stack_segments(masks)[0].long()
         return BatchFeature(data)
 
 
 def _extract(extractor: Any, waveform: np.ndarray) -> tuple[Tensor, Tensor | None]:
     """What a feature extractor makes of one waveform, `(1, …)`, and its mask."""
-    # CLAP's extractor is told to cut at random only where something is to be cut: what it gets fits its window.
-    options = {"truncation": "rand_trunc"} if hasattr(extractor, "nb_max_samples") else {}
     if extractor.model_input_names[0] == "input_values" and hasattr(extractor, "hop_length"):
         output = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="pt")
     else:
-        output = extractor([waveform], sampling_rate=extractor.sampling_rate, return_tensors="pt", **options)
+        output = extractor([waveform], sampling_rate=extractor.sampling_rate, return_tensors="pt")
     features = output["input_features"] if "input_features" in output else output["input_values"]
+    if features.ndim == 4:
+        features = features[:, :1]  # CLAP's extractor for fusion repeats the spectrogram of what fits its window
     mask = output.get("attention_mask")
     return features, output.get("padding_mask") if mask is None else mask
 
