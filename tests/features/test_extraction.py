@@ -1,11 +1,19 @@
 import os
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from transformers import CLIPVisionModelWithProjection
 
 from tests.media import sine, write_audio, write_video
+from tests.modeling.tiny import CLIP_VISION, tiny_processor
 from viml_hf import MediaEncoder, MediaItem, Store, ViMLError, extract
+from viml_hf.encoders import dtypes
 from viml_hf.features import extraction
+from viml_hf.features.extraction import plan_extraction
+from viml_hf.features.media_item import signature
+from viml_hf.features.store import RowRange, StoreItem
 
 
 @pytest.fixture(scope="module")
@@ -262,3 +270,193 @@ def test_an_unknown_encoder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="'nonsense' names no encoder"):
         extract([], tmp_path / "store", video="nonsense", progress=False)
     assert not (tmp_path / "store").exists()
+
+
+# The plan
+
+
+def stored(item, *, error=None, rows=1):
+    return StoreItem(item.id, audio=RowRange(0, 0, rows), fields={"signature": signature(item)}, error=error)
+
+
+def test_the_plan_keeps_what_is_unchanged_and_drops_what_is_not_asked_for():
+    wanted = [MediaItem(name, audio=f"{name}.wav") for name in ("new", "same", "partial", "failed", "other")]
+    new, same, partial, failed, other = wanted
+    there = [
+        stored(same),
+        stored(partial, error="no video stream"),
+        stored(failed, error="not a music file", rows=0),
+        stored(replace(other, texts=("another text",))),
+        stored(MediaItem("gone")),
+    ]
+    plan = plan_extraction(wanted, there)
+    assert plan.kept == ["same", "partial"]
+    assert plan.missing == [new, failed, other]
+    assert [item.id for item in plan.dropped] == ["failed", "other", "gone"]
+
+
+def test_the_plan_for_an_empty_folder_is_everything_and_for_nothing_wanted_to_drop_it():
+    item = MediaItem("a")
+    assert plan_extraction([item], []) == extraction.ExtractionPlan([], [item], [])
+    assert plan_extraction([], [stored(item)]) == extraction.ExtractionPlan([], [], [stored(item)])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"texts": ("b",)},
+        {"start": 1.0},
+        {"end": 2.0},
+        {"fields": {"split": "test"}},
+        {"video": "a.mp4"},
+        {"audio": "b.wav"},
+        {"audio": None},
+    ],
+)
+def test_whatever_of_an_item_changes_it_is_planned_again(change):
+    item = MediaItem("a", audio="a.wav", texts=("a",))
+    assert plan_extraction([replace(item, **change)], [stored(item)]).kept == []
+
+
+def test_the_order_of_fields_changes_no_signature():
+    one, two = (MediaItem("a", fields=dict(sorted({"x": 1, "y": 2}.items(), reverse=turn))) for turn in (False, True))
+    assert signature(one) == signature(two)
+
+
+# What the store has already
+
+
+def test_what_came_in_part_is_kept_and_what_failed_is_tried_again(files, tmp_path, monkeypatch):
+    wanted = items(files, "silent", "broken", "a")
+    first = extract(wanted, tmp_path, workers=1, progress=False)
+    extract_one, seen = extraction.extract_one, []
+    monkeypatch.setattr(
+        extraction, "extract_one", lambda item, encoder: seen.append(item.id) or extract_one(item, encoder)
+    )
+    again = extract(wanted, tmp_path, workers=1, progress=False)
+    assert seen == ["broken"]
+    assert [(item.id, item.error) for item in again.items] == [(item.id, item.error) for item in first.items]
+
+
+def test_a_renamed_library_of_many_files_is_not_read_again(tmp_path, monkeypatch):
+    media, store = tmp_path / "old", tmp_path / "store"
+    media.mkdir()
+    header = len(write_audio(media / "000.wav", sine(0, 0.1, 8000), 8000).read_bytes()) - 1600
+    for index in range(200):  # all of one size
+        samples = (sine(200 + index, 0.1, 8000) * 32767).astype("<i2").tobytes()
+        content = (media / "000.wav").read_bytes()[:header] + samples
+        (media / f"{index:03d}.wav").write_bytes(content)
+
+    def library(folder, prefix):
+        return [MediaItem(prefix + path.name, audio=str(path), texts=["a list"]) for path in sorted(folder.iterdir())]
+
+    before = rows(extract(library(media, ""), store, workers=1, progress=False))
+    assert len({one["audio"].tobytes() for one in before.values()}) == 200
+    media.rename(tmp_path / "new")
+    monkeypatch.setattr(extraction, "extract_one", lambda item, encoder: pytest.fail(f"{item.id} was read again"))
+    after = extract(library(tmp_path / "new", "x"), store, workers=1, progress=False)
+    assert_equal(rows(after), {f"x{name}": one for name, one in before.items()})
+    assert all(item.fields["audio_path"] == str(tmp_path / "new" / item.id[1:]) for item in after.items)
+    after.verify()
+
+
+def test_many_renamed_files_of_one_size_are_found_in_time(tmp_path, monkeypatch):
+    # Several times what it takes; a comparison of every file with every other one would take minutes.
+    wanted = [MediaItem(f"new{index}", audio=str(index)) for index in range(20_000)]
+    facts = [{"bytes": 1, "sha256": str(index), "audio_path": "old"} for index in range(20_000)]
+    there = [StoreItem(f"old{index}", audio=RowRange(0, 0, 1), fields=fact) for index, fact in enumerate(facts)]
+    monkeypatch.setattr(extraction, "size_of", lambda item: 1)
+    monkeypatch.setattr(extraction, "content_hash", lambda item: item.audio)
+    plan = extraction.ExtractionPlan([], wanted, there)
+    start = time.process_time()
+    assert [old.id for _, old in extraction._moved(plan)] == [item.id for item in there]
+    assert time.process_time() - start < 2
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A folder with an image encoder that bears bfloat16."""
+    folder = tmp_path_factory.mktemp("clip")
+    CLIPVisionModelWithProjection(CLIP_VISION).save_pretrained(folder)
+    tiny_processor().image_processor.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_store_is_gone_on_with_in_its_own_dtypes(files, tmp_path, monkeypatch, clip):
+    monkeypatch.setattr(dtypes, "computes_bfloat16", lambda device: True)
+    extract(items(files, "a"), tmp_path, video=clip, workers=1, progress=False)
+    monkeypatch.setattr(dtypes, "computes_bfloat16", lambda device: False)  # another machine
+    store = extract(items(files, "a", "b"), tmp_path, video=clip, workers=1, progress=False)
+    assert store.spec.dtypes == {"video": "bfloat16", "audio": "float32", "text": "float32"}
+    assert len(store.usable()) == 2
+    with pytest.raises(ViMLError, match=r"holds features with dtypes=.*bfloat16.*, not .*take another folder"):
+        extract(items(files, "a"), tmp_path, video=clip, dtypes="float32", workers=1, progress=False)
+
+
+# What is not accepted
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"fields": {"player": object()}},
+        {"fields": {"rows": np.zeros(2)}},
+        {"id": 7},
+        {"id": "odd\udcff"},
+        {"start": "one"},
+        {"texts": (3,)},
+    ],
+)
+def test_what_cannot_be_stored_is_an_error_of_its_item_alone(files, tmp_path, bad):
+    item = MediaItem("music", audio=str(files / "music.wav"))
+    found = extract([replace(item, **{"id": "bad", **bad}), item], tmp_path, workers=1, progress=False).items
+    errors = {item.id: item.error for item in found}
+    assert errors.pop("music") is None
+    (error,) = errors.values()
+    assert error
+
+
+def test_keys_of_several_types_become_texts(files, tmp_path, monkeypatch):
+    item = MediaItem("music", audio=str(files / "music.wav"), fields={"tags": {1: "pop", "b": 2}, 3: "x"})
+    (found,) = extract([item], tmp_path, workers=1, progress=False).items
+    assert (found.error, found.fields["tags"], found.fields["3"]) == (None, {"1": "pop", "b": 2}, "x")
+    monkeypatch.setattr(extraction, "extract_one", lambda item, encoder: pytest.fail(f"{item.id} was read again"))
+    extract([item], tmp_path, workers=1, progress=False)
+
+
+def test_an_id_that_is_another_once_spelt_out_costs_the_other_nothing(files, tmp_path):
+    music = str(files / "music.wav")
+    for ids in (["odd\udcff", r"odd\udcff"], [r"odd\udcff", "odd\udcff"]):
+        wanted = [MediaItem(item_id, audio=music) for item_id in ids]
+        (item,) = extract(wanted, tmp_path / str(ids.index(r"odd\udcff")), workers=1, progress=False).items
+        assert (item.id, len(item.audio), item.error) == (r"odd\udcff", 1, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "threads"}, "engine='threads': give processes or ray"),
+        ({"workers": 0}, "workers=0: give 1 or more"),
+        ({"workers": -2}, "workers=-2: give 1 or more"),
+        ({"dtypes": "float16"}, "dtype='float16': give auto, float32 or bfloat16"),
+    ],
+)
+def test_options_that_are_none_are_refused_before_anything_is_written(tmp_path, options, message):
+    with pytest.raises(ViMLError, match=message):
+        extract([MediaItem("a")], tmp_path / "store", progress=False, **options)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_file_is_no_folder_for_a_store(files):
+    with pytest.raises(ViMLError, match=r"music\.wav: a file; give a folder for the store"):
+        extract(items(files, "a"), files / "music.wav", progress=False)
+
+
+def test_other_features_are_not_mixed_in_and_the_message_names_both(files, tmp_path, clip):
+    extract(items(files, "a"), tmp_path, workers=1, progress=False)
+    before = rows(Store(tmp_path))
+    with pytest.raises(ViMLError, match=r"holds features with fast=False, not True; take another folder"):
+        extract(items(files, "a"), tmp_path, fast=True, workers=1, progress=False)
+    with pytest.raises(ViMLError, match=rf"encoders=.*'video': 'descriptors'.*, not .*'video': '{clip}'"):
+        extract(items(files, "a"), tmp_path, video=clip, workers=1, progress=False)
+    assert_equal(rows(Store(tmp_path)), before)

@@ -1,14 +1,26 @@
 """`viml extract`: read media files into a store of base features."""
 
 import argparse
+import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from viml_hf.features.media_item import MediaItem
+    from viml_hf.features.store import Store
+
+MANIFEST = """A manifest has one item a row. Its columns: file_name, video or path (the video, or a music file); audio
+or music (the sound, where it is another file); id; start and end (the excerpt: seconds, mm:ss or hh:mm:ss); text, or
+texts (a list); licence; all others are kept with the item. Only a file is needed; its path is relative to the
+manifest."""
+SHOWN = 10  # of the files that are missing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `viml extract`."""
+    parser.epilog = MANIFEST
     parser.add_argument(
         "sources",
         nargs="+",
@@ -23,11 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="NAME",
             help=f"{modality} encoder, NAME[:HUB_ID[@REVISION]] or a folder (default: descriptors)",
         )
-    parser.add_argument("--only", choices=["video", "audio"], help="leave the pictures or the sound out")
+    parser.add_argument("--only", choices=["video", "audio"], help="read the pictures or the sound alone")
     parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of encoder weights")
     parser.add_argument("--fast", action="store_true", help="decode only the frames that others refer to")
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
-    parser.add_argument("--engine", choices=["processes", "ray"], default="processes")
+    parser.add_argument("--engine", choices=["processes", "ray"], default="processes", help="what runs the workers")
     parser.add_argument("--local-files-only", action="store_true", help="never ask the network for an encoder")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -42,17 +54,17 @@ def run(options: argparse.Namespace) -> None:
     sources = read_sources(options.sources)
     for problem in sources.problems:
         print(f"left out: {problem}", file=sys.stderr)
-    items = list(sources.items)
-    if options.only:
-        items = [replace(item, audio=None) if options.only == "video" else replace(item, video=None) for item in items]
-        items = [item for item in items if item.paths]
+    items = _only(options.only, sources.items)
+    if len(items) < len(sources.items):
+        print(f"left out, as without {options.only}: {len(sources.items) - len(items)} items", file=sys.stderr)
     if not items:
-        raise ViMLError("the sources name nothing to extract: give a folder with media, or a manifest that names some")
+        raise ViMLError(f"--only {options.only}: no item has {options.only}; give other sources, or leave --only out")
     names = {modality: getattr(options, f"{modality}_encoder") for modality in ("video", "text", "audio")}
-    load_options: dict[str, Any] = {"local_files_only": True} if options.local_files_only else {}
     if options.dry_run:
-        _print_plan(items, options, names)
+        _print_plan(items, options.output)
+        print("encoders: " + ", ".join(f"{modality} {name}" for modality, name in names.items()))
         return
+    load_options: dict[str, Any] = {"local_files_only": True} if options.local_files_only else {}
     store = extract(
         items,
         options.output,
@@ -64,31 +76,50 @@ def run(options: argparse.Namespace) -> None:
         progress=not options.quiet,
         **load_options,
     )
+    _print_result(store, options.output)
+
+
+def _only(modality: str | None, items: "Sequence[MediaItem]") -> "list[MediaItem]":
+    """The items' pictures or sound alone, of those that have any."""
+    others = {"video": {"audio": None}, "audio": {"video": None}}
+    items = [replace(item, **others[modality]) if modality else item for item in items]  # type: ignore[arg-type]
+    return [item for item in items if item.paths]
+
+
+def _print_result(store: "Store", output: str) -> None:
+    """What the store holds; on stderr what is wrong with it."""
     errors = [item for item in store.items if item.error is not None]
     failed = sum(not item.has_features for item in errors)
     rows = {modality: sum(len(getattr(item, modality)) for item in store.items) for modality in store.spec.widths}
-    print(
-        f"{len(store.items) - failed} items in {options.output}, rows: {', '.join(f'{m} {n}' for m, n in rows.items())}"
-    )
+    print(f"{len(store.items) - failed} items in {output}, rows: {', '.join(f'{m} {n}' for m, n in rows.items())}")
+    counts = {"could not be read": failed, "only in part": len(errors) - failed}
     if errors:
-        partial = len(errors) - failed
-        print(
-            f"{failed} could not be read and {partial} only in part: see column error of items.parquet", file=sys.stderr
-        )
+        said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        print(f"{said}: see column error of {os.path.join(output, 'items.parquet')}", file=sys.stderr)
 
 
-def _print_plan(items: list[Any], options: argparse.Namespace, names: dict[str, str]) -> None:
+def _print_plan(items: "Sequence[MediaItem]", output: str) -> None:
     """What a run would do, without loading weights or decoding."""
     from viml_hf.features.extraction import plan_extraction, stored_items
 
-    plan = plan_extraction(items, stored_items(Path(options.output)))
+    plan = plan_extraction(items, stored_items(output))
     paths = {path for item in plan.missing for path in item.paths}
-    absent = sorted(path for path in paths if not Path(path).is_file())
-    size = sum(Path(path).stat().st_size for path in paths - set(absent))
-    print(f"items: {len(items)}, of which {len(plan.kept)} are in {options.output} already")
-    print(f"to read: {len(plan.missing)} items, {len(paths) - len(absent)} files, {size / 1e9:.2f} GB")
-    for path in absent[:10]:
+    absent = sorted(path for path in paths if not os.path.isfile(path))
+    size = sum(os.path.getsize(path) for path in paths.difference(absent))
+    removed = len({item.id for item in plan.dropped} - {item.id for item in items})
+    print(f"items: {len(items)}, of which {len(plan.kept)} are in {output} already")
+    print(f"to read: {len(plan.missing)}, from {len(paths) - len(absent)} files of {_in_units(size)}")
+    if removed:
+        print(f"to remove from {output}, as no source names them: {removed}")
+    for path in absent[:SHOWN]:
         print(f"missing: {path}")
-    if len(absent) > 10:
-        print(f"missing: {len(absent) - 10} more files")
-    print("encoders: " + ", ".join(f"{modality} {name}" for modality, name in names.items()))
+    if len(absent) > SHOWN:
+        print(f"missing: {len(absent) - SHOWN} more files")
+
+
+def _in_units(size: int) -> str:
+    """A number of bytes, such as "1.5 GB"."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size} bytes"

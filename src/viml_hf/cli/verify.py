@@ -16,7 +16,12 @@ def run(options: argparse.Namespace) -> None:
     store.verify()
     store.check_finite()
     spec = store.spec
-    print(f"{options.store}: {len(store.items)} items, {len(store.checksums)} files, all as they were written")
+    failed = sum(not item.has_features for item in store.items)
+    without = f" and {failed} without features" if failed else ""
+    print(
+        f"{options.store}: {len(store.items) - failed} items{without}, {len(store.checksums)} shards, all as they were "
+        "written"
+    )
     for modality, name in spec.encoders.items():
         facts = [f"width {spec.widths[modality]}", spec.dtypes.get(modality), spec.licences.get(modality)]
         print(f"{modality}: {name} ({', '.join(fact for fact in facts if fact)})")

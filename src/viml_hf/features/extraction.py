@@ -116,6 +116,8 @@ def extract(
         raise ViMLError(f"engine={engine!r}: give {' or '.join(ENGINES)}")
     if workers is not None and workers < 1:
         raise ViMLError(f"workers={workers}: give 1 or more")
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise ViMLError(f"{folder}: a file; give a folder for the store")
     plan_extraction(items, [])  # refuses equal ids before anything is loaded
     if dtypes == "auto":
         dtypes = _stored_dtypes(Path(folder)) or dtypes
@@ -168,6 +170,8 @@ def run_extraction(
             if item.id in moved:
                 _add(writer, _carried_over(item, moved[item.id], writer))
         missing = [item for item in plan.missing if item.id not in moved]
+        if run.progress and items and not missing:
+            print(f"nothing to read: the features of all {len(items)} items are in {folder}", file=sys.stderr)
         if loader is not None and run.engine == "ray":
             results = extract_on_ray(missing, loader, workers)
         elif loader is None or workers == 1 or len(missing) < 2 * workers:
@@ -223,18 +227,20 @@ _FACTS = ("sha256", "bytes", "video_seconds", "audio_seconds", "video_coverage",
 
 def _moved(plan: ExtractionPlan) -> Iterator[tuple[str, StoreItem]]:
     """Missing items whose features the store has under another name or time, by content."""
-    by_size: dict[int, list[StoreItem]] = {}
+    by_content: dict[str, list[StoreItem]] = {}
+    sizes = set()
     for old in plan.dropped:
         if old.has_features and "bytes" in old.fields and "sha256" in old.fields:
-            by_size.setdefault(old.fields["bytes"], []).append(old)
+            by_content.setdefault(old.fields["sha256"], []).append(old)
+            sizes.add(old.fields["bytes"])
     for item in plan.missing:
         try:
-            candidates = by_size.get(size_of(item), []) if item.paths else []
-            content = content_hash(item) if candidates else None  # read only where the size is one that is known
+            # A file is read only where its size is a known one.
+            known = by_content.get(content_hash(item), []) if item.paths and size_of(item) in sizes else []
         except OSError:
             continue
-        for old in candidates:
-            if old.fields["sha256"] == content and _asks_for(item) == _asked_for(old):
+        for old in known:
+            if _asks_for(item) == _asked_for(old):
                 yield item.id, old
                 break
 
@@ -246,7 +252,7 @@ def _carried_over(item: MediaItem, old: StoreItem, writer: StoreWriter) -> Extra
 
 def _asks_for(item: MediaItem) -> tuple[Any, ...]:
     """All but the files that decides an item's features."""
-    return item.texts, item.start, item.end, item.video is not None, item.audio is not None, len(item.paths)
+    return tuple(item.texts), item.start, item.end, item.video is not None, item.audio is not None, len(item.paths)
 
 
 def _asked_for(old: StoreItem) -> tuple[Any, ...]:
@@ -256,32 +262,34 @@ def _asked_for(old: StoreItem) -> tuple[Any, ...]:
 
 
 def _write(writer: StoreWriter, results: Iterator[Extracted], total: int, run: Run) -> None:
-    bar = tqdm(total=total, desc=run.title, unit="file", disable=not run.progress, smoothing=0.05)
     failed, seconds = 0, 0.0
-    for extracted in results:
-        error = _add(writer, extracted)
-        if error is not None:
-            failed += 1
-            kept = ", ".join(m for m in ("video", "audio") if m in extracted.features)
-            tqdm.write(f"{f'only {kept} kept' if kept else 'skipped'}: {error}", file=sys.stderr)
-        seconds += max(extracted.facts.get(f"{modality}_seconds", 0.0) for modality in ("video", "audio"))
-        bar.set_postfix_str(f"{seconds / 3600:.2f} h of media, {failed} with errors", refresh=False)
-        bar.update()
-    bar.close()
+    # Closed also when the run is stopped, so that what is printed then has a line of its own.
+    with tqdm(total=total, desc=run.title, unit="file", disable=not (run.progress and total), smoothing=0.05) as bar:
+        for extracted in results:
+            error = _add(writer, extracted)
+            if error is not None:
+                failed += 1
+                kept = ", ".join(m for m in ("video", "audio") if m in extracted.features)
+                tqdm.write(f"{f'only {kept} kept' if kept else 'skipped'}: {error}", file=sys.stderr)
+            seconds += max(extracted.facts.get(f"{modality}_seconds", 0.0) for modality in ("video", "audio"))
+            bar.set_postfix_str(f"{seconds / 3600:.2f} h of media, {failed} with errors", refresh=False)
+            bar.update()
 
 
 def _add(writer: StoreWriter, extracted: Extracted) -> str | None:
     """Write a result; what cannot be stored becomes the item's error, which comes back."""
     item = extracted.item
-    fields = {**item.fields, **extracted.facts, "signature": signature(item)}
-    for name, value in (("video_path", item.video), ("audio_path", item.audio)):
-        fields[name] = value and printable(value)
-    fields |= {name: float(value) for name, value in (("start", item.start), ("end", item.end)) if value is not None}
-    error = extracted.error and printable(extracted.error)
+    known = {"signature": signature(item)}
     try:
+        fields = {**item.fields, **extracted.facts, **known}
+        for name, path in (("video_path", item.video), ("audio_path", item.audio)):
+            fields[name] = path and printable(path)
+        fields |= {name: float(at) for name, at in (("start", item.start), ("end", item.end)) if at is not None}
+        error = extracted.error and printable(extracted.error)
         texts = item.texts if "text" in extracted.features else ()
         writer.add_item(StoreItem(item.id, texts=texts, fields=fields, error=error), extracted.features)
-    except ViMLError as refused:
-        error = printable(str(refused))
-        writer.add_item(StoreItem(printable(item.id), fields={"signature": fields["signature"]}, error=error), {})
+    except (ValueError, TypeError) as refused:
+        error, item_id = printable(str(refused)), printable(str(item.id))
+        if item_id not in writer.done:
+            writer.add_item(StoreItem(item_id, fields=known, error=error), {})
     return error

@@ -93,14 +93,18 @@ def extract_one(item: MediaItem, encoder: MediaEncoder) -> Extracted:
 
 def signature(item: MediaItem) -> str:
     """A checksum of an item's texts, fields and excerpt, and of its files' paths, sizes and times."""
-    known: list[Any] = [item.texts, item.start, item.end, sorted(item.fields.items())]
+    known: list[Any] = [item.texts, item.start, item.end, item.fields]
     for path in (item.video, item.audio):
         try:
             status = os.stat(path) if path is not None else None
         except OSError:
             status = None
         known.append((path, status and status.st_size, status and status.st_mtime_ns))
-    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
+    try:
+        text = json.dumps(known, sort_keys=True, default=str)
+    except TypeError:  # keys of several types cannot be sorted
+        text = repr(known)
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def content_hash(item: MediaItem) -> str:

@@ -8,7 +8,8 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from copy import copy
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SCHEMA_VERSION = 2
+NAMED_TEXTS = -1  # in the place of a shard's number: the rows of the texts that a store was opened with
 MODALITIES = ("video", "audio", "text")
 STORE_FILE, ITEMS_FILE, JOURNAL_FILE = "store.json", "items.parquet", "journal.jsonl"
 NULL_TEXT_FILE, VERIFIED_FILE = "text-null.safetensors", "verified.json"
@@ -112,6 +114,9 @@ class Store:
     Args:
         folder: The store's folder.
 
+    Attributes:
+        texts: The name of the texts that `with_texts` put in the place of the store's own.
+
     Raises:
         ViMLError: The folder is not a store, is unfinished, is of another schema, or a shard is damaged.
 
@@ -136,6 +141,7 @@ class Store:
         self.items = read_items(self.folder / ITEMS_FILE)
         self.null_text = self._load(NULL_TEXT_FILE)["features"]
         self._shards: dict[tuple[str, int], Tensor] = {}
+        self.texts: str | None = None
         self._verify_once()
 
     def __len__(self) -> int:
@@ -155,8 +161,36 @@ class Store:
             return torch.zeros(0, self.spec.widths[modality], dtype=torch.float16)
         key = (modality, rows.shard)
         if key not in self._shards:
-            self._shards[key] = self._load(shard_name(modality, rows.shard))["features"]
+            self._shards[key] = self._load_shard(modality, rows.shard)
         return self._shards[key][rows.start : rows.stop]
+
+    def with_texts(self, name: str) -> "Store":
+        """The same store with other texts: those that `viml describe` wrote under a name. An item without has none.
+
+        Args:
+            name: Such as "tags" or "prompt2text".
+
+        Raises:
+            ViMLError: There are no such texts, or they are damaged.
+
+        Example:
+            >>> store.with_texts("prompt2text").items[0].texts  # doctest: +SKIP
+            ('Upbeat pop with female vocals.',)
+        """
+        from viml_hf.features.named_texts import read_texts
+
+        found = read_texts(self.folder, name)
+        rows = {item_id: row for row, item_id in enumerate(found.ids)}
+        other = copy(self)
+        other.texts, other._shards = name, {}
+        none: dict[str, Any] = {"text": RowRange(), "texts": ()}
+        other.items = [
+            replace(item, text=RowRange(NAMED_TEXTS, row, row + 1), texts=(found.texts[row],))
+            if (row := rows.get(item.id)) is not None
+            else replace(item, **none)
+            for item in self.items
+        ]
+        return other
 
     def check_finite(self) -> None:
         """Refuse a store with NaN or infinite features, naming the first item.
@@ -258,6 +292,13 @@ class Store:
         """Names, sizes and times of all shards."""
         paths = [self.folder / name for name in sorted(self.checksums)]
         return json.dumps([(p.name, p.stat().st_size, p.stat().st_mtime_ns) if p.exists() else p.name for p in paths])
+
+    def _load_shard(self, modality: str, shard: int) -> Tensor:
+        if shard == NAMED_TEXTS and self.texts is not None:
+            from viml_hf.features.named_texts import read_texts
+
+            return read_texts(self.folder, self.texts).features
+        return self._load(shard_name(modality, shard))["features"]
 
     def _load(self, name: str) -> dict[str, Tensor]:
         try:

@@ -1,0 +1,95 @@
+"""Sets of texts beside a store: one text per item under a name such as `prompt2text`, with its features.
+
+`texts/NAME.safetensors` holds the features and `texts/NAME.parquet` ids and texts in the same order;
+`texts/NAME.json`, written last, their checksums.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from viml_hf.errors import ViMLError
+from viml_hf.features.store import as_rows, damaged_file, sha256_of
+from viml_hf.features.store_writer import replacing
+
+FOLDER = "texts"
+
+
+@dataclass(frozen=True, eq=False)
+class NamedTexts:
+    """A set of texts.
+
+    Args:
+        name: Its name.
+        ids: Ids of the items that have a text.
+        texts: Their texts.
+        features: Base features `(texts, width)` float16.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    features: Tensor
+
+
+def names_of_texts(store_folder: str | Path) -> list[str]:
+    """The names of a store's finished sets of texts."""
+    return sorted(path.stem for path in (Path(store_folder) / FOLDER).glob("*.json"))
+
+
+def write_texts(store_folder: str | Path, name: str, rows: Iterable[tuple[str, str, np.ndarray]], width: int) -> None:
+    """Write a set of texts, or replace the one of that name.
+
+    Args:
+        store_folder: The store's folder.
+        name: The set's name.
+        rows: Id, text and base feature `(width,)` of each; only the features are held in memory.
+        width: Of the store's text features.
+
+    Raises:
+        ViMLError: A feature has another width or is not finite, or an id comes twice.
+    """
+    folder = Path(store_folder) / FOLDER
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").unlink(missing_ok=True)
+    ids, texts, features = [], [], []
+    for item_id, text, feature in rows:
+        ids.append(item_id)
+        texts.append(text)
+        features.append(as_rows(f"{item_id}: text", feature[None], width)[0])
+    if len(set(ids)) != len(ids):
+        raise ViMLError(f"{name}: {len(ids)} texts for {len(set(ids))} items; give one text per item")
+    packed = np.stack(features) if features else np.zeros((0, width), np.float16)
+    files = {kind: folder / f"{name}.{kind}" for kind in ("safetensors", "parquet")}
+    with replacing(files["safetensors"]) as path:
+        save_file({"features": torch.from_numpy(packed)}, path)
+    with replacing(files["parquet"]) as path:
+        pq.write_table(pa.table({"id": pa.array(ids, pa.string()), "text": pa.array(texts, pa.string())}), path)
+    with replacing(folder / f"{name}.json") as path:
+        path.write_text(json.dumps({"texts": len(ids), "files": {p.name: sha256_of(p) for p in files.values()}}) + "\n")
+
+
+def read_texts(store_folder: str | Path, name: str) -> NamedTexts:
+    """Read a set of texts.
+
+    Raises:
+        ViMLError: There is none of that name, or a file of it is damaged.
+    """
+    folder = Path(store_folder) / FOLDER
+    if not (folder / f"{name}.json").is_file():
+        known = ", ".join(names_of_texts(store_folder)) or "none yet"
+        raise ViMLError(f"{store_folder}: no texts named {name!r} ({known}); make some with `viml describe`")
+    damaged = damaged_file(folder, json.loads((folder / f"{name}.json").read_text())["files"])
+    if damaged is not None:
+        raise ViMLError(f"{folder / damaged}: the file is damaged; run `viml describe` again")
+    table = pq.read_table(folder / f"{name}.parquet")
+    features = load_file(folder / f"{name}.safetensors")["features"]
+    return NamedTexts(name, tuple(table["id"].to_pylist()), tuple(table["text"].to_pylist()), features)
