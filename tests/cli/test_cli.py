@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from tests.media import sine, write_audio, write_video
 from viml_hf import ViMLForMusicRetrieval, ViMLModel
 from viml_hf.cli.main import main
-from viml_hf.features.store import sha256_of
+from viml_hf.features.checksums import sealed, sha256_of
 
 
 @pytest.fixture
@@ -194,7 +194,10 @@ class TestRefusals:
         old = sha256_of(shard)
         save_file({"features": features}, shard)
         journal = store / "journal.jsonl"
-        journal.write_text(journal.read_text().replace(old, sha256_of(shard)))
+        lines = [json.loads(line.replace(old, sha256_of(shard))) for line in journal.read_text().splitlines()]
+        for line in lines:
+            del line["sha256"]
+        journal.write_text("".join(json.dumps(sealed(line)) + "\n" for line in lines))
         assert "not finite" in refused("train", store, "-o", tmp_path / "model", "--quiet")
 
     def test_width_mismatch(self, refused, demo, tmp_path):

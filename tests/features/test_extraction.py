@@ -297,7 +297,7 @@ def test_the_plan_keeps_what_is_unchanged_and_drops_what_is_not_asked_for():
 
 def test_the_plan_for_an_empty_folder_is_everything_and_for_nothing_wanted_to_drop_it():
     item = MediaItem("a")
-    assert plan_extraction([item], []) == extraction.ExtractionPlan([], [item], [])
+    assert plan_extraction([item], []) == extraction.ExtractionPlan([], [item], [], {"a": signature(item)})
     assert plan_extraction([], [stored(item)]) == extraction.ExtractionPlan([], [], [stored(item)])
 
 
@@ -460,3 +460,22 @@ def test_other_features_are_not_mixed_in_and_the_message_names_both(files, tmp_p
     with pytest.raises(ViMLError, match=rf"encoders=.*'video': 'descriptors'.*, not .*'video': '{clip}'"):
         extract(items(files, "a"), tmp_path, video=clip, workers=1, progress=False)
     assert_equal(rows(Store(tmp_path)), before)
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(files, tmp_path, monkeypatch):
+    sound = tmp_path / "sound.wav"
+    write_audio(sound, sine(220, 3, 22050), 22050)
+    extract_one, seen = extraction.extract_one, []
+
+    def changed_meanwhile(item, encoder):
+        found = extract_one(item, encoder)
+        if not seen:
+            write_audio(sound, sine(330, 4, 22050), 22050)
+        seen.append(item.id)
+        return found
+
+    monkeypatch.setattr(extraction, "extract_one", changed_meanwhile)
+    for _ in range(3):
+        store = extract([MediaItem("a", audio=str(sound))], tmp_path / "store", workers=1, progress=False)
+    assert seen == ["a", "a"]
+    assert store.items[0].fields["audio_seconds"] == pytest.approx(4)

@@ -19,7 +19,8 @@ import pytest
 from tests.features.test_workers import ROOT, alive, children, wait_until
 from tests.media import numbered_frame, sine, write_audio, write_video
 from viml_hf import MediaItem, Store, StoreSpec, StoreWriter, ViMLError
-from viml_hf.features.store import JOURNAL_FILE, MODALITIES, RowRange, damaged_file, read_journal
+from viml_hf.features.checksums import damaged_file
+from viml_hf.features.store import JOURNAL_FILE, MODALITIES, RowRange, read_journal
 from viml_hf.features.store_writer import OWN_FILE, lock_folder, unlock_folder
 
 FILES, SEED = 200, 0
@@ -213,19 +214,16 @@ def flips(path, step):
         yield content[:index] + bytes([content[index] ^ 1 << index % 8]) + content[index + 1 :]
 
 
-NO_CHECKSUM = pytest.mark.xfail(strict=True, reason="the file has no checksum yet")
-
-
 @pytest.mark.parametrize(
     ("name", "step"),
     [
         ("video-00000.safetensors", 1),
         ("audio-00001.safetensors", 1),
         ("text-00000.safetensors", 1),
-        pytest.param("text-null.safetensors", 1, marks=NO_CHECKSUM),
-        pytest.param("journal.jsonl", 5, marks=NO_CHECKSUM),
-        pytest.param("store.json", 3, marks=NO_CHECKSUM),
-        pytest.param("items.parquet", 11, marks=NO_CHECKSUM),
+        ("text-null.safetensors", 1),
+        ("journal.jsonl", 5),
+        ("store.json", 3),
+        ("items.parquet", 11),
     ],
 )
 def test_a_store_with_a_flipped_byte_is_refused_by_the_name_of_the_file(small_store, tmp_path, name, step):

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,14 @@ class ExtractionPlan:
         kept: Ids that the store has already, unchanged.
         missing: Items that are new, have changed, or had no features before.
         dropped: Items of the store that are not among the kept: no longer asked for, or changed.
+        signatures: Signature of every wanted item by its id, as its files were before they are read: one that changes
+            while it is read is read again next time.
     """
 
     kept: list[str]
     missing: list[MediaItem]
     dropped: list[StoreItem]
+    signatures: dict[str, str] = field(default_factory=dict)
 
 
 def plan_extraction(items: Sequence[MediaItem], stored: Iterable[StoreItem]) -> ExtractionPlan:
@@ -64,7 +67,7 @@ def plan_extraction(items: Sequence[MediaItem], stored: Iterable[StoreItem]) -> 
         else:
             dropped.append(item)
     there = set(kept)
-    return ExtractionPlan(kept, [item for item in items if item.id not in there], dropped)
+    return ExtractionPlan(kept, [item for item in items if item.id not in there], dropped, wanted)
 
 
 def extract(
@@ -168,7 +171,7 @@ def run_extraction(
         writer.forget([item.id for item in plan.dropped])
         for item in plan.missing:
             if item.id in moved:
-                _add(writer, _carried_over(item, moved[item.id], writer))
+                _add(writer, _carried_over(item, moved[item.id], writer), plan.signatures[item.id])
         missing = [item for item in plan.missing if item.id not in moved]
         if run.progress and items and not missing:
             print(f"nothing to read: the features of all {len(items)} items are in {folder}", file=sys.stderr)
@@ -178,7 +181,7 @@ def run_extraction(
             results = (extract_one(item, encoder) for item in missing)
         else:
             results = extract_in_processes(missing, loader, workers)
-        _write(writer, results, len(missing), run)
+        _write(writer, results, plan, len(missing), run)
     return Store(folder)
 
 
@@ -261,12 +264,12 @@ def _asked_for(old: StoreItem) -> tuple[Any, ...]:
     return old.texts, old.fields.get("start"), old.fields.get("end"), *(p is not None for p in paths), len(set(given))
 
 
-def _write(writer: StoreWriter, results: Iterator[Extracted], total: int, run: Run) -> None:
+def _write(writer: StoreWriter, results: Iterator[Extracted], plan: ExtractionPlan, total: int, run: Run) -> None:
     failed, seconds = 0, 0.0
     # Closed also when the run is stopped, so that what is printed then has a line of its own.
     with tqdm(total=total, desc=run.title, unit="file", disable=not (run.progress and total), smoothing=0.05) as bar:
         for extracted in results:
-            error = _add(writer, extracted)
+            error = _add(writer, extracted, plan.signatures[extracted.item.id])
             if error is not None:
                 failed += 1
                 kept = ", ".join(m for m in ("video", "audio") if m in extracted.features)
@@ -276,10 +279,10 @@ def _write(writer: StoreWriter, results: Iterator[Extracted], total: int, run: R
             bar.update()
 
 
-def _add(writer: StoreWriter, extracted: Extracted) -> str | None:
+def _add(writer: StoreWriter, extracted: Extracted, signature: str) -> str | None:
     """Write a result; what cannot be stored becomes the item's error, which comes back."""
     item = extracted.item
-    known = {"signature": signature(item)}
+    known = {"signature": signature}
     try:
         fields = {**item.fields, **extracted.facts, **known}
         for name, path in (("video_path", item.video), ("audio_path", item.audio)):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from viml_hf.errors import ViMLError
+from viml_hf.features.checksums import sha256_of
 from viml_hf.features.store import (
     FIELD_TYPES,
     ITEMS_FILE,
@@ -18,7 +19,6 @@ from viml_hf.features.store import (
     Store,
     StoreItem,
     StoreSpec,
-    sha256_of,
     split_fields,
 )
 from viml_hf.features.store_writer import StoreWriter

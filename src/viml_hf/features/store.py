@@ -5,7 +5,6 @@ packed float16 rows. `viml_hf.features.store_writer` makes one.
 """
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from copy import copy
@@ -17,16 +16,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from viml_hf.errors import ViMLError
+from viml_hf.features.checksums import damaged_file, digest, unsealed
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 NAMED_TEXTS = -1  # in the place of a shard's number: the rows of the texts that a store was opened with
 MODALITIES = ("video", "audio", "text")
 STORE_FILE, ITEMS_FILE, JOURNAL_FILE = "store.json", "items.parquet", "journal.jsonl"
@@ -139,7 +139,7 @@ class Store:
         entries = (entry for entry in read_journal(self.folder) if entry is not None)
         self.checksums = {name: checksum for entry in entries for name, checksum in entry["files"].items()}
         self.items = read_items(self.folder / ITEMS_FILE)
-        self.null_text = self._load(NULL_TEXT_FILE)["features"]
+        self.null_text = self._load_null_text()
         self._shards: dict[tuple[str, int], Tensor] = {}
         self.texts: str | None = None
         self._verify_once()
@@ -265,22 +265,22 @@ class Store:
         Raises:
             ViMLError: A shard is missing or damaged; the message names it.
         """
-        name = damaged_file(self.folder, self.checksums) or self._unknown_shard()
+        name = damaged_file(self.folder, self.checksums) or self._damaged_journal()
         if name is not None:
             state = "damaged" if (self.folder / name).exists() else "missing"
             raise ViMLError(f"{self.folder / name}: the file is {state}; run the extraction again")
         self._remember_verified()
 
-    def _unknown_shard(self) -> str | None:
-        """A shard that an item is in, but that the journal has lost."""
+    def _damaged_journal(self) -> str | None:
+        """The journal, where it has lost a shard that an item is in."""
         ranges = ((modality, getattr(item, modality)) for item in self.items for modality in MODALITIES)
         used = {shard_name(modality, rows.shard) for modality, rows in ranges if len(rows)}
-        return min(used - self.checksums.keys(), default=None)
+        return JOURNAL_FILE if used - self.checksums.keys() else None
 
     def _verify_once(self) -> None:
         """Verify at the first open, and again when the size or time of a shard is another one than then."""
         path = self.folder / VERIFIED_FILE
-        if not path.exists() or path.read_text() != self._stamps():
+        if not path.exists() or path.read_bytes() != self._stamps().encode():
             self.verify()
 
     def _remember_verified(self) -> None:
@@ -306,21 +306,35 @@ class Store:
         except (OSError, SafetensorError) as error:
             raise ViMLError(f"{self.folder / name}: cannot be read ({error}); run the extraction again") from error
 
+    def _load_null_text(self) -> Tensor:
+        path = self.folder / NULL_TEXT_FILE
+        try:
+            with safe_open(path, "pt") as file:
+                null_text = file.get_tensor("features")
+                if (file.metadata() or {}).get("sha256") == digest(null_text.tolist()):
+                    return null_text
+        except (OSError, SafetensorError):
+            pass
+        raise ViMLError(f"{path}: the file is damaged; run the extraction again")
+
     def _read_description(self) -> dict[str, Any]:
         path = self.folder / STORE_FILE
         if not path.exists():
             journal = (self.folder / JOURNAL_FILE).exists()
             hint = "its extraction is unfinished: run it again" if journal else "give the folder of an extracted store"
             raise ViMLError(f"{self.folder}: not a store (no {STORE_FILE}); {hint}")
+        text = path.read_bytes()
         try:
-            description = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ViMLError(f"{path}: damaged ({error}); run the extraction again") from error
-        if description.get("schema_version") != SCHEMA_VERSION:
+            version = json.loads(text).get("schema_version")
+        except (ValueError, AttributeError):
+            version = SCHEMA_VERSION
+        if version != SCHEMA_VERSION:
             raise ViMLError(
-                f"{path}: schema version {description.get('schema_version')}, but this version reads {SCHEMA_VERSION}; "
-                "extract the store again"
+                f"{path}: schema version {version}, but this version reads {SCHEMA_VERSION}; extract the store again"
             )
+        description = unsealed(text)
+        if description is None:
+            raise ViMLError(f"{path}: the file is damaged; run the extraction again")
         return description
 
 
@@ -340,16 +354,25 @@ def read_journal(folder: Path) -> Iterator[dict[str, Any] | None]:
     with path.open("rb") as file:
         for line in file:
             if line.endswith(b"\n"):
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    yield None
+                yield unsealed(line)
 
 
 def read_items(path: Path) -> list[StoreItem]:
-    """The items of `items.parquet`."""
+    """The items of `items.parquet`.
+
+    Raises:
+        ViMLError: The file is missing or damaged.
+    """
+    try:
+        table = pq.read_table(path)
+        rows = table.to_pylist()
+        whole = (table.schema.metadata or {}).get(b"sha256") == digest(rows).encode()
+    except Exception:  # whatever a damaged file does to the reader
+        whole = False
+    if not whole:
+        raise ViMLError(f"{path}: the file is {'damaged' if path.exists() else 'missing'}; run the extraction again")
     items = []
-    for row in pq.read_table(path).to_pylist():
+    for row in rows:
         ranges = {m: RowRange(*(row[f"{m}_{part}"] for part in ("shard", "start", "stop"))) for m in MODALITIES}
         fields = json.loads(row["fields"]) | {name: row[name] for name in FIELD_TYPES if row[name] is not None}
         items.append(StoreItem(row["id"], **ranges, texts=tuple(row["texts"]), fields=fields, error=row["error"]))
@@ -369,7 +392,8 @@ def write_items(path: Path, items: list[StoreItem]) -> None:
     for name, kind in FIELD_TYPES.items():
         columns[name] = pa.array([known.get(name) for known, _ in split], pa.string() if kind is str else pa.float64())
     columns["fields"] = pa.array([others for _, others in split], pa.string())
-    pq.write_table(pa.table(columns), path)
+    table = pa.table(columns)
+    pq.write_table(table.replace_schema_metadata({"sha256": digest(table.to_pylist())}), path)
 
 
 def split_fields(fields: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -387,20 +411,6 @@ def item_from_record(record: dict[str, Any]) -> StoreItem:
     """The item of a dict made by `item_to_record`."""
     ranges = {modality: RowRange(**record[modality]) for modality in MODALITIES}
     return StoreItem(**{**record, **ranges, "texts": tuple(record["texts"])})
-
-
-def damaged_file(folder: Path, checksums: dict[str, str]) -> str | None:
-    """The first file that is missing or has another checksum."""
-    for name, expected in checksums.items():
-        if not (folder / name).is_file() or sha256_of(folder / name) != expected:
-            return name
-    return None
-
-
-def sha256_of(path: Path) -> str:
-    """Checksum of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def as_rows(name: str, features: Any, width: int) -> np.ndarray:

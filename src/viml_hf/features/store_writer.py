@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from viml_hf.errors import ViMLError
+from viml_hf.features.checksums import damaged_file, digest, sealed, sha256_of
 from viml_hf.features.store import (
     ITEMS_FILE,
     JOURNAL_FILE,
@@ -28,11 +29,9 @@ from viml_hf.features.store import (
     StoreItem,
     StoreSpec,
     as_rows,
-    damaged_file,
     item_from_record,
     item_to_record,
     read_journal,
-    sha256_of,
     shard_name,
     write_items,
 )
@@ -59,7 +58,7 @@ class Shard:
     def to_line(self) -> str:
         """Its line of the journal."""
         records = [item_to_record(item) for item in self.items]
-        return json.dumps({"shard": self.number, "files": self.files, "items": records}) + "\n"
+        return json.dumps(sealed({"shard": self.number, "files": self.files, "items": records})) + "\n"
 
 
 class StoreWriter:
@@ -105,7 +104,7 @@ class StoreWriter:
             self._items = {item.id: item for shard in self._shards for item in shard.items}
             self.done = {item.id for item in self._items.values() if item.has_features or item.error is None}
             null = as_rows("the null text", np.asarray(null_text, np.float32)[None], spec.widths["text"])[0]
-            self._write_tensors(NULL_TEXT_FILE, null)
+            self._write_tensors(NULL_TEXT_FILE, null, {"sha256": digest(null.tolist())})
         except BaseException:
             unlock_folder(self._lock)
             raise
@@ -291,7 +290,8 @@ class StoreWriter:
         counts = {"items": len(order), "errors": sum(not item.has_features for item in errors)}
         counts["partial"] = len(errors) - counts["errors"]
         counts |= {modality: sum(len(getattr(item, modality)) for item in order) for modality in MODALITIES}
-        self._write_json(STORE_FILE, {"schema_version": SCHEMA_VERSION, "spec": asdict(self.spec), "counts": counts})
+        description = {"schema_version": SCHEMA_VERSION, "spec": asdict(self.spec), "counts": counts}
+        self._write_json(STORE_FILE, sealed(description))
         self._leave_out_superseded()
         named = {name for shard in self._shards for name in shard.files}
         for path in self.folder.iterdir():
@@ -327,9 +327,9 @@ class StoreWriter:
         with replacing(self.folder / name) as path:
             path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
-    def _write_tensors(self, name: str, rows: np.ndarray) -> None:
+    def _write_tensors(self, name: str, rows: np.ndarray, metadata: dict[str, str] | None = None) -> None:
         with replacing(self.folder / name) as path:
-            save_file({"features": torch.from_numpy(np.ascontiguousarray(rows))}, path)
+            save_file({"features": torch.from_numpy(np.ascontiguousarray(rows))}, path, metadata)
 
 
 @contextmanager

@@ -1,0 +1,167 @@
+"""How good are the descriptions of a method: faithful to the tags, varied, and how long; several methods side by side.
+
+The counts run along with the texts. What grows is the number of different words and pairs of words, not of tracks.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from viml_hf.synthesis.tag_vocabulary import TagVocabulary
+from viml_hf.synthesis.text_checks import check_text
+
+NEEDS_WEIGHTS = "needs weights"
+_WORD = re.compile(r"\w+(?:['’&-]\w+)*")
+_COLUMNS = (
+    "method",
+    "texts",
+    "empty",
+    "omission",
+    "hallucination",
+    "faithful",
+    "distinct-1",
+    "distinct-2",
+    "words per text",
+    "vocabulary",
+)
+
+
+@dataclass(frozen=True)
+class QualityRow:
+    """The figures of one method; all shares 0 to 1, and 0 where there is nothing to take a share of.
+
+    Args:
+        method: Its name.
+        texts: Number of texts, with the empty ones.
+        empty: Number of texts without a word; they count in all other figures, too.
+        omission_rate: Share of all kept tags that their texts omit.
+        hallucination_rate: Share of all mentioned tags that were not kept.
+        faithful: Share of the texts that omit nothing and hallucinate nothing.
+        distinct_1: Different words per word (Li et al. 2016). Falls with the number of texts: compare equal numbers.
+        distinct_2: Different pairs of neighbouring words per pair, pairs within one text.
+        mean_words: Words per text.
+        vocabulary_size: Number of different words, regardless of case.
+        examples: The first texts.
+    """
+
+    method: str
+    texts: int
+    empty: int
+    omission_rate: float
+    hallucination_rate: float
+    faithful: float
+    distinct_1: float
+    distinct_2: float
+    mean_words: float
+    vocabulary_size: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """A method that stays without figures, and why.
+
+    Args:
+        method: Its name.
+        reason: In a few words.
+    """
+
+    method: str
+    reason: str = NEEDS_WEIGHTS
+
+
+def measure_quality(
+    method: str,
+    described: Iterable[tuple[str, Mapping[str, Sequence[tuple[str, float]]]]],
+    vocabulary: TagVocabulary,
+    *,
+    examples: int = 3,
+) -> QualityRow:
+    """Measure the texts of one method.
+
+    Args:
+        method: Its name in the report.
+        described: Each text with its track's kept tags, as `TrackTags.kept` returns them; read once, never held.
+        vocabulary: Whose spellings are looked for.
+        examples: Number of texts to keep as examples.
+
+    Raises:
+        ViMLError: A kept tag is not in the vocabulary.
+
+    Example:
+        >>> kept = {"genre": [("pop", 0.9)], "mood": [("sad", 0.5)]}
+        >>> row = measure_quality("m", [("A pop song, a happy song.", kept)], TagVocabulary.load())
+        >>> row.omission_rate, row.hallucination_rate, row.vocabulary_size, row.mean_words
+        (0.5, 0.5, 4, 6.0)
+    """
+    word_ids: dict[str, int] = {}
+    pairs: set[tuple[int, int]] = set()
+    shown: list[str] = []
+    texts = empty = faithful = kept_tags = omitted = mentioned = hallucinated = words = pair_count = 0
+    for text, kept in described:
+        check = check_text(text, kept, vocabulary)
+        ids = [word_ids.setdefault(word, len(word_ids)) for word in _WORD.findall(text.lower())]
+        neighbours = list(pairwise(ids))
+        pairs.update(neighbours)
+        if len(shown) < examples:
+            shown.append(text)
+        texts, empty, faithful = texts + 1, empty + (not ids), faithful + check.is_faithful
+        kept_tags, omitted = kept_tags + check.kept, omitted + len(check.omitted)
+        mentioned, hallucinated = mentioned + len(check.mentioned), hallucinated + len(check.hallucinated)
+        words, pair_count = words + len(ids), pair_count + len(neighbours)
+    return QualityRow(
+        method=method,
+        texts=texts,
+        empty=empty,
+        omission_rate=omitted / max(kept_tags, 1),
+        hallucination_rate=hallucinated / max(mentioned, 1),
+        faithful=faithful / max(texts, 1),
+        distinct_1=len(word_ids) / max(words, 1),
+        distinct_2=len(pairs) / max(pair_count, 1),
+        mean_words=words / max(texts, 1),
+        vocabulary_size=len(word_ids),
+        examples=tuple(shown),
+    )
+
+
+def format_report(rows: Sequence[QualityRow | NotRun]) -> str:
+    """The figures of several methods as a Markdown table, with examples below it.
+
+    Args:
+        rows: In the order of the table.
+
+    Returns:
+        Markdown that ends in a line break.
+
+    Example:
+        >>> print(format_report([NotRun("prompt2text")]).splitlines()[-1][:40])
+        | prompt2text | not run: needs weights |
+    """
+    lines = [_table_row(_COLUMNS), _table_row(["---", *["---:"] * (len(_COLUMNS) - 1)])]
+    lines += [_table_row(_cells(row)) for row in rows]
+    for row in rows:
+        if isinstance(row, QualityRow) and row.examples:
+            lines += ["", f"{row.method}:", "", *(f"* {' '.join(text.split()) or '(empty)'}" for text in row.examples)]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: QualityRow | NotRun) -> list[str]:
+    if isinstance(row, NotRun):
+        return [row.method, f"not run: {row.reason}", *[""] * (len(_COLUMNS) - 2)]
+    return [
+        row.method,
+        f"{row.texts}",
+        f"{row.empty}",
+        f"{row.omission_rate:.1%}",
+        f"{row.hallucination_rate:.1%}",
+        f"{row.faithful:.1%}",
+        f"{row.distinct_1:.4f}",
+        f"{row.distinct_2:.4f}",
+        f"{row.mean_words:.1f}",
+        f"{row.vocabulary_size}",
+    ]
+
+
+def _table_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,0 +1,95 @@
+"""Does a description tell the kept tags, all of them and nothing else?
+
+The two measures of the data-to-text authors (Kasner & Dušek, ACL 2022), read here by the spellings of a vocabulary:
+*omitted* is a kept tag that the text does not tell, *hallucinated* is a tag that the text tells and that was not kept.
+
+A tag is *more general* than another of its category if it is the other's last words: "vocals" than "male vocals",
+"drumset" than "electronic drumset". What is specific tells what is general, never the other way round:
+
+| kept                    | the text says  | omitted       | hallucinated  |
+|-------------------------|----------------|---------------|---------------|
+| male vocals             | "vocals"       | male vocals   | nothing: true |
+| vocals                  | "male vocals"  | nothing: told | male vocals   |
+| vocals and male vocals  | "male vocals"  | nothing       | nothing       |
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from viml_hf.synthesis.tag_vocabulary import TagVocabulary
+
+
+@dataclass(frozen=True)
+class TextCheck:
+    """What a description tells of its track's tags.
+
+    Args:
+        omitted: Kept tags that the text does not tell, in the order of the kept ones.
+        hallucinated: Tags in the text that were not kept, in the order of the text.
+        mentioned: All tags in the text, in its order.
+        kept: Number of kept tags.
+    """
+
+    omitted: tuple[str, ...]
+    hallucinated: tuple[str, ...]
+    mentioned: tuple[str, ...]
+    kept: int
+
+    @property
+    def is_faithful(self) -> bool:
+        """Whether nothing is omitted and nothing hallucinated."""
+        return not self.omitted and not self.hallucinated
+
+    @property
+    def omission_rate(self) -> float:
+        """Share of the kept tags that are omitted, 0 to 1; 0 where no tag was kept."""
+        return len(self.omitted) / max(self.kept, 1)
+
+    @property
+    def hallucination_rate(self) -> float:
+        """Share of the mentioned tags that are hallucinated, 0 to 1; 0 where no tag is mentioned."""
+        return len(self.hallucinated) / max(len(self.mentioned), 1)
+
+
+def check_text(text: str, kept: Mapping[str, Sequence[tuple[str, float]]], vocabulary: TagVocabulary) -> TextCheck:
+    """Compare a description with the tags that it should tell.
+
+    Args:
+        text: The description; what it denies ("no vocals") is not told.
+        kept: As `TrackTags.kept` returns them: category -> (tag, confidence).
+        vocabulary: Whose spellings are looked for.
+
+    Raises:
+        ViMLError: A kept tag is not in the vocabulary: no text could ever tell it.
+
+    Example:
+        >>> kept = {"genre": [("rock", 0.5)], "mood": [("sad", 0.4)], "instrument": [("male vocals", 0.9)]}
+        >>> check = check_text("A sad song with vocals and piano.", kept, TagVocabulary.load())
+        >>> check.omitted, check.hallucinated
+        (('rock', 'male vocals'), ('piano',))
+    """
+    tags = [tag for pairs in kept.values() for tag, _ in pairs]
+    mentioned = vocabulary.find(text)
+    told = {*mentioned, *(general for tag in mentioned for general in _more_general(tag, vocabulary))}
+    true = {*tags, *(general for tag in tags for general in _more_general(tag, vocabulary))}
+    return TextCheck(
+        omitted=tuple(tag for tag in tags if tag not in told),
+        hallucinated=tuple(tag for tag in mentioned if tag not in true),
+        mentioned=tuple(mentioned),
+        kept=len(tags),
+    )
+
+
+def is_more_general(general: str, specific: str) -> bool:
+    """Whether a tag is more general than another of its category: its last words.
+
+    Example:
+        >>> is_more_general("vocals", "male vocals"), is_more_general("vocals", "vocals")
+        (True, False)
+    """
+    return specific.endswith(f" {general}")
+
+
+def _more_general(tag: str, vocabulary: TagVocabulary) -> list[str]:
+    """The tags of its category that it tells, too."""
+    return [other for other in vocabulary.tags[vocabulary.category_of(tag)] if is_more_general(other, tag)]

@@ -1,0 +1,111 @@
+"""What the tagger says of one track: a confidence for every tag, and the tags worth telling."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from viml_hf.errors import ViMLError
+from viml_hf.synthesis.tag_vocabulary import CATEGORIES
+
+DEFAULT_THRESHOLD = 0.3  # PAPER section 2: kept are the tags above it, 10 to 15 of a typical track
+
+Kept = dict[str, list[tuple[str, float]]]
+
+
+@dataclass(frozen=True)
+class TrackTags:
+    """The tagger's confidences for one track.
+
+    Args:
+        confidences: category -> tag -> confidence in [0, 1]. A category of `CATEGORIES` that is missing has no tags.
+
+    Raises:
+        ViMLError: A category is unknown, or a confidence is not a number in [0, 1].
+
+    Example:
+        >>> tags = TrackTags({"genre": {"pop": 0.5, "rock": 0.9, "jazz": 0.1}, "mood": {"sad": 0.2}})
+        >>> tags.kept()
+        {'genre': [('rock', 0.9), ('pop', 0.5)], 'mood': [], 'instrument': []}
+    """
+
+    confidences: dict[str, dict[str, float]]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.confidences, Mapping):
+            raise ViMLError(f"confidences {self.confidences!r}: give category -> tag -> confidence in [0, 1]")
+        for category, tags in self.confidences.items():
+            if category not in CATEGORIES:
+                raise ViMLError(f"category {category!r}: one of {', '.join(CATEGORIES)} is accepted; rename it")
+            if not isinstance(tags, Mapping):
+                raise ViMLError(f"category {category!r}: {tags!r} is no table; give tag -> confidence in [0, 1]")
+            for tag, confidence in tags.items():
+                if not isinstance(tag, str) or not tag.strip():
+                    raise ViMLError(f"category {category!r}: {tag!r} is no tag; give a text that is not empty")
+                _check_confidence(f"{category} {tag!r}", confidence)
+
+    def kept(self, threshold: float = DEFAULT_THRESHOLD) -> Kept:
+        """The tags whose confidence is above the threshold.
+
+        With none above it a category's list is empty: no tag is kept because it is the best of a bad lot. A track with
+        three empty lists has nothing to tell; the methods give it the empty text, which trains as no text.
+
+        Args:
+            threshold: In [0, 1]; a tag of exactly this confidence is left out, as in the paper.
+
+        Returns:
+            category -> (tag, confidence), for every category in the order of `CATEGORIES`, in descending confidence;
+            tags of one confidence in the order of their names.
+
+        Raises:
+            ViMLError: The threshold is not in [0, 1].
+        """
+        _check_confidence("threshold", threshold)
+        kept: Kept = {}
+        for category in CATEGORIES:
+            above = [(tag, value) for tag, value in self.confidences.get(category, {}).items() if value > threshold]
+            kept[category] = sorted(above, key=lambda pair: (-pair[1], pair[0]))
+        return kept
+
+    def names(self, threshold: float = DEFAULT_THRESHOLD) -> list[str]:
+        """The kept tags of all categories, in the order of `kept`.
+
+        Example:
+            >>> TrackTags({"mood": {"sad": 0.7}, "genre": {"pop": 0.5}}).names()
+            ['pop', 'sad']
+        """
+        return [tag for tags in self.kept(threshold).values() for tag, _ in tags]
+
+    def to_record(self) -> dict[str, dict[str, float]]:
+        """The confidences as plain dictionaries and numbers, for JSON.
+
+        Example:
+            >>> TrackTags({"mood": {"sad": 0.7}}).to_record()
+            {'mood': {'sad': 0.7}}
+        """
+        return {
+            category: {tag: float(value) for tag, value in tags.items()} for category, tags in self.confidences.items()
+        }
+
+    @classmethod
+    def from_record(cls, record: Any) -> "TrackTags":
+        """The tags that `to_record` wrote.
+
+        Raises:
+            ViMLError: As the constructor.
+
+        Example:
+            >>> TrackTags.from_record({"mood": {"sad": 0.7}}).names()
+            ['sad']
+        """
+        return cls(record)
+
+
+def _check_confidence(name: str, value: Any) -> None:
+    """Refuse what is not a number in [0, 1]."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, (str, bool)) or not 0.0 <= number <= 1.0:
+        raise ViMLError(f"{name}: {value!r} is accepted as a number in [0, 1] only; give the tagger's probability")
