@@ -143,7 +143,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(viml, media, tmp_p
         [
             f"items: 3, of which 1 are in {store} already",
             "to read: 2, from 1 files of 1.4 kB",
-            f"to remove from {store}, as no source names them: 2",
+            f"not named by any source: 2 of {store}; renamed files are known by their content then",
             f"missing: {tmp_path / 'gone.wav'}",
             encoders,
         ],

@@ -479,3 +479,28 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(files, tmp_path, mon
         store = extract([MediaItem("a", audio=str(sound))], tmp_path / "store", workers=1, progress=False)
     assert seen == ["a", "a"]
     assert store.items[0].fields["audio_seconds"] == pytest.approx(4)
+
+
+def test_what_is_not_the_files_fault_leaves_nothing_behind_and_is_tried_again(files, tmp_path, monkeypatch):
+    encode_audio = MediaEncoder.encode_audio
+
+    def out_of_memory(encoder, audio, **excerpt):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(MediaEncoder, "encode_audio", out_of_memory)
+    (item,) = extract(items(files, "a"), tmp_path, workers=1, progress=False).items
+    assert (item.has_features, item.error) == (False, "CUDA out of memory")
+    monkeypatch.setattr(MediaEncoder, "encode_audio", encode_audio)
+    (item,) = extract(items(files, "a"), tmp_path, workers=1, progress=False).items
+    assert (len(item.video), len(item.audio), item.error) == (1, 1, None)
+
+
+def test_other_fields_ask_for_no_reading_not_even_of_checksums(files, tmp_path, monkeypatch):
+    (item,) = items(files, "a")
+    extract([item], tmp_path, workers=1, progress=False)
+    monkeypatch.setattr(extraction, "content_hash", lambda item: pytest.fail("the file was read"))
+    monkeypatch.setattr(extraction, "extract_one", lambda item, encoder: pytest.fail("the file was decoded"))
+    other = MediaItem(item.id, item.video, item.audio, item.texts, {"split": "test"})
+    (found,) = extract([other], tmp_path, workers=1, progress=False).items
+    assert found.fields["split"] == "test"
+    assert found.has_features

@@ -132,3 +132,19 @@ def test_ray_does_the_same(tmp_path):
     assert [extracted.item.id for extracted in found] == names
     assert [extracted.item.id for extracted in found if extracted.error] == ["deadly"]
     assert reads(tmp_path) == {**dict.fromkeys(names, 1), "deadly": MAX_ATTEMPTS, "once": 2}
+
+
+def test_a_plain_script_needs_no_guard(tmp_path):
+    """A worker does not run the script again that started it."""
+    names = ["a", "b", "c"]
+    items_of(tmp_path, *names)
+    script = tmp_path.parent / "plain.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from tests.features.test_workers import FakeSettings, extract_in_processes, items_of\n"
+        f"items = items_of(Path({str(tmp_path)!r}), *{names!r})\n"
+        "found = list(extract_in_processes(items, FakeSettings(), workers=2))\n"
+        "print([extracted.error for extracted in found])\n"
+    )
+    run = subprocess.run([sys.executable, str(script)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.stdout == "[None, None, None]\n", run.stderr

@@ -28,7 +28,7 @@ from viml_hf import (
 )
 from viml_hf.evaluation.metrics import retrieval_metrics
 from viml_hf.evaluation.ranks import retrieval_ranks
-from viml_hf.features.store import sha256_of
+from viml_hf.features.checksums import sealed, sha256_of, unsealed
 from viml_hf.train.training import evaluate_ranks, new_model, split_items
 
 HEADS = {"hidden_size": 16, "projection_dim": 16, "num_attention_heads": 2, "intermediate_size": 32}
@@ -312,7 +312,11 @@ def test_a_store_that_is_not_finite_is_refused(descriptors_store, tmp_path):
     checksum, features = sha256_of(path), load_file(path)["features"].clone()
     features[-1, 3] = np.nan
     save_file({"features": features}, path)
-    journal.write_text(journal.read_text().replace(checksum, sha256_of(path)))
+    lines = [unsealed(line) for line in journal.read_text().replace(checksum, "…").encode().splitlines()]
+    assert lines == [None]  # its own checksum tells
+    entry = json.loads(journal.read_text().replace(checksum, sha256_of(path)))
+    del entry["sha256"]
+    journal.write_text(json.dumps(sealed(entry)) + "\n")
     with pytest.raises(ViMLError, match="item '23' has audio features that are not finite"):
         train_model(folder, tmp_path / "model", progress=False, **HEADS)
     assert not (tmp_path / "model").exists()

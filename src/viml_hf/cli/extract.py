@@ -110,7 +110,7 @@ def _print_plan(items: "Sequence[MediaItem]", output: str) -> None:
     print(f"items: {len(items)}, of which {len(plan.kept)} are in {output} already")
     print(f"to read: {len(plan.missing)}, from {len(paths) - len(absent)} files of {_in_units(size)}")
     if removed:
-        print(f"to remove from {output}, as no source names them: {removed}")
+        print(f"not named by any source: {removed} of {output}; renamed files are known by their content then")
     for path in absent[:SHOWN]:
         print(f"missing: {path}")
     if len(absent) > SHOWN:

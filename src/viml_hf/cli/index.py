@@ -17,14 +17,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Index a library; what an earlier run into the same folder has analysed is kept."""
     from viml_hf.data.sources import read_sources
-    from viml_hf.retrieval.index import FEATURES_FOLDER, build_index
+    from viml_hf.encoders.media_encoder import best_device
+    from viml_hf.errors import ViMLError
+    from viml_hf.retrieval.index import FEATURES_FOLDER, MusicIndex, build_index
     from viml_hf.retrieval.model_loading import SavedModel, load_encoder_and_model
 
     sources = read_sources(options.music)
     for problem in sources.problems:
         print(f"left out: {problem}", file=sys.stderr)
-    encoder = load_encoder_and_model(options.model)
+    encoder = load_encoder_and_model(options.model, device=best_device())
     model = str(Path(options.model).resolve()) if Path(options.model).is_dir() else options.model
+    try:
+        previous = MusicIndex.load(options.output)
+    except ViMLError:  # there is none, or one that is of no use
+        previous = None
     index = build_index(
         sources.items,
         encoder,
@@ -32,6 +38,7 @@ def run(options: argparse.Namespace) -> None:
         features=Path(options.output) / FEATURES_FOLDER,
         loader=SavedModel(model),
         workers=options.workers,
+        previous=previous,
         progress=not options.quiet,
     )
     index.save(options.output)

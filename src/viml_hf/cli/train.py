@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE", help="folder of a store")
     parser.add_argument("-o", "--output", required=True, metavar="MODEL", help="folder of the model")
     parser.add_argument("--query", choices=list(QUERIES), default="video+text", help="what a query is made of")
+    parser.add_argument("--texts", metavar="NAME", help="train on texts of `viml describe` (default: the store's own)")
     parser.add_argument("--fusion", choices=["transformer", "mlp", "linear", "addition"], default="transformer")
     parser.add_argument("--config", metavar="FILE", help="JSON file with further fields of ViMLConfig")
     parser.add_argument("--epochs", type=int)
@@ -43,6 +44,7 @@ def run(options: argparse.Namespace) -> None:
         options.store,
         options.output,
         TrainingSettings(**chosen),
+        texts=options.texts,
         resume=options.resume,
         progress=not options.quiet,
         **{"query_modalities": QUERIES[options.query], "fusion": options.fusion, **config},

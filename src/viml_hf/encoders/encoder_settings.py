@@ -26,6 +26,7 @@ class EncoderSettings:
         dtypes: Dtype per modality, one for all, or `"auto"`.
         fast: Decode only the frames that others refer to.
         load_options: Passed to each `from_pretrained` (`local_files_only`, `cache_dir`, `token`, …).
+        describe: Look up licences and revisions, and warn of the former.
 
     Raises:
         ValueError: A name is none.
@@ -41,6 +42,7 @@ class EncoderSettings:
     dtypes: Mapping[str, str] | str = "auto"
     fast: bool = False
     load_options: dict[str, Any] = field(default_factory=dict)
+    describe: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a wrong name before anything is done."""
@@ -56,9 +58,22 @@ class EncoderSettings:
         """Load the encoders."""
         dtypes = self.dtypes if isinstance(self.dtypes, str) else dict(self.dtypes)
         return MediaEncoder.from_names(
-            **self.names, dtypes=dtypes, fast=self.fast, threads=threads, device=device, **self.load_options
+            **self.names,
+            dtypes=dtypes,
+            fast=self.fast,
+            threads=threads,
+            device=device,
+            describe=self.describe,
+            **self.load_options,
         )
 
     def resolved(self, encoder: MediaEncoder) -> "EncoderSettings":
-        """The same with the dtypes that were chosen for a loaded encoder, so that all workers have them."""
-        return replace(self, dtypes=encoder.dtypes)
+        """The same with the dtypes and revisions of a loaded encoder, so that all workers have these, whenever."""
+        video, text, audio = (pinned_name(name, encoder.info[m].revision) for m, name in self.names.items())
+        return replace(self, video=video, text=text, audio=audio, dtypes=encoder.dtypes, describe=False)
+
+
+def pinned_name(name: str, revision: str | None) -> str:
+    """The name of the same encoder at one commit of the Hub."""
+    parsed = parse_encoder_name(name)
+    return name if revision is None else f"{parsed.name}:{parsed.hub_id}@{revision}"

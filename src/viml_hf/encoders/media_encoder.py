@@ -47,6 +47,11 @@ class BaseFeatures:
         return self.bounds[-1][1]
 
 
+def best_device() -> str:
+    """A GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 class MediaEncoder:
     """The frozen encoders of a model, fed from files with a few segments in memory.
 
@@ -86,6 +91,7 @@ class MediaEncoder:
         fast: bool = False,
         threads: int | None = None,
         device: str | torch.device = "cpu",
+        describe: bool = True,
         **kwargs: Any,
     ) -> "MediaEncoder":
         """Load encoders by their names, as in [`ViMLForMusicRetrieval.from_encoders`].
@@ -98,6 +104,7 @@ class MediaEncoder:
             fast: Decode only the frames that others refer to.
             threads: See the class.
             device: Where to encode.
+            describe: Fill `info`, and warn of licences that forbid commercial use.
             kwargs: Passed to each `from_pretrained` (`local_files_only`, `cache_dir`, `token`, …).
         """
         names = {"video": video, "text": text, "audio": audio}
@@ -107,11 +114,12 @@ class MediaEncoder:
         processor = ViMLProcessor.from_encoders(**names, fast=fast, **kwargs)
         model.to(torch.device(device))  # type: ignore[arg-type]  # transformers' annotation names the model's class
         encoder = cls(model, processor, threads=threads)
-        encoder.info = {
-            modality: encoder_info(modality, names[modality], part, processor, **kwargs)
-            for modality, part in model.encoders.items()
-        }
-        warn_of_licences(encoder.info)
+        if describe:
+            encoder.info = {
+                modality: encoder_info(modality, names[modality], part, processor, **kwargs)
+                for modality, part in model.encoders.items()
+            }
+            warn_of_licences(encoder.info)
         return encoder
 
     @property
@@ -258,8 +266,9 @@ _ORIGIN = {
 
 
 def _checksum(encoder: PreTrainedModel, preprocessing: dict[str, Any]) -> str:
-    settings = [encoder.config.to_dict(), preprocessing]
-    kept = [{name: value for name, value in part.items() if name not in _ORIGIN} for part in settings]
+    # What is as by default is left out: a later version of transformers may have more of it.
+    settings = [encoder.config.to_diff_dict() | {"model_type": encoder.config.model_type}, preprocessing]
+    kept = [{k: v for k, v in part.items() if k not in _ORIGIN and v is not None} for part in settings]
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

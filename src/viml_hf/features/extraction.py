@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,17 @@ import torch
 from tqdm import tqdm
 
 from viml_hf.encoders.encoder_settings import EncoderLoader, EncoderSettings
-from viml_hf.encoders.media_encoder import MediaEncoder
+from viml_hf.encoders.media_encoder import MediaEncoder, best_device
 from viml_hf.errors import ViMLError
-from viml_hf.features.media_item import Extracted, MediaItem, content_hash, extract_one, signature, size_of
+from viml_hf.features.media_item import (
+    Extracted,
+    MediaItem,
+    content_hash,
+    extract_one,
+    same_reading,
+    signature,
+    size_of,
+)
 from viml_hf.features.store import Store, StoreItem, StoreSpec, item_from_record, read_journal
 from viml_hf.features.store_writer import SPEC_FILE, StoreWriter
 from viml_hf.features.workers import extract_in_processes, extract_on_ray
@@ -125,7 +134,7 @@ def extract(
     if dtypes == "auto":
         dtypes = _stored_dtypes(Path(folder)) or dtypes
     settings = EncoderSettings(video, text, audio, dtypes, fast, load_options)
-    encoder = settings.load(device="cuda" if torch.cuda.is_available() else "cpu")
+    encoder = settings.load(device=best_device())
     settings = settings.resolved(encoder)
     run = Run(engine, workers, progress, shard_items, commit_seconds)
     return run_extraction(items, folder, encoder, store_spec(settings.names, encoder), settings, run)
@@ -175,13 +184,16 @@ def run_extraction(
         missing = [item for item in plan.missing if item.id not in moved]
         if run.progress and items and not missing:
             print(f"nothing to read: the features of all {len(items)} items are in {folder}", file=sys.stderr)
+        results: Generator[Extracted, None, None]
         if loader is not None and run.engine == "ray":
             results = extract_on_ray(missing, loader, workers)
-        elif loader is None or workers == 1 or len(missing) < 2 * workers:
+        elif loader is None or workers == 1 or not missing:
             results = (extract_one(item, encoder) for item in missing)
         else:
-            results = extract_in_processes(missing, loader, workers)
-        _write(writer, results, plan, len(missing), run)
+            # Also for a single file: it may be the one that crashes its decoder.
+            results = extract_in_processes(missing, loader, min(workers, len(missing)))
+        with closing(results):
+            _write(writer, results, plan, len(missing), run)
     return Store(folder)
 
 
@@ -232,11 +244,16 @@ def _moved(plan: ExtractionPlan) -> Iterator[tuple[str, StoreItem]]:
     """Missing items whose features the store has under another name or time, by content."""
     by_content: dict[str, list[StoreItem]] = {}
     sizes = set()
+    by_id = {old.id: old for old in plan.dropped if old.has_features}
     for old in plan.dropped:
         if old.has_features and "bytes" in old.fields and "sha256" in old.fields:
             by_content.setdefault(old.fields["sha256"], []).append(old)
             sizes.add(old.fields["bytes"])
     for item in plan.missing:
+        same = by_id.get(item.id)
+        if same is not None and same_reading(plan.signatures[item.id], same.fields.get("signature")):
+            yield item.id, same  # other fields, the same files: nothing is to be read
+            continue
         try:
             # A file is read only where its size is a known one.
             known = by_content.get(content_hash(item), []) if item.paths and size_of(item) in sizes else []

@@ -4,12 +4,14 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from viml_hf.encoders.media_encoder import MediaEncoder
+from viml_hf.errors import MediaDecodeError
 
 
 @dataclass(frozen=True)
@@ -64,23 +66,24 @@ class Extracted:
 def extract_one(item: MediaItem, encoder: MediaEncoder) -> Extracted:
     """Base features of one item. It never raises: what goes wrong becomes the item's error.
 
-    A video whose sound cannot be decoded keeps its pictures, and the other way round; texts come with either.
+    A video whose sound cannot be decoded keeps its pictures, and the other way round; texts come with either. What is
+    not the file's fault, such as too little memory, leaves the item without features, so that a rerun tries it again.
     """
     features: dict[str, np.ndarray] = {}
     facts: dict[str, Any] = {}
     errors: list[str] = []
-    for modality, path in (("video", item.video), ("audio", item.audio)):
-        if path is None:
-            continue
-        encode = encoder.encode_video if modality == "video" else encoder.encode_audio
-        try:
-            found = encode(path, start=item.start, end=item.end)
-        except Exception as error:
-            errors.append(_in_one_line(error))
-            continue
-        features[modality] = found.rows
-        facts[f"{modality}_seconds"], facts[f"{modality}_coverage"] = found.duration, found.coverage
     try:
+        for modality, path in (("video", item.video), ("audio", item.audio)):
+            if path is None:
+                continue
+            encode = encoder.encode_video if modality == "video" else encoder.encode_audio
+            try:
+                found = encode(path, start=item.start, end=item.end)
+            except MediaDecodeError as error:
+                errors.append(_in_one_line(error))
+                continue
+            features[modality] = found.rows
+            facts[f"{modality}_seconds"], facts[f"{modality}_coverage"] = found.duration, found.coverage
         if item.texts and (features or not errors):
             features["text"] = np.concatenate([encoder.encode_text(text) for text in item.texts])
         if features and item.paths:
@@ -92,14 +95,29 @@ def extract_one(item: MediaItem, encoder: MediaEncoder) -> Extracted:
 
 
 def signature(item: MediaItem) -> str:
-    """A checksum of an item's texts, fields and excerpt, and of its files' paths, sizes and times."""
-    known: list[Any] = [item.texts, item.start, item.end, item.fields]
+    """Two checksums: of all that decides what is read (files, sizes, times, excerpt, texts), and of the fields."""
+    read: list[Any] = [item.texts, item.start, item.end]
     for path in (item.video, item.audio):
         try:
             status = os.stat(path) if path is not None else None
         except OSError:
             status = None
-        known.append((path, status and status.st_size, status and status.st_mtime_ns))
+        read.append((path, status and status.st_size, status and status.st_mtime_ns))
+    return f"{_checksum(read)}.{_checksum(item.fields)}"
+
+
+def same_reading(one: str, other: str | None) -> bool:
+    """Whether two signatures differ in the fields alone.
+
+    Example:
+        >>> item = MediaItem("a", texts=("pop",))
+        >>> same_reading(signature(item), signature(MediaItem("a", texts=("pop",), fields={"split": "test"})))
+        True
+    """
+    return one.partition(".")[0] == (other or "").partition(".")[0]
+
+
+def _checksum(known: Any) -> str:
     try:
         text = json.dumps(known, sort_keys=True, default=str)
     except TypeError:  # keys of several types cannot be sorted
@@ -115,9 +133,15 @@ def content_hash(item: MediaItem) -> str:
     """
     found = []
     for path in item.paths:
-        with Path(path).open("rb") as file:
-            found.append(hashlib.file_digest(file, "sha256").hexdigest())
+        status = os.stat(path)
+        found.append(_file_hash(path, status.st_size, status.st_mtime_ns))
     return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
+
+
+@lru_cache(maxsize=16)  # the excerpts of one file follow each other
+def _file_hash(path: str, size: int, time_ns: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def size_of(item: MediaItem) -> int:

@@ -6,9 +6,10 @@ A worker that dies, for whatever reason, costs its item one more attempt in a fr
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -26,7 +27,9 @@ ITEMS_AHEAD = 8
 _READY = "ready"
 
 
-def extract_in_processes(items: Sequence[MediaItem], loader: EncoderLoader, workers: int) -> Iterator[Extracted]:
+def extract_in_processes(
+    items: Sequence[MediaItem], loader: EncoderLoader, workers: int
+) -> Generator[Extracted, None, None]:
     """Extract items in worker processes, each with a thread that decodes, one that encodes, and a GPU if there is any.
 
     Args:
@@ -59,7 +62,7 @@ def worker_devices(workers: int, gpus: int) -> list[str]:
     return [f"cuda:{index % gpus}" if gpus else "cpu" for index in range(workers)]
 
 
-def _in_order(items: Sequence[MediaItem], pool: list["_Worker"]) -> Iterator[Extracted]:
+def _in_order(items: Sequence[MediaItem], pool: list["_Worker"]) -> Generator[Extracted, None, None]:
     fresh, following = iter(range(len(items))), 0
     retries: deque[int] = deque()
     attempts = [0] * len(items)
@@ -120,7 +123,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, self.loader, self.device), daemon=True)
-        with _interrupts_held_back():
+        with _interrupts_held_back(), _main_module_hidden():
             self.process.start()
         theirs.close()  # the process holds the last copy: its death is the end of the connection
         self.ready = False
@@ -159,6 +162,18 @@ def _interrupts_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """A worker needs nothing of the script that runs. Not knowing it, it does not run it again, guarded or not."""
+    main = vars(sys.modules["__main__"])
+    hidden = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(hidden)  # type: ignore[arg-type]
+
+
 def _serve(connection: Connection, loader: EncoderLoader, device: str) -> None:
     """The life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -184,11 +199,14 @@ class _RayWorker:
     def __init__(self, loader: EncoderLoader):
         self.encoder = loader.load(threads=1, device="cuda" if torch.cuda.is_available() else "cpu")
 
+    def ready(self) -> bool:
+        return True
+
     def extract(self, item: MediaItem) -> Extracted:
         return extract_one(item, self.encoder)
 
 
-def extract_on_ray(items: Sequence[MediaItem], loader: EncoderLoader, workers: int) -> Iterator[Extracted]:
+def extract_on_ray(items: Sequence[MediaItem], loader: EncoderLoader, workers: int) -> Generator[Extracted, None, None]:
     """Extract items on a Ray cluster: the one that `RAY_ADDRESS` names, or one on this machine.
 
     The files must be reachable under the same paths everywhere.
@@ -207,9 +225,16 @@ def extract_on_ray(items: Sequence[MediaItem], loader: EncoderLoader, workers: i
     ray = _import_ray()
     if not ray.is_initialized():
         ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
-    gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    resources = ray.cluster_resources()
+    gpus = 1 if resources.get("GPU") else 0
+    # An actor that the cluster has no room for would never begin, and its item never end.
+    workers = max(1, min(workers, len(items), int(resources.get("GPU" if gpus else "CPU", 1))))
     actor_class = ray.remote(max_restarts=-1, max_task_retries=MAX_ATTEMPTS - 1, num_cpus=1, num_gpus=gpus)(_RayWorker)
     idle = deque(actor_class.remote(loader) for _ in range(workers))
+    try:
+        ray.get([actor.ready.remote() for actor in idle])
+    except ray.exceptions.RayActorError as error:
+        raise ViMLError(f"workers cannot begin on the cluster: {' '.join(str(error).split())[-300:]}") from error
     fresh, following = iter(range(len(items))), 0
     running: dict[Any, tuple[int, Any]] = {}
     results: dict[int, Extracted] = {}

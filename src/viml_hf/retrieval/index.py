@@ -6,7 +6,6 @@ keeps the base features in `features/` beside them, so that a file is analysed o
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -28,8 +27,8 @@ from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
 from viml_hf.features.extraction import Run, run_extraction, store_spec
 from viml_hf.features.media_item import MediaItem
-from viml_hf.features.store import Store, StoreItem
-from viml_hf.features.store_writer import SPEC_FILE
+from viml_hf.features.store import Store, StoreItem, StoreSpec
+from viml_hf.features.store_writer import LOCK_FILE, SPEC_FILE, lock_folder, unlock_folder
 from viml_hf.processing.media import printable
 from viml_hf.processing.segments import CLIP_SEGMENTS, segment_bounds, windows
 from viml_hf.retrieval.model_loading import fingerprint
@@ -37,6 +36,7 @@ from viml_hf.retrieval.model_loading import fingerprint
 SCHEMA_VERSION = 2
 INDEX_FILE, EMBEDDINGS_FILE, TRACKS_FILE = "index.json", "embeddings.safetensors", "tracks.parquet"
 FEATURES_FOLDER = "features"
+WINDOWS_PER_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,7 @@ def build_index(
     features: str | Path | None = None,
     loader: EncoderLoader | None = None,
     workers: int | None = None,
+    previous: "MusicIndex | None" = None,
     progress: bool = True,
 ) -> MusicIndex:
     """Embed music files. A file that cannot be read is a track with an error; the others are indexed.
@@ -187,6 +188,7 @@ def build_index(
             only new and changed files are analysed, also for other heads on the same encoders.
         loader: Loads the same encoders in a worker; without it everything runs in this process.
         workers: Worker processes, see [`extract`].
+        previous: An older index: a track whose content it has is not embedded again by the same model.
         progress: Show a progress bar.
 
     Returns:
@@ -203,16 +205,20 @@ def build_index(
         )
         found = {item.id: item for item in store.items}
         tracks = tuple(_track(item, found[item.id]) for item in items)
-        rows = [
-            embed_windows(encoder, store.rows("audio", found[track.name].audio).numpy(), _spans(found[track.name]))
-            for track in tqdm(tracks, desc="embed", unit="track", disable=not progress)
-            if track.error is None
-        ]
+        known = _known_rows(previous, model_fingerprint := fingerprint(encoder))
+        rows = []
+        for track in tqdm(tracks, desc="embed", unit="track", disable=not progress):
+            if track.error is None:
+                stored = found[track.name]
+                embeddings = known.get((track.sha256, track.windows))
+                if embeddings is None:
+                    embeddings = embed_windows(encoder, store.rows("audio", stored.audio).numpy(), _spans(stored))
+                rows.append(embeddings)
     if not rows:
         raise ViMLError(f"none of {len(files)} files could be indexed; the first error was: {tracks[0].error}")
     encoders = {modality: e.config.model_type for modality, e in encoder.model.encoders.items()}
     embeddings = _aligned(torch.from_numpy(np.concatenate(rows)))
-    return MusicIndex(embeddings, tracks, model, fingerprint(encoder), encoders)
+    return MusicIndex(embeddings, tracks, model, model_fingerprint, encoders)
 
 
 def _named(files: Sequence[Path | MediaItem], root: Path | None) -> list[MediaItem]:
@@ -238,10 +244,30 @@ def _extract_sound(
     model_types = {modality: e.config.model_type for modality, e in encoder.model.encoders.items()}
     spec = store_spec(model_types, encoder)
     spec = replace(spec, fingerprints={"audio": spec.fingerprints["audio"]})
-    known = folder / SPEC_FILE
-    if known.exists() and json.loads(known.read_text()).get("fingerprints") != spec.fingerprints:
-        shutil.rmtree(folder)
+    _make_room(folder, spec)
     return run_extraction(items, folder, encoder, spec, loader, run)
+
+
+def _make_room(folder: Path, spec: StoreSpec) -> None:
+    """Remove features that an index kept of another audio encoder; any other store is the user's.
+
+    Raises:
+        ViMLError: The folder holds a store that no index made, or another run is at work in it.
+    """
+    known = folder / SPEC_FILE
+    if not known.is_file():
+        return
+    fingerprints = json.loads(known.read_text()).get("fingerprints", {})
+    if set(fingerprints) != {"audio"}:
+        raise ViMLError(f"{folder}: a store that was not made for an index; give another folder for the features")
+    if fingerprints != spec.fingerprints:
+        lock = lock_folder(folder)
+        try:
+            for path in folder.iterdir():
+                if path.is_file() and path.name != LOCK_FILE:
+                    path.unlink()
+        finally:
+            unlock_folder(lock)
 
 
 def _spans(item: StoreItem) -> list[tuple[int, int]]:
@@ -260,16 +286,28 @@ def _track(item: MediaItem, stored: StoreItem) -> Track:
     return Track(item.id, path, stored.fields["sha256"], duration, found, None, licence)
 
 
+def _known_rows(
+    previous: MusicIndex | None, model_fingerprint: str
+) -> dict[tuple[str, tuple[Window, ...]], np.ndarray]:
+    """Embeddings of an older index by content and windows, if the same model made it."""
+    known, first = {}, 0
+    if previous is not None and previous.fingerprint == model_fingerprint:
+        for track in previous.tracks:
+            known[track.sha256, track.windows] = previous.embeddings[first : first + len(track.windows)]
+            first += len(track.windows)
+    return known
+
+
 @torch.inference_mode()
 def embed_windows(encoder: MediaEncoder, rows: np.ndarray, spans: Iterable[tuple[int, int]]) -> np.ndarray:
-    """Embeddings `(windows, dim)` float32 of row ranges of one track's base features `(segments, width)`."""
+    """Embeddings `(windows, dim)` float32 of row ranges of one track's base features `(segments, width)`.
+
+    The windows of a track, all of one length, go in batches of their own: what a track gives depends on no other.
+    """
     viml = encoder.model.viml
-    found = []
-    for first, stop in spans:
-        # One at a time: another batch shape may change last bits, and the same track is to stay the same.
-        features = torch.from_numpy(rows[first:stop]).float()[None].to(viml.device)
-        found.append(viml.get_audio_features(features).pooler_output[0])
-    return torch.stack(found).cpu().numpy()
+    parts = torch.stack([torch.from_numpy(rows[first:stop]).float() for first, stop in spans])
+    batches = [viml.get_audio_features(part.to(viml.device)).pooler_output for part in parts.split(WINDOWS_PER_BATCH)]
+    return torch.cat(batches).cpu().numpy()
 
 
 def _aligned(embeddings: torch.Tensor) -> np.ndarray:

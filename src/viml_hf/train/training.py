@@ -13,6 +13,8 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
+from viml_hf.encoders.encoder_settings import pinned_name
+from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
 from viml_hf.evaluation.ranks import retrieval_ranks
 from viml_hf.features.store import Store, StoreItem
@@ -222,6 +224,7 @@ def train_model(
     output: str | Path,
     settings: TrainingSettings | None = None,
     *,
+    texts: str | None = None,
     resume: bool = False,
     progress: bool = True,
     **config: Any,
@@ -232,6 +235,7 @@ def train_model(
         store_folder: The store.
         output: The model's folder. Its `checkpoints/` hold what a resumed run needs.
         settings: How to train.
+        texts: Name of the texts to train on, of those that `viml describe` wrote; the store's own by default.
         resume: Go on from the last checkpoint.
         progress: Show progress bars.
         config: Fields of [`ViMLConfig`].
@@ -243,12 +247,14 @@ def train_model(
         ViMLError: A store that cannot be used, or nothing to resume.
     """
     settings = settings or TrainingSettings()
-    store = Store(store_folder)
+    store = Store(store_folder) if texts is None else Store(store_folder).with_texts(texts)
     store.check_finite()
     items, eval_items = split_items(store)
     checkpoints = Path(output) / CHECKPOINTS
     _prepare_checkpoints(
-        checkpoints, resume, {"settings": asdict(settings), "config": config, "store": asdict(store.spec)}
+        checkpoints,
+        resume,
+        {"settings": asdict(settings), "config": config, "store": asdict(store.spec), "texts": texts},
     )
     model = new_model(store, settings.seed, **config)
     _check_lengths(model.config, items, settings)
@@ -272,6 +278,7 @@ def train_model(
     summary = {
         "settings": asdict(settings),
         "store": store.spec.encoders,
+        "texts": texts,
         "training_items": len(items),
         "evaluation_items": len(eval_items),
         "metrics": metrics,
@@ -313,10 +320,21 @@ def _prepare_checkpoints(folder: Path, resume: bool, run: dict[str, Any]) -> Non
 
 def save_retrieval_model(viml: ViMLModel, store: Store, output: str | Path) -> None:
     """Save trained heads together with the encoders and the processor of their store."""
-    names: dict[str, Any] = dict(store.spec.encoders)
+    names: dict[str, Any] = {
+        modality: pinned_name(name, store.spec.revisions.get(modality))
+        for modality, name in store.spec.encoders.items()
+    }
     model = ViMLForMusicRetrieval.from_encoders(**names, viml=viml.cpu(), encoder_dtypes=store.spec.dtypes or None)
+    processor = ViMLProcessor.from_encoders(**names, fast=store.spec.fast)
+    found = MediaEncoder(model, processor).fingerprints()
+    for modality, fingerprint in store.spec.fingerprints.items():
+        if found[modality] != fingerprint:
+            raise ViMLError(
+                f"{store.folder}: its {modality} features are by another {store.spec.encoders[modality]} than the one "
+                "that loads now; extract the store again, or bring back the encoder it was made with"
+            )
     model.save_pretrained(output)
-    ViMLProcessor.from_encoders(**names, fast=store.spec.fast).save_pretrained(output)
+    processor.save_pretrained(output)
 
 
 @torch.inference_mode()
