@@ -6,9 +6,11 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProces
 
 from viml_hf.modeling.configuration_deepsim import DeepSimConfig
 from viml_hf.modeling.configuration_descriptors import DESCRIPTOR_CONFIGS, ViMLAudioDescriptorsConfig
+from viml_hf.modeling.configuration_ordering import SentenceOrderingConfig
 from viml_hf.modeling.configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
 from viml_hf.modeling.modeling_deepsim import DeepSimModel
 from viml_hf.modeling.modeling_descriptors import DESCRIPTOR_MODELS
+from viml_hf.modeling.modeling_ordering import SentenceOrderingModel
 from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor
@@ -29,6 +31,7 @@ def register_auto_classes() -> None:
         ViMLConfig: ViMLModel,
         ViMLForMusicRetrievalConfig: ViMLForMusicRetrieval,
         DeepSimConfig: DeepSimModel,
+        SentenceOrderingConfig: SentenceOrderingModel,
     }
     models |= {config: DESCRIPTOR_MODELS[model_type] for model_type, config in DESCRIPTOR_CONFIGS.items()}
     for config_class, model_class in models.items():

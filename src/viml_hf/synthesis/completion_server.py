@@ -1,0 +1,264 @@
+"""Writing with a model behind an OpenAI-compatible `/v1/completions` server: vLLM, llama.cpp, TGI, text services.
+
+Uses the standard library alone. A server that keeps the prefix of prompts itself, as vLLM does, reads the shared
+examples once. Whatever comes back for a prompt is either its text or a `GenerationError` for that prompt. Only a server
+that answers nobody any more ends a run: else each track left would silently get the fallback's text.
+"""
+
+import json
+import logging
+import os
+import random
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from viml_hf.errors import ViMLError
+from viml_hf.synthesis.prompt2text import GenerationError
+from viml_hf.synthesis.prompts import STOP_STRINGS
+
+MAX_RESPONSE_BYTES = 1 << 20
+MAX_FAILURES = 50  # requests in a row that the server did not answer, after which the run ends
+MAX_PAUSE = 60.0  # seconds between two tries, whatever the server asks for
+_BUSY = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+
+logger = logging.getLogger(__name__)
+
+
+class _NoAnswerError(GenerationError):
+    """The server gave no completion: it is busy, slow, broken, gone, or does not want the request.
+
+    Args:
+        message: What happened.
+        again: Whether the same request may go through later.
+        wait: Seconds to wait first, as the server asks.
+    """
+
+    def __init__(self, message: str, again: bool = True, wait: float = 0.0):
+        super().__init__(message)
+        self.again = again
+        self.wait = wait
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry prompts and key to a place that the user did not name."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class CompletionServer:
+    """Continues prompts by asking a server, several at a time.
+
+    A request that is refused, times out, or is answered with 429, 5xx or no completion is sent again after a pause that
+    doubles. An empty text, or one without an end, is left to the caller: the same request would give it again.
+
+    Args:
+        base_url: The server, such as `http://localhost:8000` or `https://host/v1`; `/v1` is put behind a bare host.
+        model: The model's name there.
+        temperature: Of the sampling.
+        top_p: Of the sampling.
+        concurrency: How many requests are under way at a time.
+        timeout: Seconds that a request may take.
+        tries: How often a request is sent.
+        pause: Seconds before the second try.
+        api_key_env: The environment variable with the API key; unset means none. The key is never printed.
+
+    Attributes:
+        name: The model's name.
+
+    Raises:
+        ViMLError: The address, the key or a number is not usable.
+
+    Example:
+        >>> CompletionServer("http://localhost:8000", "bloom")
+        CompletionServer('http://localhost:8000/v1', 'bloom')
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        temperature: float = 0.7,
+        top_p: float = 0.95,
+        concurrency: int = 16,
+        timeout: float = 120.0,
+        tries: int = 4,
+        pause: float = 1.0,
+        api_key_env: str = "VIML_API_KEY",
+    ):
+        if concurrency < 1 or tries < 1 or timeout <= 0 or pause < 0:
+            raise ViMLError(
+                f"concurrency={concurrency}, tries={tries}, timeout={timeout}, pause={pause}: give at least 1, "
+                "at least 1, more than 0, and at least 0"
+            )
+        self.name = model
+        self._url = _checked_url(base_url)
+        self._sampling = {"model": model, "temperature": temperature, "top_p": top_p, "stop": list(STOP_STRINGS)}
+        self._concurrency, self._timeout, self._tries, self._pause = concurrency, timeout, tries, pause
+        self._key = _read_key(api_key_env)
+        self._opener = urllib.request.build_opener(_NoRedirect)
+        self._failures = 0
+
+    def __repr__(self) -> str:
+        return f"CompletionServer({self._url!r}, {self.name!r})"
+
+    def check(self) -> None:
+        """Ask the server for its models, so that a wrong address, key or name shows before a run begins.
+
+        Raises:
+            ViMLError: The server does not answer, refuses the key, or does not have the model.
+        """
+        answer = self._fetch("/models", None)
+        listed = answer.get("data")
+        names = (
+            [str(entry.get("id")) for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+        )
+        if names and self.name not in names:
+            raise ViMLError(f"model {self.name!r} is not on {self._url}: it has {', '.join(names[:10])}")
+
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], max_new_tokens: int
+    ) -> list[str | GenerationError]:
+        """Continue each prompt.
+
+        Args:
+            prompts: Whole prompts.
+            seeds: One per prompt, sent along; whether the same seed gives the same text is up to the server.
+            max_new_tokens: The most tokens to write.
+
+        Returns:
+            For each prompt its continuation, or what went wrong with it.
+
+        Raises:
+            ViMLError: The server has not answered the last `MAX_FAILURES` requests.
+        """
+        bodies = [
+            {**self._sampling, "prompt": prompt, "seed": seed, "max_tokens": max_new_tokens}
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            replies = list(pool.map(self._complete, bodies))
+        for reply in replies:
+            self._failures = self._failures + 1 if isinstance(reply, _NoAnswerError) else 0
+            if self._failures >= MAX_FAILURES:
+                raise ViMLError(f"{self._url} has not answered {self._failures} requests in a row: {reply}")
+        return replies
+
+    def _complete(self, body: dict[str, Any]) -> str | GenerationError:
+        """One prompt's text, or its error, after as many tries as are worth it."""
+        for number in range(1, self._tries + 1):
+            try:
+                return _text_of(self._fetch("/completions", body))
+            except _NoAnswerError as error:
+                if not error.again or number == self._tries:
+                    return error
+                pause = max(self._pause * 2 ** (number - 1), error.wait)
+                # Not all at once: they were refused together.
+                time.sleep(min(pause, MAX_PAUSE) * random.uniform(1.0, 1.25))
+            except GenerationError as error:
+                return error
+        raise AssertionError("unreachable: the last try returns")
+
+    def _fetch(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        """The JSON object that the server answers with; anything else as a `GenerationError`."""
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._url + path, data, headers)
+        deadline = time.monotonic() + self._timeout
+        try:
+            with self._opener.open(request, timeout=self._timeout) as response:
+                content = _read(response, deadline)
+        except urllib.error.HTTPError as error:
+            raise self._refusal(error, deadline) from None
+        except (OSError, HTTPException) as error:  # refused, reset, cut short, timed out
+            reason = _shown(str(getattr(error, "reason", error)).encode()) or type(error).__name__
+            raise _NoAnswerError(f"no answer from {self._url}: {reason}") from None
+        try:
+            answer = json.loads(content)
+        except (ValueError, RecursionError):
+            raise _NoAnswerError(f"{self._url} answers something that is no JSON: {_shown(content)}") from None
+        if not isinstance(answer, dict):
+            raise _NoAnswerError(f"{self._url} answers no JSON object: {_shown(content)}")
+        return answer
+
+    def _refusal(self, error: urllib.error.HTTPError, deadline: float) -> _NoAnswerError:
+        """What an answer with an error status means, in the server's words but without the key."""
+        with error:
+            try:
+                said = _read(error, deadline)
+            except (OSError, HTTPException, _NoAnswerError):
+                said = b""
+        if self._key:
+            said = said.replace(self._key.encode(), b"***")
+        seconds = error.headers.get("Retry-After", "")
+        wait = float(seconds) if re.fullmatch(r"\d{1,6}", seconds) else 0.0
+        return _NoAnswerError(f"{self._url} answers {error.code}: {_shown(said)}", error.code in _BUSY, wait)
+
+
+def _text_of(answer: dict[str, Any]) -> str:
+    """The text in a completion; a `GenerationError` where there is none, or where it has no end."""
+    try:
+        choice = answer["choices"][0]
+        text, reason = choice["text"], choice.get("finish_reason")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise _NoAnswerError(f"an answer without choices[0].text: {_shown(json.dumps(answer).encode())}") from None
+    if not isinstance(text, str):
+        raise _NoAnswerError(f"choices[0].text is no text: {_shown(json.dumps(text).encode())}")
+    if reason == "length" and not any(stop in text for stop in STOP_STRINGS):
+        raise GenerationError("no end within the tokens asked for")
+    return text.encode("utf-8", "replace").decode()  # JSON can hold half a surrogate pair
+
+
+def _read(response: IO[bytes], deadline: float) -> bytes:
+    """The body, where it is not too large and comes in time. A single read may take the socket's whole timeout."""
+    content = bytearray()
+    while part := response.read1(1 << 16):  # type: ignore[attr-defined]
+        content += part
+        if len(content) > MAX_RESPONSE_BYTES:
+            raise _NoAnswerError(f"the answer has more than {MAX_RESPONSE_BYTES} bytes")
+        if time.monotonic() > deadline:
+            raise _NoAnswerError("the answer did not come in time")
+    return bytes(content)
+
+
+def _checked_url(base_url: str) -> str:
+    """The address up to and with `/v1` or another path."""
+    fix = "give one such as http://localhost:8000/v1"
+    try:
+        parts = urlsplit(base_url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not re.fullmatch(r"[!-~]+", base_url):
+        raise ViMLError(f"{base_url!r} is no http or https address: {fix}")
+    if "@" in parts.netloc:
+        raise ViMLError(
+            f"the address of {parts.hostname} holds a password: put the key into the environment, and {fix}"
+        )
+    if parts.query or parts.fragment:
+        raise ViMLError(f"{base_url!r} has a query: {fix}")
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
+
+
+def _read_key(variable: str) -> str:
+    """The API key, or "". Its text stays out of every message."""
+    key = os.environ.get(variable, "").strip()
+    if key and not re.fullmatch(r"[!-~]+", key):
+        raise ViMLError(
+            f"the key in the environment variable {variable} has spaces or letters that no key has: set it anew"
+        )
+    return key
+
+
+def _shown(content: bytes) -> str:
+    """The beginning of a server's answer, on one line."""
+    text = " ".join(content[:1000].decode("utf-8", "replace").split())
+    return "".join(letter for letter in text if letter.isprintable())[:200]

@@ -1,0 +1,94 @@
+"""A file of records that grows line by line, so that a run that was killed goes on where it was."""
+
+import json
+import os
+from collections.abc import Iterator, KeysView
+from pathlib import Path
+from typing import Any
+
+from viml_hf.errors import ViMLError
+
+
+class RecordJournal:
+    """A JSONL file of records with an id, to which one process appends.
+
+    A line is on the disk when `append` returns. What a killed run left of a last line is cut off when the file is
+    opened. Of the records only ids and places are held in memory.
+
+    Args:
+        path: The file; it is made when missing.
+
+    Raises:
+        ViMLError: The file cannot be opened, or a whole line of it is no record.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "descriptions.jsonl"
+        >>> RecordJournal(path).append({"id": "a", "text": "A pop song."})
+        >>> journal = RecordJournal(path)
+        >>> "a" in journal.done, journal.get("a")["text"]
+        (True, 'A pop song.')
+    """
+
+    def __init__(self, path: str | Path):
+        self._path = Path(path)
+        self._places: dict[str, int] = {}
+        try:
+            self._cut_last_line()
+            with self._path.open("rb") as file:
+                place = 0
+                for number, line in enumerate(file, 1):
+                    self._places[self._parse(line, number)["id"]] = place
+                    place += len(line)
+        except OSError as error:
+            raise ViMLError(f"{path} cannot be written ({error.strerror}): give another file") from error
+
+    @property
+    def done(self) -> KeysView[str]:
+        """The ids of the records."""
+        return self._places.keys()
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Write a record with an `id`, and wait until it is on the disk."""
+        line = json.dumps(record).encode() + b"\n"
+        size = self._path.stat().st_size
+        try:
+            with self._path.open("ab") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            # Half a line, where the disk is full, would spoil the next one.
+            os.truncate(self._path, size)
+            raise
+        self._places[record["id"]] = size
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """All records, in the order in which they came."""
+        with self._path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                yield self._parse(line, number)
+
+    def get(self, record_id: str) -> dict[str, Any]:
+        """The record of an id; the last, where there are several."""
+        with self._path.open("rb") as file:
+            file.seek(self._places[record_id])
+            return json.loads(file.readline())
+
+    def _cut_last_line(self) -> None:
+        """Make the file, and cut off what follows its last newline."""
+        with self._path.open("ab+") as file:
+            file.seek(0)
+            whole = sum(len(line) for line in file if line.endswith(b"\n"))
+            file.truncate(whole)
+
+    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or not isinstance(record.get("id"), str):
+                raise ValueError("it has no id")
+        except ValueError as error:
+            raise ViMLError(
+                f"{self._path} line {number} is no record ({error}): delete it, and it is made again"
+            ) from error
+        return record

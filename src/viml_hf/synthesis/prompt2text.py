@@ -1,0 +1,214 @@
+"""prompt2text: a causal language model describes each track by analogy with described ones (paper, section 3.2).
+
+What the paper leaves open is chosen here. Each attempt is sampled with its own seed, drawn from the run's seed, the
+track and the attempt. An attempt is taken where it mentions no tag that was not kept and omits at most half of those
+that were: the paper's own example omits 2 of 10, so to ask for all of them would refuse it. A track whose attempts all
+fail gets the text of `data2text-rules`, and says so.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Protocol
+
+from viml_hf.errors import ViMLError
+from viml_hf.synthesis.data2text import METHOD as FALLBACK_METHOD
+from viml_hf.synthesis.data2text import describe_by_rules
+from viml_hf.synthesis.prompts import PromptWriter, parse_completion
+from viml_hf.synthesis.tag_vocabulary import TagVocabulary
+from viml_hf.synthesis.text_checks import check_text
+from viml_hf.synthesis.track_tags import Kept, TrackTags
+
+METHOD = "prompt2text"
+
+
+class GenerationError(ViMLError):
+    """What came back for one prompt is no text: that track is asked again, the run goes on."""
+
+
+class TextGenerator(Protocol):
+    """What writes on: a local model (`SharedPrefixGenerator`) or a server (`CompletionServer`).
+
+    Attributes:
+        name: The model's name, for the record.
+    """
+
+    name: str
+
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], max_new_tokens: int
+    ) -> Sequence[str | GenerationError]:
+        """Continue each prompt up to the end of its line.
+
+        Args:
+            prompts: Whole prompts.
+            seeds: One per prompt; the same prompt and seed give the same text, in whatever company.
+            max_new_tokens: The most tokens to write.
+
+        Returns:
+            For each prompt its continuation, or what went wrong with this one.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Description:
+    """A written description, and how it came about.
+
+    Args:
+        id: The track.
+        text: The description; empty where the track has no kept tag.
+        method: "prompt2text", or "data2text-rules" where it fell back.
+        model: Who was asked.
+        seed: The run's seed.
+        attempts: How often the track was asked for.
+        omitted: Kept tags that the text does not mention.
+        hallucinated: Tags it mentions that were not kept.
+        fallback: Whether no attempt was taken.
+        note: What was wrong with each refused attempt.
+    """
+
+    id: str
+    text: str
+    method: str
+    model: str
+    seed: int
+    attempts: int
+    omitted: tuple[str, ...] = ()
+    hallucinated: tuple[str, ...] = ()
+    fallback: bool = False
+    note: str = ""
+
+    def to_record(self) -> dict[str, Any]:
+        """The fields, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "Description":
+        """The description of a `to_record`.
+
+        Raises:
+            ViMLError: A field is missing or unknown.
+
+        Example:
+            >>> description = Description("a", "A pop song.", "prompt2text", "bloom", seed=0, attempts=1)
+            >>> Description.from_record(description.to_record()) == description
+            True
+        """
+        names = {field.name for field in fields(cls)}
+        if set(record) != names:
+            raise ViMLError(f"{sorted(record)}: the fields of a description are {sorted(names)}")
+        lists = {name: tuple(record[name]) for name in ("omitted", "hallucinated")}
+        return cls(**{**record, **lists})
+
+
+@dataclass
+class _Job:
+    """A track that waits for its description, and what was wrong with the attempts so far."""
+
+    id: str
+    tags: TrackTags
+    refusals: list[str] = field(default_factory=list)
+
+
+def describe_tracks(
+    tracks: Iterable[tuple[str, TrackTags]],
+    generator: TextGenerator,
+    writer: PromptWriter,
+    vocabulary: TagVocabulary,
+    seed: int = 0,
+    *,
+    retries: int = 2,
+    batch_size: int = 8,
+    max_new_tokens: int = 96,
+    max_omission: float = 0.5,
+) -> Iterator[Description]:
+    """Describe each track in the words of a language model.
+
+    Holds one batch of tracks at a time. A track that must be asked for again joins the next batch, so that its
+    description may come after those of later tracks. A track without a kept tag is not asked for.
+
+    Args:
+        tracks: Ids and tags. A caller that resumes leaves out what is done.
+        generator: Writes the text.
+        writer: Writes the prompts; its threshold says which tags are kept.
+        vocabulary: Finds the tags that a text mentions.
+        seed: Of the sampling.
+        retries: How often a track is asked for again, each time with another seed.
+        batch_size: Prompts given to the generator at a time.
+        max_new_tokens: The most tokens that a description may have.
+        max_omission: The largest share of the kept tags that a text may omit.
+
+    Yields:
+        One description per track, as soon as it is there.
+
+    Raises:
+        ViMLError: `retries` is below 0 or `batch_size` below 1.
+    """
+    if retries < 0 or batch_size < 1:
+        raise ViMLError(f"retries={retries}, batch_size={batch_size}: give at least 0, and at least 1")
+    left = iter(tracks)
+    waiting: list[_Job] = []
+    while True:
+        while len(waiting) < batch_size and (track := next(left, None)) is not None:
+            job = _Job(*track)
+            if job.tags.names(writer.threshold):
+                waiting.append(job)
+            else:
+                note = f"no tag above {writer.threshold}"
+                yield Description(job.id, "", METHOD, generator.name, seed, attempts=0, note=note)
+        if not waiting:
+            return
+        batch, waiting = waiting, []
+        prompts = [writer.prompt(job.tags, job.id) for job in batch]
+        seeds = [attempt_seed(seed, job.id, len(job.refusals)) for job in batch]
+        for job, reply in zip(batch, generator.generate(prompts, seeds, max_new_tokens), strict=True):
+            kept = job.tags.kept(writer.threshold)
+            try:
+                text, method = _accepted(reply, kept, vocabulary, max_omission), METHOD
+            except GenerationError as error:
+                job.refusals.append(str(error))
+                if len(job.refusals) <= retries:
+                    waiting.append(job)
+                    continue
+                text = describe_by_rules(job.id, job.tags, seed=seed, threshold=writer.threshold)
+                method = FALLBACK_METHOD
+            check = check_text(text, kept, vocabulary)
+            yield Description(
+                job.id,
+                text,
+                method,
+                generator.name,
+                seed,
+                attempts=len(job.refusals) + (method == METHOD),
+                omitted=check.omitted,
+                hallucinated=check.hallucinated,
+                fallback=method != METHOD,
+                note="; ".join(f"attempt {number}: {what}" for number, what in enumerate(job.refusals, 1)),
+            )
+
+
+def attempt_seed(seed: int, track_id: str, attempt: int) -> int:
+    """The seed of one attempt: a number below 2^31, as servers take them, from the three alone.
+
+    Example:
+        >>> attempt_seed(0, "a", 0) == attempt_seed(0, "a", 0) != attempt_seed(0, "a", 1)
+        True
+    """
+    text = f"{seed}\n{attempt}\n{track_id}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest()) >> 1
+
+
+def _accepted(reply: str | GenerationError, kept: Kept, vocabulary: TagVocabulary, max_omission: float) -> str:
+    """The description in a reply; what is wrong with it as a `GenerationError`."""
+    if isinstance(reply, GenerationError):
+        raise reply
+    text = parse_completion(reply)
+    if text is None:
+        raise GenerationError("too long" if reply.strip() else "empty")
+    check = check_text(text, kept, vocabulary)
+    if check.hallucinated:
+        raise GenerationError(f"tags not kept: {', '.join(check.hallucinated)}")
+    if check.omission_rate > max_omission:
+        raise GenerationError(f"omitted: {', '.join(check.omitted)}")
+    return text

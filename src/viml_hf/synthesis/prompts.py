@@ -1,0 +1,203 @@
+"""The analogy prompt: tagged tracks with their descriptions, a new track's tags, and the description left to write.
+
+The form is that of the paper's figure 2 (section 3.2), with one newline after each line and none after the last
+character. What the figure leaves open is chosen here: a category without a kept tag is left out of its line, and the
+number of examples, their choice and their order are those of `PromptWriter`.
+"""
+
+import math
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from viml_hf.errors import ViMLError
+from viml_hf.synthesis.track_tags import CATEGORIES, DEFAULT_THRESHOLD, TrackTags
+
+STOP_STRINGS = ("\n", "[Input]")  # where a description ends: the next line of the prompt would follow
+MAX_WORDS = 100  # a longer "description" is a model that found no end
+_QUOTES = {('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»")}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A track that people described.
+
+    Args:
+        tags: What the tagger hears in it.
+        description: What a person wrote about its music.
+        id: The track's id, so that it is no example of itself.
+    """
+
+    tags: TrackTags
+    description: str
+    id: str = ""
+
+
+def format_tags(tags: TrackTags, threshold: float = DEFAULT_THRESHOLD) -> str:
+    """The kept tags of a track on one line, as in figure 2.
+
+    Args:
+        tags: The tagger's confidences.
+        threshold: Tags above it are kept.
+
+    Returns:
+        Categories in the vocabulary's order, tags by descending confidence in percent with one decimal. A category
+        without a kept tag is left out; the line of a track without any is empty.
+
+    Example:
+        >>> format_tags(TrackTags({"genre": {"pop": 0.5, "rock": 0.825}, "mood": {"sad": 0.1}, "instrument": {}}))
+        'GENRES: rock (82.5%), pop (50.0%)'
+    """
+    kept = tags.kept(threshold)
+    lists = {
+        category: ", ".join(f"{tag} ({confidence:.1%})" for tag, confidence in kept.get(category, ()))
+        for category in CATEGORIES
+    }
+    return "; ".join(f"{category.upper()}S: {text}" for category, text in lists.items() if text)
+
+
+def build_prefix(examples: Sequence[Example], threshold: float = DEFAULT_THRESHOLD) -> str:
+    r"""The examples as the prompt shows them, each with its description; the part that all tracks can share.
+
+    Args:
+        examples: In the order of the prompt.
+        threshold: Tags above it are shown.
+
+    Raises:
+        ViMLError: An example has no description, or no kept tag.
+
+    Example:
+        >>> build_prefix([Example(TrackTags({"genre": {"pop": 0.5}}), "A pop song.")])
+        '[Input]: GENRES: pop (50.0%)\n[Output]: A pop song.\n'
+    """
+    lines = []
+    for number, example in enumerate(examples, 1):
+        tags, description = format_tags(example.tags, threshold), _one_line(example.description)
+        if not tags or not description:
+            missing = "description" if tags else f"tag above {threshold}"
+            raise ViMLError(f"example {example.id or number} has no {missing}: leave it out")
+        lines.append(f"[Input]: {tags}\n[Output]: {description}\n")
+    return "".join(lines)
+
+
+def build_prompt(prefix: str, tags: TrackTags, threshold: float = DEFAULT_THRESHOLD) -> str:
+    r"""The whole prompt: the examples, the new track's tags, and an open output.
+
+    Args:
+        prefix: What `build_prefix` gives.
+        tags: The new track's tags.
+        threshold: Tags above it are shown.
+
+    Example:
+        >>> build_prompt("", TrackTags({"genre": {"pop": 0.5}}))
+        '[Input]: GENRES: pop (50.0%)\n[Output]:'
+    """
+    return f"{prefix}[Input]: {format_tags(tags, threshold)}\n[Output]:"
+
+
+def parse_completion(text: str, max_words: int = MAX_WORDS) -> str | None:
+    r"""The description alone out of what a model wrote after the prompt.
+
+    Args:
+        text: The completion. The description ends at the first of `STOP_STRINGS`; quotes around it are taken off.
+        max_words: The most words that a description may have.
+
+    Returns:
+        The description on one line, or None where there is none or it has more words.
+
+    Example:
+        >>> parse_completion(' "A calm piano piece."\n[Input]: GENRES: pop')
+        'A calm piano piece.'
+    """
+    for stop in STOP_STRINGS:
+        text = text.partition(stop)[0]
+    text = _one_line(text)
+    if len(text) > 1 and (text[0], text[-1]) in _QUOTES:
+        text = text[1:-1].strip()
+    has_words = re.search(r"\w", text) is not None
+    return text if has_words and len(text.split()) <= max_words else None
+
+
+class PromptWriter:
+    """Writes the prompts of many tracks from a set of described ones.
+
+    Chosen at random, the same k examples serve all tracks, so that their text is a prefix common to all prompts. Chosen
+    by nearness, each track gets the k examples whose kept tags are most similar to its own (cosine of the confidences),
+    the nearest last, next to the track; there is then no common prefix to compute once.
+
+    Args:
+        examples: The described tracks. Those without a kept tag are not used.
+        k: How many a prompt shows.
+        nearest: Choose by nearness in tags instead of at random.
+        seed: Of the random choice.
+        threshold: Tags above it are shown.
+
+    Attributes:
+        prefix: What all prompts begin with; empty where each track has its own examples.
+        threshold: As given.
+
+    Raises:
+        ViMLError: k is below 1, there are fewer examples than k, or one has no description.
+
+    Example:
+        >>> pop, rock = (TrackTags({"genre": {name: 0.5}}) for name in ("pop", "rock"))
+        >>> writer = PromptWriter([Example(pop, "A pop song."), Example(rock, "A rock song.")], k=1, nearest=True)
+        >>> print(writer.prompt(rock))
+        [Input]: GENRES: rock (50.0%)
+        [Output]: A rock song.
+        [Input]: GENRES: rock (50.0%)
+        [Output]:
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        k: int = 8,
+        *,
+        nearest: bool = False,
+        seed: int = 0,
+        threshold: float = DEFAULT_THRESHOLD,
+    ):
+        self.threshold = threshold
+        self._k = k
+        self._examples = [example for example in examples if format_tags(example.tags, threshold)]
+        if k < 1 or k > len(self._examples):
+            raise ViMLError(
+                f"k={k} examples asked for: give at least 1, and at most the {len(self._examples)} with a description "
+                f"and a tag above {threshold}"
+            )
+        build_prefix(self._examples, threshold)
+        chosen = [] if nearest else random.Random(seed).sample(self._examples, k)
+        self.prefix = build_prefix(chosen, threshold)
+        self._vectors = [_unit_vector(example.tags, threshold) for example in self._examples] if nearest else []
+
+    def prompt(self, tags: TrackTags, track_id: str = "") -> str:
+        """The prompt of one track.
+
+        Args:
+            tags: The track's tags.
+            track_id: The nearest examples are taken from other tracks than this.
+        """
+        return build_prompt(self.prefix or self._nearest_prefix(tags, track_id), tags, self.threshold)
+
+    def _nearest_prefix(self, tags: TrackTags, track_id: str) -> str:
+        """The k most similar examples, the nearest last; of equals, the earlier is the nearer."""
+        vector = _unit_vector(tags, self.threshold)
+        others = [index for index, example in enumerate(self._examples) if not track_id or example.id != track_id]
+        scores = {
+            index: sum(value * self._vectors[index].get(tag, 0.0) for tag, value in vector.items()) for index in others
+        }
+        nearest = sorted(others, key=lambda index: -scores[index])[: self._k]
+        return build_prefix([self._examples[index] for index in reversed(nearest)], self.threshold)
+
+
+def _unit_vector(tags: TrackTags, threshold: float) -> dict[str, float]:
+    """The kept tags' confidences, scaled to length 1."""
+    kept = {tag: confidence for found in tags.kept(threshold).values() for tag, confidence in found}
+    length = math.sqrt(sum(confidence**2 for confidence in kept.values())) or 1.0
+    return {tag: confidence / length for tag, confidence in kept.items()}
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

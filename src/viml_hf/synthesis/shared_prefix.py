@@ -1,0 +1,223 @@
+"""Writing with a local language model, where what all prompts begin with is read once.
+
+A prompt of 8 examples has some 800 tokens, of which 700 are the same for all tracks. Their keys and values are computed
+once and given to every batch; only each track's own line is read for it. Between the prefix and a shorter line stands
+padding that nothing attends to, and positions count real tokens only, so that a row sees what it would see alone.
+"""
+
+import copy
+import inspect
+import logging
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
+
+from viml_hf.errors import ViMLError
+from viml_hf.synthesis.prompt2text import GenerationError
+from viml_hf.synthesis.prompts import STOP_STRINGS
+
+logger = logging.getLogger(__name__)
+
+
+class SharedPrefixGenerator:
+    """Continues prompts in batches, computing the prefix that they share once.
+
+    The text is that of the plain way, which reads each prompt in full: greedy outputs are the same, and a seed gives
+    the same text in any batch, as far as rounding allows (in float32, a token changes where two are equally likely to
+    about six digits). The plain way is taken for prompts that do not begin with the prefix, for those whose tokens do
+    not (a tokenizer that merges characters across the border), and for models whose layers keep something else than
+    keys and values of all positions, such as a sliding window.
+
+    Args:
+        model: A causal language model, on the device and in the dtype to run in.
+        tokenizer: Its tokenizer.
+        prefix: The text that prompts begin with, as `PromptWriter.prefix`; "" for the plain way.
+        temperature: Of the sampling; 0 takes the most likely token each time, whatever the seed.
+        top_p: Tokens are drawn from the smallest set of the most likely whose probability reaches this.
+        stop: Strings that end a text.
+
+    Attributes:
+        name: The model's name or path.
+
+    Raises:
+        ViMLError: `temperature` or `top_p` is out of range.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prefix: str = "",
+        *,
+        temperature: float = 0.7,
+        top_p: float = 0.95,
+        stop: Sequence[str] = STOP_STRINGS,
+    ):
+        if temperature < 0 or not 0 < top_p <= 1:
+            raise ViMLError(f"temperature={temperature}, top_p={top_p}: give at least 0, and one in (0, 1]")
+        self.name = model.config.name_or_path or model.config.model_type
+        self._model = model.eval()
+        self._tokenizer = tokenizer
+        self._temperature, self._top_p, self._stop = temperature, top_p, tuple(stop)
+        self._accepted = set(inspect.signature(model.forward).parameters)
+        self._eos = _end_tokens(model, tokenizer)
+        self._noted_plain = False
+        self._prefix_ids: list[int] = tokenizer(prefix)["input_ids"] if prefix else []
+        self._prefix_cache = self._read_prefix() if self._prefix_ids else None
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str, prefix: str = "", *, device: str = "cpu", dtype: str = "auto", **options: Any
+    ) -> "SharedPrefixGenerator":
+        """Load a model and its tokenizer, of any architecture that transformers itself has, from safetensors files.
+
+        Args:
+            name: A Hub id, or a folder.
+            prefix: As in the constructor.
+            device: Where to run.
+            dtype: The weights' dtype; "auto" takes that of the checkpoint.
+            options: The constructor's other arguments.
+
+        Raises:
+            ViMLError: The model cannot be loaded.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ViMLError(f"{name} cannot be loaded as a causal language model: {reason}") from error
+        return cls(model.to(device), tokenizer, prefix, **options)
+
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], max_new_tokens: int
+    ) -> list[str | GenerationError]:
+        """Continue each prompt to its first stop string or end token.
+
+        Args:
+            prompts: Whole prompts, the prefix included.
+            seeds: One per prompt.
+            max_new_tokens: The most tokens to write.
+
+        Returns:
+            For each prompt its continuation with the stop string, or a `GenerationError` where it found no end.
+        """
+        replies: list[str | GenerationError] = []
+        for ids in self.generate_ids(prompts, seeds, max_new_tokens):
+            if ids is None:
+                replies.append(GenerationError("the prompt is longer than the model can read: give fewer examples"))
+            elif self._has_ended(ids):
+                replies.append(self._text(ids))
+            else:
+                replies.append(GenerationError(f"no end within {max_new_tokens} tokens"))
+        return replies
+
+    @torch.inference_mode()
+    def generate_ids(self, prompts: Sequence[str], seeds: Sequence[int], max_new_tokens: int) -> list[list[int] | None]:
+        """The new tokens of each prompt, as `generate` before they are text; None where a prompt is too long."""
+        rows = [self._tokenizer(prompt)["input_ids"] for prompt in prompts]
+        limit = getattr(self._model.config, "max_position_embeddings", None) or float("inf")
+        past = len(self._prefix_ids)
+        shared: list[int] = []
+        plain: list[int] = []
+        for index, row in enumerate(rows):
+            if len(row) + max_new_tokens <= limit:
+                starts = self._prefix_cache is not None and len(row) > past and row[:past] == self._prefix_ids
+                (shared if starts else plain).append(index)
+        if plain and self._prefix_cache is not None and not self._noted_plain:
+            self._noted_plain = True
+            logger.warning("prompts whose tokens do not begin with those of the prefix are read in full")
+        found: list[list[int] | None] = [None] * len(rows)
+        for group, skipped in ((shared, past), (plain, 0)):
+            if group:
+                draws = [random.Random(seeds[index]) for index in group]
+                written = self._write([rows[index] for index in group], skipped, draws, max_new_tokens)
+                for index, ids in zip(group, written, strict=True):
+                    found[index] = ids
+        return found
+
+    def _write(
+        self, rows: list[list[int]], past: int, draws: list[random.Random], max_new_tokens: int
+    ) -> list[list[int]]:
+        """Continue rows whose first `past` tokens are the prefix, or 0; a row that has ended leaves the batch."""
+        cache = self._prefix_copy(len(rows)) if past else DynamicCache(config=self._model.config)
+        width = max(map(len, rows)) - past
+        missing = [width + past - len(row) for row in rows]
+        input_ids = self._tensor([[0] * pad + row[past:] for pad, row in zip(missing, rows, strict=True)])
+        mask = self._tensor([[1] * past + [0] * pad + [1] * (width - pad) for pad in missing])
+        written: list[list[int]] = [[] for _ in rows]
+        running = list(range(len(rows)))
+        for _ in range(max_new_tokens):
+            logits = self._forward(input_ids, mask, cache)
+            tokens = self._choose(logits, [draws[index] for index in running])
+            for index, token in zip(running, tokens, strict=True):
+                written[index].append(token)
+            kept = [place for place, index in enumerate(running) if not self._has_ended(written[index])]
+            if not kept:
+                break
+            if len(kept) < len(running):
+                running = [running[place] for place in kept]
+                cache.batch_select_indices(self._tensor(kept))
+                mask = mask[kept]
+            input_ids = self._tensor([[written[index][-1]] for index in running])
+            mask = torch.cat([mask, mask.new_ones(len(running), 1)], dim=1)
+        return written
+
+    def _forward(self, input_ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+        """The logits after each row's last token, `(batch, vocabulary)`; the cache grows by the input."""
+        extra: dict[str, Any] = {}
+        if "position_ids" in self._accepted:
+            extra["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+        if "logits_to_keep" in self._accepted:
+            extra["logits_to_keep"] = 1
+        output = self._model(input_ids=input_ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
+        return output.logits[:, -1]
+
+    def _choose(self, logits: torch.Tensor, draws: list[random.Random]) -> list[int]:
+        """One token per row: the likeliest, or one drawn by that row's own random numbers."""
+        if self._temperature == 0:
+            return logits.argmax(dim=-1).tolist()
+        probabilities, tokens = (logits.double() / self._temperature).softmax(-1).sort(dim=-1, descending=True)
+        reached = probabilities.cumsum(dim=-1)
+        sizes = (reached - probabilities < self._top_p).sum(dim=-1, keepdim=True)
+        marks = torch.tensor([[draw.random()] for draw in draws], dtype=reached.dtype, device=reached.device)
+        places = torch.searchsorted(reached, marks * reached.gather(1, sizes - 1), right=True)
+        return tokens.gather(1, places.minimum(sizes - 1))[:, 0].tolist()
+
+    @torch.inference_mode()
+    def _read_prefix(self) -> DynamicCache | None:
+        """The prefix's keys and values, `(1, heads, time, dim)` per layer; None where a layer keeps something else."""
+        cache = DynamicCache(config=self._model.config)
+        if any(type(layer) is not DynamicLayer for layer in cache.layers):
+            logger.warning("%s keeps no keys and values of all positions: prompts are read in full", self.name)
+            return None
+        ids = self._tensor([self._prefix_ids])
+        self._forward(ids, torch.ones_like(ids), cache)
+        return cache
+
+    def _prefix_copy(self, rows: int) -> DynamicCache:
+        """The prefix's keys and values for each row of a batch, to be grown."""
+        assert self._prefix_cache is not None
+        cache = copy.deepcopy(self._prefix_cache)
+        cache.batch_repeat_interleave(rows)
+        return cache
+
+    def _has_ended(self, ids: list[int]) -> bool:
+        return ids[-1] in self._eos or any(stop in self._text(ids) for stop in self._stop)
+
+    def _text(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _tensor(self, values: Sequence[Any]) -> torch.Tensor:
+        return torch.tensor(values, device=self._model.device)
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that end a text, of the model's settings and of the tokenizer."""
+    settings = model.generation_config.eos_token_id if model.generation_config is not None else None
+    listed = settings if isinstance(settings, list) else [settings]
+    return {token for token in [*listed, tokenizer.eos_token_id] if token is not None}
