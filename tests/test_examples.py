@@ -2,9 +2,11 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from viml_hf import ViMLForMusicRetrieval
+from viml_hf.synthesis.tagger import load_tagger
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,6 +30,16 @@ def test_finetune_with_trainer(monkeypatch, capsys, tmp_path):
     run_script(monkeypatch, "examples/finetune_with_trainer.py", "-o", tmp_path, "--pairs", 8, "--epochs", 2)
     assert "'eval_R@1'" in capsys.readouterr().out
     assert ViMLForMusicRetrieval.from_pretrained(tmp_path).config.freeze_encoders
+
+
+def test_train_tagger(monkeypatch, capsys, tmp_path):
+    run_script(monkeypatch, "examples/train_tagger.py", "-o", tmp_path, "--tracks", 10, "--epochs", 1, "--small")
+    assert "'eval_auroc'" in capsys.readouterr().out
+    assert list(load_tagger(str(tmp_path)).tag(np.zeros(22050, np.float32)).confidences) == [
+        "genre",
+        "mood",
+        "instrument",
+    ]
 
 
 def test_the_training_benchmark_runs(monkeypatch, capsys):

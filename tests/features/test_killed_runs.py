@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,33 +19,45 @@ import pytest
 from tests.features.test_workers import ROOT, alive, children, wait_until
 from tests.media import numbered_frame, sine, write_audio, write_video
 from viml_hf import MediaItem, Store, StoreSpec, StoreWriter, ViMLError
+from viml_hf.encoders.encoder_settings import EncoderSettings
 from viml_hf.features.checksums import damaged_file
+from viml_hf.features.extraction import Run, run_extraction, store_spec
 from viml_hf.features.store import JOURNAL_FILE, MODALITIES, RowRange, read_journal
 from viml_hf.features.store_writer import OWN_FILE, lock_folder, unlock_folder
 
 FILES, SEED = 200, 0
 MOMENTS = ("reading", "starting", "reading", "committing") * 5
 
-# Workers import the driver's file too. There each file takes its time, and is noted when it is read.
-DRIVER = """
-import json, os, sys, time
-from viml_hf import MediaEncoder, MediaItem, extract
+DRIVER = "import sys; from tests.features.test_killed_runs import run_slowly; run_slowly(*sys.argv[1:])"
 
-items, folder, log, seconds = sys.argv[1:]
-encode_audio = MediaEncoder.encode_audio
 
-def slowly(encoder, path, **excerpt):
-    with open(log, "a") as file:
-        file.write(os.path.basename(path) + "\\n")
-    time.sleep(float(seconds))
-    return encode_audio(encoder, path, **excerpt)
+@dataclass
+class SlowEncoders:
+    """Encoders that take their time over each file, and note when they read it."""
 
-MediaEncoder.encode_audio = slowly
+    log: str
+    seconds: float
 
-if __name__ == "__main__":
-    records = json.load(open(items))
-    extract([MediaItem(**record) for record in records], folder, workers=2, shard_items=8, progress=False)
-"""
+    def load(self, *, threads=None, device="cpu"):
+        encoder = EncoderSettings().load(threads=threads, device=device)
+        encode_audio = encoder.encode_audio
+
+        def slowly(path, **excerpt):
+            with open(self.log, "a") as file:
+                file.write(os.path.basename(path) + "\n")
+            time.sleep(self.seconds)
+            return encode_audio(path, **excerpt)
+
+        encoder.encode_audio = slowly
+        return encoder
+
+
+def run_slowly(items, folder, log, seconds):
+    encoder = EncoderSettings().load()
+    spec = store_spec(EncoderSettings().names, encoder)
+    media = [MediaItem(**record) for record in json.loads(Path(items).read_text())]
+    run = Run(workers=2, shard_items=8, progress=False)
+    run_extraction(media, folder, encoder, spec, SlowEncoders(log, float(seconds)), run)
 
 
 def write_library(folder):
@@ -72,7 +84,7 @@ class Driver:
     def __init__(self, script, items, folder, log, seconds):
         self.log, self.read_before = log, len(log.read_text().split())
         words = [sys.executable, script, items, folder, log, str(seconds)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
 
     def workers(self):

@@ -11,7 +11,15 @@ from transformers import AutoConfig, AutoModel
 
 from viml_hf import save_with_code
 from viml_hf.modeling.configuration_deepsim import DeepSimConfig
-from viml_hf.modeling.modeling_deepsim import DeepSimConv, DeepSimMix, DeepSimModel, max_pool_same, pad_same
+from viml_hf.modeling.loss_deepsim import condition_relations, deepsim_loss
+from viml_hf.modeling.modeling_deepsim import (
+    DeepSimConv,
+    DeepSimForMusicTagging,
+    DeepSimMix,
+    DeepSimModel,
+    max_pool_same,
+    pad_same,
+)
 
 TINY = {"hidden_size": 16, "num_mel_bins": 13, "stem_channels": 3, "num_blocks": 2}
 
@@ -223,7 +231,10 @@ def test_a_saved_model_reloads_bit_for_bit_with_its_running_statistics(loader, t
 
 def test_its_code_travels_with_it(tmp_path):
     save_with_code(tiny_model(), tmp_path)
-    assert {path.name for path in tmp_path.glob("*.py")} == {"configuration_deepsim.py", "modeling_deepsim.py"}
+    assert {path.name for path in tmp_path.glob("*.py")} == {
+        *("configuration_deepsim.py", "modeling_deepsim.py"),
+        *("loss_deepsim.py", "loss_viml.py"),
+    }
 
 
 def test_it_answers_with_a_tuple_when_asked():
@@ -255,3 +266,67 @@ def test_features_of_another_shape_are_refused(shape):
 def test_impossible_sizes_are_refused(name, value):
     with pytest.raises(StrictDataclassClassValidationError, match=f"{name}={value}: give"):
         DeepSimConfig(**{name: value})
+
+
+LABELLED = {"id2label": {0: "pop", 1: "rock", 2: "sad"}, "label_categories": ["genre", "genre", "mood"]}
+LABELS = torch.tensor([[1, 0, 1], [1, 0, 0], [0, 1, 1], [0, 1, 0.0]])
+
+
+def tiny_tagger(**changes):
+    torch.manual_seed(0)
+    return DeepSimForMusicTagging(DeepSimConfig(**{**TINY, **LABELLED, **changes})).eval()
+
+
+def test_the_head_for_89_tags_has_the_published_number_of_parameters():
+    model = DeepSimForMusicTagging(DeepSimConfig(num_labels=89))
+    assert model.classifier.weight.numel() + model.classifier.bias.numel() == 22_873
+    assert model.num_parameters() == 2_810_882 + 22_873
+
+
+def test_the_head_reads_the_embedding_at_length_one():
+    model, features = tiny_tagger(), some_features()
+    output = model(features)
+    pooled = model.deepsim(features).pooler_output
+    torch.testing.assert_close(output.embeddings, pooled / pooled.norm(dim=1, keepdim=True))
+    torch.testing.assert_close(output.logits, output.embeddings @ model.classifier.weight.T + model.classifier.bias)
+    assert output.loss is None
+    assert model.classifier.weight.std() > 0.3
+
+
+def test_the_loss_is_that_of_the_tags_and_the_weighted_one_of_the_embedding():
+    model, features = tiny_tagger(triplet_weight=3.0), some_features(rows=4)
+    tempo, tracks = torch.tensor([90.0, 92.0, 150.0, 149.0]), torch.tensor([0, 1, 2, 2])
+    output = model(features, labels=LABELS, tempo=tempo, track_ids=tracks)
+    probability = output.logits.sigmoid()
+    tag_loss = -(LABELS * probability.log() + (1 - LABELS) * (1 - probability).log()).mean()
+    relations = condition_relations(LABELS, LABELLED["label_categories"], tempo, tracks)
+    assert list(relations) == ["genre", "mood", "tempo"]
+    embedding_loss = deepsim_loss(output.embeddings, relations, tracks)
+    assert embedding_loss > 0
+    torch.testing.assert_close(output.loss, tag_loss + 3 * embedding_loss)
+    plain = tiny_tagger(label_categories=None)(features, labels=LABELS, tempo=tempo, track_ids=tracks)
+    torch.testing.assert_close(plain.loss, tag_loss)
+
+
+def test_a_taggers_gradients_reach_all_parameters():
+    model = tiny_tagger().train()
+    model(some_features(rows=4), labels=LABELS, track_ids=torch.arange(4)).loss.backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_a_saved_tagger_reloads_and_its_network_serves_as_the_encoder(tmp_path):
+    model, features = tiny_tagger(), some_features()
+    model.save_pretrained(tmp_path)
+    reloaded = DeepSimForMusicTagging.from_pretrained(tmp_path)
+    assert torch.equal(reloaded(features).logits, model(features).logits)
+    assert reloaded.config.label_categories == LABELLED["label_categories"]
+    assert reloaded.config.id2label == LABELLED["id2label"]
+    encoder = DeepSimModel.from_pretrained(tmp_path)
+    assert torch.equal(encoder(features).pooler_output, model.deepsim(features).pooler_output)
+
+
+def test_categories_that_do_not_fit_the_labels_are_refused():
+    with pytest.raises(StrictDataclassClassValidationError, match="2 for 3 labels"):
+        DeepSimConfig(**{**LABELLED, "label_categories": ["genre", "mood"]})
+    with pytest.raises(StrictDataclassClassValidationError, match="'tempo': one of genre, mood, instrument"):
+        DeepSimConfig(**{**LABELLED, "label_categories": ["genre", "mood", "tempo"]})

@@ -6,12 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from viml_hf.cli import demo, extract, index, recommend, train, verify
+from viml_hf.cli import demo, describe, extract, index, recommend, tag, train, verify
 
 COMMANDS = {
     "demo": demo,
     "extract": extract,
     "verify": verify,
+    "tag": tag,
+    "describe": describe,
     "train": train,
     "index": index,
     "recommend": recommend,

@@ -1,12 +1,16 @@
-"""Configuration of DeepSim, the network of music similarity that gives ViML its music features."""
+"""Configuration of DeepSim, the network of music similarity that gives ViML its music features and its tags."""
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
+LABEL_CATEGORIES = ("genre", "mood", "instrument")
+
 
 @strict
 class DeepSimConfig(PreTrainedConfig):
-    """Configuration of [`DeepSimModel`] (Lee et al., ICASSP 2020); the defaults are the published network.
+    """Configuration of [`DeepSimModel`] and [`DeepSimForMusicTagging`]; the defaults are the published network.
+
+    Lee et al., ICASSP 2020. Tags are labels: `id2label` names them, in the order of the head's outputs.
 
     Args:
         hidden_size: Width of the embedding and of every block's output; a multiple of 16, because the branches of a
@@ -16,6 +20,12 @@ class DeepSimConfig(PreTrainedConfig):
         num_blocks: Blocks, each of which halves time and frequency.
         batch_norm_eps: Added to the variance in batch normalisation.
         batch_norm_momentum: Share of a batch's statistics in the running ones, in torch's sense (1 − Keras's).
+        label_categories: `"genre"`, `"mood"` or `"instrument"` for each label, in their order. The triplet loss needs
+            it, and a tagger that loads the model.
+        triplet_margin: Margin of the triplet losses.
+        track_weight: Weight of the track regularisation within the loss of the embedding.
+        triplet_weight: Weight of the loss of the embedding beside the loss of the tags. Open in the paper; large,
+            because the latter is a mean over all tags, most of which are absent and soon cost nothing.
 
     Example:
         >>> from viml_hf.modeling.configuration_deepsim import DeepSimConfig
@@ -32,11 +42,28 @@ class DeepSimConfig(PreTrainedConfig):
     num_blocks: int = 6
     batch_norm_eps: float = 1e-3
     batch_norm_momentum: float = 0.01
+    label_categories: list[str] | None = None
+    triplet_margin: float | int = 0.1
+    track_weight: float | int = 0.5
+    triplet_weight: float | int = 10.0
 
     def validate_hidden_size(self) -> None:
         """Refuse a width that the branches cannot share."""
         if self.hidden_size < 16 or self.hidden_size % 16:
             raise ValueError(f"hidden_size={self.hidden_size}: give a positive multiple of 16, 256 as published.")
+
+    def validate_label_categories(self) -> None:
+        """Refuse categories that do not fit the labels."""
+        if self.label_categories is None:
+            return
+        unknown = sorted(set(self.label_categories) - set(LABEL_CATEGORIES))
+        if unknown:
+            raise ValueError(f"label_categories: {unknown[0]!r}: one of {', '.join(LABEL_CATEGORIES)} is accepted.")
+        if len(self.label_categories) != self.num_labels:
+            raise ValueError(
+                f"label_categories: {len(self.label_categories)} for {self.num_labels} labels: give one for each entry "
+                "of id2label, in its order."
+            )
 
     def validate_sizes(self) -> None:
         """Refuse sizes below one."""

@@ -3,6 +3,8 @@
 Lee, Bryan, Salamon, Jin, Nam, "Disentangled Multidimensional Metric Learning for Music Similarity", ICASSP 2020.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,10 +12,11 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_deepsim import DeepSimConfig
+from .loss_deepsim import condition_relations, deepsim_loss
 
 
 def pad_same(maps: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
@@ -126,6 +129,10 @@ class DeepSimPreTrainedModel(PreTrainedModel):
             init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            # The head: embeddings have length 1 and differ by little, small weights would pass on nothing of it.
+            init.normal_(module.weight, std=0.5)
+            init.zeros_(module.bias)
         else:
             super()._init_weights(module)
 
@@ -197,4 +204,89 @@ class DeepSimModel(DeepSimPreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=states.mean(1))
 
 
-__all__ = ["DeepSimModel", "DeepSimPreTrainedModel"]
+@dataclass
+class DeepSimTaggingOutput(ModelOutput):
+    """Output of [`DeepSimForMusicTagging`].
+
+    Args:
+        loss: Scalar, given `labels`.
+        logits: `(batch, num_labels)`; a tag's confidence is their sigmoid.
+        embeddings: `(batch, hidden_size)`, L2-normalised.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    embeddings: Tensor | None = None
+
+
+class DeepSimForMusicTagging(DeepSimPreTrainedModel):
+    """DeepSim with a tag head: L2-normalised embedding → dense → sigmoid; 22,873 parameters for 89 tags.
+
+    Args:
+        config: Sizes, and the tags as labels; the weights are random.
+
+    Example:
+        >>> import torch
+        >>> from viml_hf.modeling.configuration_deepsim import DeepSimConfig
+        >>> from viml_hf.modeling.modeling_deepsim import DeepSimForMusicTagging
+        >>> model = DeepSimForMusicTagging(DeepSimConfig(num_labels=89)).eval()
+        >>> sum(parameter.numel() for parameter in model.classifier.parameters())
+        22873
+        >>> tuple(model(torch.zeros(2, 129, 128)).logits.shape)
+        (2, 89)
+    """
+
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: DeepSimConfig):
+        super().__init__(config)
+        self.deepsim = DeepSimModel(config)
+        self.classifier = nn.Linear(config.hidden_size, len(config.id2label or ()))
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: Tensor,
+        labels: Tensor | None = None,
+        tempo: Tensor | None = None,
+        track_ids: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | DeepSimTaggingOutput:
+        """Tag windows of music.
+
+        The loss is the binary cross-entropy, averaged over windows and tags, plus
+        `triplet_weight` times the loss of the embedding (`loss_deepsim.py`), for which a batch needs excerpts that
+        are alike; without `label_categories` in the config the first part is all.
+
+        Args:
+            input_features: `(batch, time, num_mel_bins)` of [`DeepSimFeatureExtractor`].
+            labels: `(batch, num_labels)`, 1 where a tag holds and 0 where not.
+            tempo: `(batch,)` beats per minute, NaN or 0 where unknown; trains the fourth mask.
+            track_ids: `(batch,)`, equal for excerpts of one track; for the track regularisation.
+            kwargs: `return_dict`.
+
+        Returns:
+            `loss` (given `labels`), `logits` `(batch, num_labels)` and `embeddings` `(batch, hidden_size)`.
+
+        Raises:
+            ValueError: The features have another shape.
+        """
+        embeddings = F.normalize(self.deepsim(input_features).pooler_output, dim=-1)
+        logits = self.classifier(embeddings)
+        loss = None
+        if labels is not None:
+            loss = F.binary_cross_entropy_with_logits(logits.float(), labels.float())
+            if self.config.label_categories is not None:
+                relations = condition_relations(labels, self.config.label_categories, tempo, track_ids)
+                loss = loss + self.config.triplet_weight * deepsim_loss(
+                    embeddings,
+                    relations,
+                    track_ids,
+                    margin=self.config.triplet_margin,
+                    track_weight=self.config.track_weight,
+                )
+        return DeepSimTaggingOutput(loss=loss, logits=logits, embeddings=embeddings)
+
+
+__all__ = ["DeepSimForMusicTagging", "DeepSimModel", "DeepSimPreTrainedModel", "DeepSimTaggingOutput"]

@@ -1,0 +1,135 @@
+"""`viml describe`: write descriptions of a store's tracks from their tags, for training."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from viml_hf.features.store import Store
+    from viml_hf.synthesis.prompts import Example
+    from viml_hf.synthesis.store_descriptions import Method
+    from viml_hf.synthesis.tag_vocabulary import TagVocabulary
+
+METHODS = ("tags", "data2text-rules", "data2text", "prompt2text")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `viml describe`."""
+    parser.add_argument("store", metavar="STORE", help="folder of a store with tags (`viml tag STORE`)")
+    parser.add_argument("--method", choices=METHODS, help="how to describe")
+    parser.add_argument("--report", action="store_true", help="compare the methods that were run, with examples")
+    parser.add_argument(
+        "--model", help="prompt2text: a causal language model, Hub id or folder, or its name on --server"
+    )
+    parser.add_argument("--server", metavar="URL", help="prompt2text: an OpenAI-compatible server such as vLLM")
+    parser.add_argument("--examples", metavar="CSV", help="prompt2text: described tracks in the format of MusicCaps")
+    parser.add_argument("-k", type=int, default=8, help="prompt2text: examples in a prompt (default: 8)")
+    parser.add_argument("--nearest", action="store_true", help="prompt2text: examples nearest in tags, not at random")
+    parser.add_argument("--retries", type=int, default=2, help="prompt2text: further attempts per track (default: 2)")
+    parser.add_argument("--batch-size", type=int, default=8, help="tracks written for at a time (default: 8)")
+    for part in ("ordering", "aggregation", "compression"):
+        parser.add_argument(f"--{part}", metavar="MODEL", help=f"data2text: folder or Hub id of the {part} model")
+    parser.add_argument("--threshold", type=float, default=0.3, help="tags above this confidence are told")
+    parser.add_argument("--vocabulary", metavar="FILE", help="JSON file with your own tags")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Describe, or print the report."""
+    from viml_hf.errors import ViMLError
+    from viml_hf.features.store import Store
+    from viml_hf.synthesis.store_descriptions import describe_store
+    from viml_hf.synthesis.tag_vocabulary import TagVocabulary
+
+    if options.method is None and not options.report:
+        raise ViMLError("nothing to do: give --method, --report, or both")
+    store, vocabulary = Store(options.store), TagVocabulary.load(options.vocabulary)
+    if options.method is not None:
+        fallbacks = describe_store(store, _method(options, vocabulary), progress=not options.quiet)
+        print(f"texts {options.method!r} of {options.store}: viml train {options.store} --texts {options.method}")
+        if fallbacks:
+            print(f"{fallbacks} tracks got the text of data2text-rules: no attempt was taken", file=sys.stderr)
+    if options.report:
+        _print_report(store, vocabulary, options.threshold)
+
+
+def _print_report(store: "Store", vocabulary: "TagVocabulary", threshold: float) -> None:
+    from viml_hf.synthesis.quality_report import NotRun, format_report
+    from viml_hf.synthesis.store_descriptions import RULES, described_methods, report_of
+
+    there = described_methods(store.folder)
+    reasons = {name: "not asked for" if name in RULES else "needs weights" for name in METHODS}
+    print(
+        format_report(
+            [
+                report_of(store, name, vocabulary, threshold) if name in there else NotRun(name, reasons[name])
+                for name in METHODS
+            ]
+        )
+    )
+
+
+def _method(options: argparse.Namespace, vocabulary: "TagVocabulary") -> "Method":
+    from viml_hf.synthesis.store_descriptions import RULES, rules_method
+
+    if options.method in RULES:
+        return rules_method(options.method, vocabulary, seed=options.seed, threshold=options.threshold)
+    if options.method == "data2text":
+        return _data2text(options, vocabulary)
+    return _prompt2text(options, vocabulary)
+
+
+def _prompt2text(options: argparse.Namespace, vocabulary: "TagVocabulary") -> "Method":
+    from viml_hf.errors import ViMLError
+    from viml_hf.synthesis.completion_server import CompletionServer
+    from viml_hf.synthesis.prompt2text import TextGenerator, describe_tracks
+    from viml_hf.synthesis.prompts import PromptWriter
+    from viml_hf.synthesis.shared_prefix import SharedPrefixGenerator
+    from viml_hf.synthesis.store_descriptions import Method
+
+    if not options.model or not options.examples:
+        raise ViMLError("prompt2text needs --model, such as bigscience/bloom-560m, and --examples, described tracks")
+    examples = _read_examples(options.examples, vocabulary)
+    writer = PromptWriter(examples, options.k, nearest=options.nearest, seed=options.seed, threshold=options.threshold)
+    generator: TextGenerator
+    if options.server:
+        generator = CompletionServer(options.server, options.model)
+        generator.check()
+    else:
+        generator = SharedPrefixGenerator.from_pretrained(options.model, writer.prefix)
+    return Method(
+        options.method,
+        generator.name,
+        options.seed,
+        options.threshold,
+        lambda tracks: describe_tracks(
+            tracks, generator, writer, vocabulary, options.seed, retries=options.retries, batch_size=options.batch_size
+        ),
+    )
+
+
+def _read_examples(path: str, vocabulary: "TagVocabulary") -> "list[Example]":
+    """Described tracks with the tags of their aspects."""
+    from viml_hf.data.musiccaps import aspects_to_tags, read_musiccaps
+    from viml_hf.synthesis.prompts import Example
+
+    return [
+        Example(aspects_to_tags(track.aspects, vocabulary), track.caption, track.id) for track in read_musiccaps(path)
+    ]
+
+
+def _data2text(options: argparse.Namespace, vocabulary: "TagVocabulary") -> "Method":
+    from viml_hf.synthesis.neural_data2text import NeuralData2Text
+    from viml_hf.synthesis.store_descriptions import Method
+
+    pipeline = NeuralData2Text(options.ordering, options.aggregation, options.compression)
+    return Method(
+        options.method,
+        pipeline.name,
+        options.seed,
+        options.threshold,
+        lambda tracks: pipeline.describe_tracks(
+            tracks, vocabulary, options.seed, threshold=options.threshold, batch_size=options.batch_size
+        ),
+    )

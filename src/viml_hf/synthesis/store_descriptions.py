@@ -1,0 +1,155 @@
+"""Descriptions of a store's tracks: written by a method from their tags, and encoded to train on.
+
+`texts/METHOD.jsonl` in the store's folder is the journal, with model, seed and checks of every description;
+`viml_hf.features.named_texts` keeps the finished set beside it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from viml_hf.encoders.encoder_settings import EncoderSettings
+from viml_hf.errors import ViMLError
+from viml_hf.features.named_texts import FOLDER, write_texts
+from viml_hf.features.store import Store
+from viml_hf.synthesis.data2text import METHOD as DATA2TEXT_RULES
+from viml_hf.synthesis.data2text import describe_by_rules
+from viml_hf.synthesis.journal import RecordJournal
+from viml_hf.synthesis.prompt2text import Description
+from viml_hf.synthesis.quality_report import QualityRow, measure_quality
+from viml_hf.synthesis.store_tags import read_tags
+from viml_hf.synthesis.tag_vocabulary import TagVocabulary
+from viml_hf.synthesis.tags_text import METHOD as TAGS
+from viml_hf.synthesis.tags_text import describe_by_tags
+from viml_hf.synthesis.text_checks import check_text
+from viml_hf.synthesis.track_tags import DEFAULT_THRESHOLD, TrackTags
+
+Tracks = Iterable[tuple[str, TrackTags]]
+RULES: dict[str, Callable[..., str]] = {TAGS: describe_by_tags, DATA2TEXT_RULES: describe_by_rules}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to describe tracks.
+
+    Args:
+        name: Of the method, and of the texts in the store.
+        model: What writes; empty where rules do.
+        seed: Of its draws.
+        threshold: Tags above it are told.
+        describe: Tracks → descriptions, one at a time.
+    """
+
+    name: str
+    model: str
+    seed: int
+    threshold: float
+    describe: Callable[[Tracks], Iterator[Description]]
+
+
+def rules_method(
+    name: str, vocabulary: TagVocabulary, *, seed: int = 0, threshold: float = DEFAULT_THRESHOLD
+) -> Method:
+    """One of the methods that need no weights.
+
+    Args:
+        name: `"tags"` or `"data2text-rules"`.
+        vocabulary: Finds the tags that a text mentions.
+        seed: Of the draws.
+        threshold: Tags above it are told.
+
+    Example:
+        >>> method = rules_method("tags", TagVocabulary.load())
+        >>> [d.text for d in method.describe([("a", TrackTags({"genre": {"pop": 0.9}}))])]
+        ['pop']
+    """
+
+    def describe(tracks: Tracks) -> Iterator[Description]:
+        for track_id, tags in tracks:
+            text = RULES[name](track_id, tags, seed=seed, threshold=threshold)
+            check = check_text(text, tags.kept(threshold), vocabulary)
+            yield Description(track_id, text, name, "", seed, 1, check.omitted, check.hallucinated)
+
+    return Method(name, "", seed, threshold, describe)
+
+
+def describe_store(store: Store, method: Method, *, progress: bool = True) -> int:
+    """Describe the tagged tracks of a store. A rerun goes on where it stopped, and asks for nothing twice.
+
+    Args:
+        store: With tags, see `tag_store`.
+        method: How.
+        progress: Show a progress bar.
+
+    Returns:
+        How many tracks got the text of rules because the method failed on them.
+
+    Raises:
+        ViMLError: The store has no tags, or descriptions by this method with another model or seed.
+    """
+    folder = store.folder / FOLDER
+    folder.mkdir(exist_ok=True)
+    journal = RecordJournal(folder / f"{method.name}.jsonl")
+    made_by = {(record["model"], record["seed"]) for record in journal.read()}
+    if made_by - {(method.model, method.seed)}:
+        model, seed = sorted(made_by)[0]
+        raise ViMLError(
+            f"{folder / method.name}.jsonl: made with model {model!r} and seed {seed}, not {method.model!r} and "
+            f"{method.seed}; take those, or delete the file"
+        )
+    known = {item.id for item in store.items}
+    total = sum(track_id in known and track_id not in journal.done for track_id, _ in read_tags(store.folder))
+    tracks = ((i, tags) for i, tags in read_tags(store.folder) if i in known and i not in journal.done)
+    for description in tqdm(method.describe(tracks), desc=method.name, total=total, unit="track", disable=not progress):
+        journal.append(description.to_record())
+    encode_descriptions(store, method.name, progress=progress)
+    return sum(record["fallback"] for record in journal.read())
+
+
+def encode_descriptions(store: Store, name: str, *, progress: bool = True) -> None:
+    """Make the journal's descriptions a named set of texts, by the text encoder of the store.
+
+    An empty description is left out: it trains as no text.
+
+    Raises:
+        ViMLError: The encoder is not the one that the store was made with.
+    """
+    settings = EncoderSettings(text=store.spec.encoders["text"], dtypes={"text": store.spec.dtypes.get("text", "auto")})
+    encoder = settings.load()
+    expected = store.spec.fingerprints.get("text")
+    if expected is not None and encoder.fingerprints()["text"] != expected:
+        raise ViMLError(
+            f"{store.folder}: its texts were encoded by another {settings.text}; extract the store again, or pin the "
+            "encoder's revision"
+        )
+    journal = RecordJournal(store.folder / FOLDER / f"{name}.jsonl")
+
+    def rows() -> Iterator[tuple[str, str, np.ndarray]]:
+        for record in tqdm(journal.read(), desc="encode", total=len(journal.done), unit="text", disable=not progress):
+            if record["text"]:
+                yield record["id"], record["text"], encoder.encode_text(record["text"])[0]
+
+    write_texts(store.folder, name, rows(), store.spec.widths["text"])
+
+
+def report_of(store: Store, name: str, vocabulary: TagVocabulary, threshold: float = DEFAULT_THRESHOLD) -> QualityRow:
+    """Measure the descriptions that a method has written into a store, one at a time.
+
+    Raises:
+        ViMLError: The store has no tags.
+    """
+    texts = RecordJournal(store.folder / FOLDER / f"{name}.jsonl")
+    pairs = (
+        (texts.get(track_id)["text"], tags.kept(threshold))
+        for track_id, tags in read_tags(store.folder)
+        if track_id in texts.done
+    )
+    return measure_quality(name, pairs, vocabulary)
+
+
+def described_methods(store_folder: str | Path) -> list[str]:
+    """The methods that have written descriptions into a store."""
+    return sorted(path.stem for path in (Path(store_folder) / FOLDER).glob("*.jsonl"))

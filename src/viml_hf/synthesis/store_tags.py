@@ -1,0 +1,71 @@
+"""The tags of a store's tracks: `tags.jsonl` in its folder, one line per track, written by `viml tag STORE`."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from viml_hf.errors import ViMLError
+from viml_hf.features.store import Store
+from viml_hf.synthesis.journal import RecordJournal
+from viml_hf.synthesis.tagger import MusicTagger
+from viml_hf.synthesis.track_tags import TrackTags
+
+TAGS_FILE = "tags.jsonl"
+DIGITS = 4  # of a confidence
+
+
+def tag_store(store: Store, tagger: MusicTagger, name: str, *, progress: bool = True) -> int:
+    """Tag the music of a store's items. A rerun goes on where it stopped; a file that fails is named and left out.
+
+    Args:
+        store: The store; the files that it was made of must be where they were.
+        tagger: The tagger.
+        name: The tagger's name: tags of two are not mixed.
+        progress: Show a progress bar.
+
+    Returns:
+        How many items could not be tagged.
+
+    Raises:
+        ViMLError: The store has tags by another tagger.
+    """
+    journal = RecordJournal(store.folder / TAGS_FILE)
+    others = {record["tagger"] for record in journal.read()} - {name}
+    if others:
+        raise ViMLError(
+            f"{store.folder / TAGS_FILE}: made by {sorted(others)[0]}, not by {name}; delete the file to tag anew"
+        )
+    items = [item for item in store.items if len(item.audio) and item.id not in journal.done]
+    failed = 0
+    for item in tqdm(items, desc="tag", unit="track", disable=not progress):
+        try:
+            tags = tagger.tag(item.fields["audio_path"], start=item.fields.get("start"), end=item.fields.get("end"))
+        except (ViMLError, OSError) as error:
+            failed += 1
+            tqdm.write(f"skipped: {' '.join(str(error).split())}", file=sys.stderr)
+            continue
+        journal.append({"id": item.id, "tagger": name, "tags": _rounded(tags)})
+    return failed
+
+
+def read_tags(store_folder: str | Path) -> Iterator[tuple[str, TrackTags]]:
+    """Id and tags of every tagged track, one at a time.
+
+    Raises:
+        ViMLError: The store has no tags.
+    """
+    path = Path(store_folder) / TAGS_FILE
+    if not path.is_file():
+        raise ViMLError(f"{store_folder}: no tags yet; run `viml tag {store_folder} --tagger TAGGER` first")
+    for record in RecordJournal(path).read():
+        yield record["id"], TrackTags.from_record(record["tags"])
+
+
+def _rounded(tags: TrackTags) -> dict[str, Any]:
+    return {
+        category: {tag: round(confidence, DIGITS) for tag, confidence in found.items()}
+        for category, found in tags.to_record().items()
+    }

@@ -1,0 +1,377 @@
+"""Training the music tagger: tracks with tags in, a [`DeepSimForMusicTagging`] out, through `transformers.Trainer`.
+
+The small [`MelStatisticsForMusicTagging`] is trained the same way.
+
+A track is decoded once, to the mel spectrogram that the network reads, and of it a stretch is kept in memory. Each
+epoch draws two windows of it, so that a batch has several excerpts per track, and triplets of all kinds.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+from transformers import PrinterCallback, TrainingArguments, set_seed
+
+from viml_hf.data.generated_corpus import CorpusItem
+from viml_hf.errors import ViMLError
+from viml_hf.modeling.modeling_deepsim import DeepSimForMusicTagging
+from viml_hf.modeling.modeling_mel_statistics import MelStatisticsForMusicTagging
+from viml_hf.processing.audio_decoding import iter_audio, resample
+from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor
+from viml_hf.processing.media import MediaSource
+from viml_hf.synthesis.tag_vocabulary import TagVocabulary
+from viml_hf.synthesis.tagger import MelStatisticsTagger
+from viml_hf.train.dataset import EpochCallback
+from viml_hf.train.tagger_metrics import make_tagger_metrics
+from viml_hf.train.training import ViMLTrainer
+
+WINDOWS_PER_TRACK = 2
+KEPT_SECONDS = 30.0
+
+# The demo's front end: half the bands and half the frames of the published one.
+DEMO_EXTRACTOR: dict[str, Any] = {"feature_size": 64, "hop_length": 1024, "window_frames": 65}
+DEMO_CONFIG: dict[str, Any] = {"num_mel_bins": 64, "dropout": 0.1}
+
+
+@dataclass(frozen=True, eq=False)
+class TaggedTrack:
+    """A track whose tags are known.
+
+    Args:
+        id: Names the track; the draws of windows depend on it.
+        audio: A music or video file, or its bytes, or a waveform `(samples,)`, mono floats in [-1, 1].
+        tags: category -> tags, of the vocabulary; a tag that is not listed does not hold.
+        tempo: Beats per minute, where known.
+        sampling_rate: Of a waveform, in Hz.
+    """
+
+    id: str
+    audio: MediaSource | np.ndarray
+    tags: dict[str, list[str]]
+    tempo: float | None = None
+    sampling_rate: int | None = None
+
+
+@dataclass(frozen=True)
+class TaggerSettings:
+    """How a tagger is trained; what the paper leaves open is chosen here.
+
+    Args:
+        epochs: Passes over the tracks.
+        tracks_per_batch: Tracks of a step, with two windows each.
+        learning_rate: Peak of the cosine schedule of AdamW.
+        warmup: Share of the steps that warm up.
+        weight_decay: Of AdamW.
+        head_rate: Times the learning rate is the head's. DeepSim's embedding has length 1, and those of two tracks
+            differ by little: its head needs weights far from 0.
+        seed: Of weights, order and windows.
+
+    Raises:
+        ViMLError: A number is out of range.
+    """
+
+    epochs: int = 40
+    tracks_per_batch: int = 16
+    learning_rate: float = 3e-3
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    head_rate: float = 10.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings with which nothing is learned."""
+        if self.epochs < 1 or self.tracks_per_batch < 2 or self.learning_rate <= 0 or not 0 <= self.warmup < 1:
+            raise ViMLError(
+                f"{self}: give 1 epoch or more, 2 tracks_per_batch or more, a learning_rate above 0 and a warmup in "
+                "[0, 1)"
+            )
+
+
+DEMO_SETTINGS = TaggerSettings(epochs=60, tracks_per_batch=32, learning_rate=5e-3, weight_decay=0.3, head_rate=1.0)
+
+
+class TrackWindows(Dataset):
+    """Windows of tagged tracks as the network reads them, held in memory as float16.
+
+    Args:
+        tracks: The tracks. Each is decoded now.
+        vocabulary: The labels, in the order of its categories and tags.
+        extractor: Makes the spectrograms; its window is the network's.
+        seed: Of the draw of windows.
+        training: Draw windows anew each epoch, from (seed, epoch, id) alone; else they are spread evenly.
+        kept_seconds: The middle of a longer track that is held, in seconds.
+        progress: Show a progress bar.
+
+    Raises:
+        ViMLError: There are fewer than two tracks, an id is there twice, or a tag is not in the vocabulary.
+        MediaDecodeError: A file cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        tracks: Sequence[TaggedTrack],
+        vocabulary: TagVocabulary,
+        extractor: DeepSimFeatureExtractor,
+        *,
+        seed: int = 0,
+        training: bool = True,
+        kept_seconds: float = KEPT_SECONDS,
+        progress: bool = False,
+    ):
+        self.ids = [track.id for track in tracks]
+        if len(set(self.ids)) < max(2, len(tracks)):
+            raise ViMLError(f"{len(tracks)} tracks with {len(set(self.ids))} ids: give 2 or more, each with its own id")
+        self.window = extractor.window_frames
+        self.seed, self.training = seed, training
+        self.labels = torch.stack([_labels(track, vocabulary) for track in tracks])
+        self.tempo = torch.tensor([track.tempo or float("nan") for track in tracks])
+        kept = max(self.window, round(kept_seconds * extractor.sampling_rate / extractor.hop_length))
+        bar = tqdm(tracks, desc="decode", unit="track", disable=not progress)
+        self.frames = [_middle(log_mel_frames(_chunks(track, extractor), extractor), kept) for track in bar]
+        # Shared memory: loader workers that outlive an epoch see the next one.
+        self._epoch = torch.zeros(1, dtype=torch.long).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch, from 0, the next items belong to."""
+        self._epoch[0] = epoch
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        frames = self.frames[index]
+        places = len(frames) - self.window
+        if self.training:
+            draw = hashlib.blake2b(f"{self.seed}/{int(self._epoch)}/{self.ids[index]}".encode(), digest_size=16)
+            numbers = np.frombuffer(draw.digest(), np.uint64)[:WINDOWS_PER_TRACK]
+            starts = [int(number % (places + 1)) for number in numbers]
+        else:
+            starts = [places * (2 * k + 1) // (2 * WINDOWS_PER_TRACK) for k in range(WINDOWS_PER_TRACK)]
+        return {
+            "input_features": torch.stack([frames[start : start + self.window].float() for start in starts]),
+            "labels": self.labels[index].expand(WINDOWS_PER_TRACK, -1),
+            "tempo": self.tempo[index].expand(WINDOWS_PER_TRACK),
+            "track_ids": torch.full((WINDOWS_PER_TRACK,), index),
+        }
+
+
+def collate_windows(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """A batch of the windows of all tracks: every tensor `(tracks · windows, …)`."""
+    return {name: torch.cat([item[name] for item in items]) for name in items[0]}
+
+
+def log_mel_frames(chunks: Iterable[np.ndarray], extractor: DeepSimFeatureExtractor) -> Tensor:
+    """The log-mel spectrogram of a whole track, of which any `window_frames` rows are the features of a window.
+
+    Args:
+        chunks: Consecutive parts `(samples,)` of the waveform at the extractor's rate.
+        extractor: Gives frames and bands.
+
+    Returns:
+        `(frames, num_mel_bins)` float16; a track shorter than a window is padded at its end with silence.
+
+    Example:
+        >>> log_mel_frames([np.zeros(50_000), np.zeros(50_000)], DeepSimFeatureExtractor()).shape
+        torch.Size([194, 128])
+    """
+    n_fft, hop = extractor.n_fft, extractor.hop_length
+    held, length, parts = np.zeros(0, np.float32), 0, []
+    for chunk in chunks:
+        held = np.concatenate([held, chunk.astype(np.float32)])
+        length += len(chunk)
+        count = (len(held) - n_fft) // hop + 1
+        if count > 0:
+            parts.append(extractor.log_mel(torch.from_numpy(held[: (count - 1) * hop + n_fft])[None])[0].half())
+            held = held[count * hop :]
+    missing = extractor.nb_max_samples - length
+    if missing > 0:
+        held = np.concatenate([held, np.full(missing, extractor.padding_value, np.float32)])
+        parts.append(extractor.log_mel(torch.from_numpy(held)[None])[0].half())
+    return torch.cat(parts)
+
+
+def new_tagger(
+    dataset: TrackWindows,
+    vocabulary: TagVocabulary,
+    model_class: Any = DeepSimForMusicTagging,
+    *,
+    seed: int = 0,
+    **config: Any,
+) -> Any:
+    """A tagger with random weights, whose head begins at the frequency of each tag in the training data.
+
+    Args:
+        dataset: The training data.
+        vocabulary: The labels.
+        model_class: [`DeepSimForMusicTagging`] or [`MelStatisticsForMusicTagging`].
+        seed: Of the weights.
+        config: Fields of the model's config.
+
+    Returns:
+        The model. The bias of its head gives a tag of n of N tracks the confidence (n + 0.5) / (N + 1).
+    """
+    names = [tag for tags in vocabulary.tags.values() for tag in tags]
+    set_seed(seed)
+    model = model_class(
+        model_class.config_class(
+            id2label=dict(enumerate(names)),
+            label2id={name: index for index, name in enumerate(names)},
+            label_categories=[category for category, tags in vocabulary.tags.items() for _ in tags],
+            **config,
+        )
+    )
+    frequency = (dataset.labels.sum(0) + 0.5) / (len(dataset) + 1)
+    with torch.no_grad():
+        model.classifier.bias.copy_(frequency.logit())
+    return model
+
+
+def make_tagger_trainer(
+    model: Any,
+    dataset: TrackWindows,
+    settings: TaggerSettings,
+    output: str | Path,
+    *,
+    eval_dataset: TrackWindows | None = None,
+    progress: bool = True,
+    **arguments: Any,
+) -> ViMLTrainer:
+    """A Trainer for a tagger.
+
+    Args:
+        model: The tagger.
+        dataset: Training windows.
+        settings: How to train.
+        output: Folder for checkpoints.
+        eval_dataset: Windows of other tracks, made with `training=False`.
+        progress: Show progress bars.
+        arguments: Further fields of `TrainingArguments`, which win over the settings.
+    """
+    chosen: dict[str, Any] = {
+        "output_dir": str(output),
+        "num_train_epochs": settings.epochs,
+        "per_device_train_batch_size": min(settings.tracks_per_batch, len(dataset)),
+        "per_device_eval_batch_size": settings.tracks_per_batch,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": settings.warmup,
+        "seed": settings.seed,
+        "dataloader_drop_last": True,  # a smaller batch has fewer triplets, and worse batch statistics
+        "label_names": ["labels", "tempo", "track_ids"],
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "save_strategy": "no",
+        "logging_strategy": "epoch",
+        "disable_tqdm": not progress,
+    }
+    config = model.config
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    if isinstance(model, DeepSimForMusicTagging):
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # a third faster on CPUs
+    trainer = ViMLTrainer(
+        model,
+        TrainingArguments(**{**chosen, **arguments}),
+        data_collator=collate_windows,
+        train_dataset=dataset,
+        eval_dataset=eval_dataset,
+        compute_metrics=make_tagger_metrics(names, config.label_categories or []),
+        optimizers=(_optimizer(model, settings), None),
+        callbacks=[EpochCallback(dataset)],  # type: ignore[arg-type]  # all it needs is `set_epoch`
+    )
+    if not progress:
+        trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def train_demo_tagger(
+    tracks: Sequence[TaggedTrack],
+    folder: str | Path,
+    *,
+    vocabulary: TagVocabulary | None = None,
+    settings: TaggerSettings | None = None,
+    progress: bool = False,
+) -> MelStatisticsTagger:
+    """Train a small tagger on a few hundred tracks within seconds, and save it.
+
+    Args:
+        tracks: Tracks with their tags, such as `corpus_tracks` of a generated corpus' training split.
+        folder: Where the tagger is saved; `load_tagger` reads it.
+        vocabulary: The labels; by default the package's.
+        settings: How to train; by default `DEMO_SETTINGS`.
+        progress: Show progress bars.
+
+    Returns:
+        The tagger.
+
+    Raises:
+        ViMLError: As [`TrackWindows`].
+        MediaDecodeError: A file cannot be decoded.
+    """
+    settings, vocabulary = settings or DEMO_SETTINGS, vocabulary or TagVocabulary.load()
+    extractor = DeepSimFeatureExtractor(**DEMO_EXTRACTOR)
+    dataset = TrackWindows(tracks, vocabulary, extractor, seed=settings.seed, progress=progress)
+    model = new_tagger(dataset, vocabulary, MelStatisticsForMusicTagging, seed=settings.seed, **DEMO_CONFIG)
+    # The steps are tiny: a second thread gains nothing, and loses much where other work wants the core.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        make_tagger_trainer(
+            model, dataset, settings, folder, progress=False, use_cpu=True, logging_strategy="no"
+        ).train()
+    finally:
+        torch.set_num_threads(threads)
+    tagger = MelStatisticsTagger(model, extractor)
+    tagger.save_pretrained(folder)
+    return tagger
+
+
+def corpus_tracks(items: Iterable[CorpusItem], folder: str | Path) -> list[TaggedTrack]:
+    """The music of a generated corpus, with the generator's truth as tags.
+
+    Args:
+        items: Items of the corpus.
+        folder: The corpus' folder.
+    """
+    return [TaggedTrack(item.id, str(Path(folder) / item.music), item.tags, float(item.style.tempo)) for item in items]
+
+
+def _optimizer(model: Any, settings: TaggerSettings) -> torch.optim.AdamW:
+    """AdamW with a higher rate for the head."""
+    head = {id(parameter) for parameter in model.classifier.parameters()}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in model.parameters() if id(p) not in head]},
+        {"params": list(model.classifier.parameters()), "lr": settings.head_rate * settings.learning_rate},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+def _labels(track: TaggedTrack, vocabulary: TagVocabulary) -> Tensor:
+    """`(tags,)` float, 1 where a tag holds."""
+    held = {(category, tag) for category, tags in track.tags.items() for tag in tags}
+    known = [(category, tag) for category, tags in vocabulary.tags.items() for tag in tags]
+    for category, tag in sorted(held - set(known)):
+        raise ViMLError(f"track {track.id}: {category} {tag!r} is not in the vocabulary; rename it, or add it there")
+    return torch.tensor([float(pair in held) for pair in known])
+
+
+def _chunks(track: TaggedTrack, extractor: DeepSimFeatureExtractor) -> Iterator[np.ndarray]:
+    """The track's samples at the extractor's rate, part by part."""
+    if isinstance(track.audio, np.ndarray):
+        rate = track.sampling_rate or extractor.sampling_rate
+        yield track.audio if rate == extractor.sampling_rate else resample(track.audio, rate, extractor.sampling_rate)
+    else:
+        yield from iter_audio(track.audio, extractor.sampling_rate)
+
+
+def _middle(frames: Tensor, kept: int) -> Tensor:
+    """The middle `kept` rows; a copy, so that the rest can go."""
+    first = max(0, (len(frames) - kept) // 2)
+    return frames[first : first + kept].clone()
