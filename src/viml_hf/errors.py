@@ -1,6 +1,16 @@
 """The errors that a user can cause. The command line prints one as a single line and exits with status 2."""
 
 
+def in_one_line(error: Exception) -> str:
+    """The message of an error in one line; the name of its class where it has none.
+
+    Example:
+        >>> in_one_line(OSError("no such file:\\n  song.wav"))
+        'no such file: song.wav'
+    """
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class ViMLError(ValueError):
     """Bad input from the user. The message names the value, what is accepted, and the fix."""
 

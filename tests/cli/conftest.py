@@ -2,11 +2,12 @@ import pytest
 
 from viml_hf.cli.main import main
 
+SMALL = ["--pairs=14", "--held-out=6", "--seeds=1", "--epochs=2", "--workers=1", "--library=16", "--quiet"]
+
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     """A small demo, left by the command itself."""
     folder = tmp_path_factory.mktemp("demo") / "out"
-    arguments = ["--pairs", "14", "--held-out", "6", "--seeds", "1", "--epochs", "2", "--workers", "1", "--quiet"]
-    assert main(["demo", "-o", str(folder), *arguments]) == 0
+    assert main(["demo", "-o", str(folder), *SMALL]) == 0
     return folder

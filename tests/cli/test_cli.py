@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tests.cli.conftest import SMALL
 from tests.media import sine, write_audio, write_video
-from viml_hf import ViMLForMusicRetrieval, ViMLModel
+from viml_hf import Store, ViMLForMusicRetrieval, ViMLModel
 from viml_hf.cli.main import main
 from viml_hf.features.checksums import sealed, sha256_of
 
@@ -47,11 +48,14 @@ def query(demo):
 
 
 def test_demo_leaves_what_the_contract_names(demo):
-    assert {"corpus", "store", "model", "index", "report.html"} <= {path.name for path in demo.iterdir()}
+    assert {"corpus", "store", "tagger", "model", "index", "report.html"} <= {path.name for path in demo.iterdir()}
     assert ViMLForMusicRetrieval.from_pretrained(demo / "model").config.viml_config.query_modalities == [
         "video",
         "text",
     ]
+    store = Store(demo / "store")
+    assert {item.fields["split"]: len(item.text) for item in store.items} == {"train": 0, "test": 1}
+    assert any(item.texts for item in store.with_texts("data2text-rules").items)
     page = (demo / "report.html").read_text()
     for needle in (
         "chance",
@@ -68,9 +72,8 @@ def test_demo_leaves_what_the_contract_names(demo):
 def test_demo_prints_the_table_and_goes_on_where_it_stopped(run, demo, tmp_path):
     folder = tmp_path / "demo"
     shutil.copytree(demo, folder)
-    arguments = ["--pairs", "14", "--held-out", "6", "--seeds", "1", "--epochs", "2", "--workers", "1", "--quiet"]
     before = {path: path.stat().st_mtime_ns for path in (folder / "corpus" / "videos").iterdir()}
-    status, out, _ = run("demo", "-o", folder, *arguments)
+    status, out, _ = run("demo", "-o", folder, *SMALL)
     assert status == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("|")][2:] == [

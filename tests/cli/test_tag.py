@@ -7,7 +7,7 @@ import torch
 from tests.media import sine, write_audio
 from viml_hf import DeepSimConfig, DeepSimFeatureExtractor, DeepSimForMusicTagging, MediaItem, extract
 from viml_hf.cli.main import main
-from viml_hf.synthesis.store_tags import read_tags
+from viml_hf.synthesis.store_tags import open_tags, read_tags
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +61,17 @@ def test_a_store_is_tagged_once_and_described(tagger, music, tmp_path, capsys):
     first = (store.folder / "tags.jsonl").read_bytes()
     assert viml(capsys, "tag", store.folder, "--tagger", tagger, "--quiet")[0] == 0
     assert (store.folder / "tags.jsonl").read_bytes() == first
-    tags = dict(read_tags(store.folder))
+    tags = dict(read_tags(open_tags(store.folder)))
     assert sorted(tags) == ["a", "b"]
     assert not np.isclose(tags["a"].confidences["mood"]["sad"], tags["b"].confidences["mood"]["sad"], atol=1e-6)
+    shorter = [items[0], MediaItem("b", audio=str(music / "good.wav"), start=2, end=4)]
+    store = extract(shorter, tmp_path / "store", workers=1, progress=False)
+    assert viml(capsys, "tag", store.folder, "--tagger", tagger, "--quiet")[0] == 0
+    assert [json.loads(line)["source"][1:] for line in (store.folder / "tags.jsonl").read_text().splitlines()] == [
+        [None, None],
+        [2, 5],
+        [2, 4],
+    ]
     options = ["--method", "tags", "--threshold", 0, "--report", "--quiet"]
     status, out, _ = viml(capsys, "describe", store.folder, *options)
     assert status == 0

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from viml_hf import Store, StoreSpec, StoreWriter, ViMLError
+from viml_hf.features import named_texts
 from viml_hf.features.named_texts import names_of_texts, read_texts, write_texts
 
 NAMES = dict.fromkeys(["video", "audio", "text"], "descriptors")
@@ -31,6 +32,13 @@ def test_a_store_opens_with_other_texts(store):
     assert [item.texts for item in store.items] == [("own text of a",), ("own text of b",), ("own text of c",)]
     again = pickle.loads(pickle.dumps(other))  # as loader workers get it
     assert again.rows("text", other.items[0].text).tolist() == [[1.0, 1.5]]
+
+
+def test_texts_are_read_once(store, monkeypatch):
+    write_texts(store.folder, "tags", described(("a", "rock")), width=2)
+    other = store.with_texts("tags")
+    monkeypatch.setattr(named_texts, "read_texts", lambda *_: pytest.fail("they were read again"))
+    assert other.rows("text", other.items[0].text).tolist() == [[0.0, 0.5]]
 
 
 def test_texts_of_a_name_are_replaced(store):

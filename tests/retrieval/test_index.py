@@ -159,6 +159,12 @@ def test_a_file_with_new_content_is_analysed_again(index, encoder, library, tmp_
     assert not np.array_equal(build(encoder, folder, features=features).embeddings, index.embeddings)
 
 
+def test_a_run_without_workers_is_refused_before_anything_is_read(encoder, library, tmp_path):
+    with pytest.raises(ViMLError, match="workers=0: give 1 or more"):
+        build(encoder, library, features=tmp_path / "features", workers=0)
+    assert not (tmp_path / "features").exists()
+
+
 @pytest.mark.parametrize("where", ["empty", "missing"])
 def test_a_folder_without_music_is_refused(tmp_path, where):
     folder = tmp_path / where

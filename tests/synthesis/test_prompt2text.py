@@ -175,8 +175,11 @@ def test_a_journal_gives_back_what_was_written(tmp_path):
     assert journal.done == {A.id, B.id}
     again = RecordJournal(path)
     assert again.done == {A.id, B.id}
-    assert [Description.from_record(record) for record in again.read()] == [A, B]
-    assert Description.from_record(again.get(B.id)) == B
+    wanted = [json.loads(json.dumps(description.to_record())) for description in (A, B)]
+    assert list(again.read()) == wanted
+    assert again.get(B.id) == wanted[1]
+    again.append(A.to_record() | {"note": "once more"})
+    assert [record["note"] for record in again.read()] == ["", "once more"]  # of an id the last
 
 
 def test_a_cut_last_line_is_cut_off_at_any_byte(tmp_path):

@@ -76,6 +76,18 @@ def test_a_killed_run_goes_on_and_describes_nothing_twice(store):
     assert read_texts(store.folder, "data2text-rules").ids == ("a", "b")
 
 
+def test_a_track_is_described_anew_when_other_tags_are_told(store):
+    describe_store(store, rules_method("tags", VOCABULARY), progress=False)
+    journal = RecordJournal(store.folder / TAGS_FILE)
+    for name, genre in (("a", {"pop": 0.9, "rock": 0.2}), ("b", {"jazz": 0.8})):  # of "a" none that is told
+        journal.append({"id": name, "tagger": "test", "tags": {**TAGS[name], "genre": genre}})
+    describe_store(store, rules_method("tags", VOCABULARY), progress=False)
+    lines = (store.folder / "texts" / "tags.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["a", "b", "c", "b"]
+    texts = {item.id: item.texts for item in store.with_texts("tags").items}
+    assert sorted(texts["b"][0].split(", ")) == ["happy", "jazz"]
+
+
 def test_another_seed_is_refused(store):
     describe_store(store, rules_method("tags", VOCABULARY), progress=False)
     with pytest.raises(ViMLError, match="made with model '' and seed 0, not '' and 1; take those, or delete the file"):

@@ -1,4 +1,4 @@
-"""`viml demo`: generate, extract, train, evaluate, index and recommend, on this machine alone."""
+"""`viml demo`: generate, extract, tag, describe, train, evaluate, index and recommend, on this machine alone."""
 
 import argparse
 import time
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Small heads: a few hundred pairs teach no more, and the paper's would train for minutes on two cores.
 HEADS = {"num_hidden_layers": 1, "num_fusion_layers": 1, "intermediate_size": 512}
 TRAINING = {"epochs": 60, "batch_size": 140, "learning_rate": 5e-4, "text_dropout": 0.8, "video_dropout": 0.5}
+TEXTS = "data2text-rules"
 VIDEO_ONLY, WITHOUT_TEXT, WITH_TEXT = "video only (MVPt+)", "ViML, no text", "ViML, with text"
 
 
@@ -31,12 +32,16 @@ class DemoResult:
         ranks: Per system, ranks `(seeds, queries)` of each held-out video's own music.
         text_gain: Mean log rank without text minus with it, with its 95 % interval.
         no_text_loss: Mean log rank of ViML without text minus that of the video-only model, likewise.
+        tagger: How good its tags are on the held-out tracks, see `tagging_report`.
+        description: What its tags became for one training track, and what the generator says of that track.
         seconds: Wall time per step.
     """
 
     ranks: "dict[str, np.ndarray]"
     text_gain: "PairedComparison"
     no_text_loss: "PairedComparison"
+    tagger: dict[str, float]
+    description: tuple[str, str]
     seconds: dict[str, float]
 
 
@@ -45,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", default="viml-demo", help="folder for everything (default: ./viml-demo)")
     parser.add_argument("--pairs", type=int, default=400, help="generated videos with music (default: 400)")
     parser.add_argument("--held-out", type=int, default=120, help="of these, the test pool (default: 120)")
+    parser.add_argument("--library", type=int, default=280, help="tagged tracks to train the tagger on (default: 280)")
     parser.add_argument("--seeds", type=int, default=3, help="training runs per system (default: 3)")
     parser.add_argument("--epochs", type=int, default=TRAINING["epochs"])
     parser.add_argument("--seed", type=int, default=0, help="seed of the corpus")
@@ -67,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def run_demo(options: argparse.Namespace) -> DemoResult:
-    """All steps of the demo; `corpus/ store/ model/ index/ report.html` are left in the output folder."""
+    """All steps of the demo; `corpus/ store/ tagger/ model/ index/ report.html` are left in the output."""
     from viml_hf.data.generated_corpus import generate_corpus
     from viml_hf.errors import ViMLError
     from viml_hf.evaluation.statistics import paired_bootstrap
@@ -77,10 +83,11 @@ def run_demo(options: argparse.Namespace) -> DemoResult:
     from viml_hf.retrieval.recommender import Recommender
     from viml_hf.train.training import save_retrieval_model
 
-    if not 2 <= options.held_out <= options.pairs - 2 or options.seeds < 1:
+    if not 2 <= options.held_out <= options.pairs - 2 or options.seeds < 1 or options.library < 2:
         raise ViMLError(
-            f"--pairs {options.pairs} --held-out {options.held_out} --seeds {options.seeds}: hold out at least 2, "
-            "leave at least 2 for training, and take at least 1 seed"
+            f"--pairs {options.pairs} --held-out {options.held_out} --seeds {options.seeds} --library "
+            f"{options.library}: hold out at least 2 pairs, leave at least 2 for training, take at least 1 seed, and "
+            "tag at least 2 tracks"
         )
     for modality in ("video", "text", "audio"):
         parse_encoder_name(getattr(options, f"{modality}_encoder"))
@@ -92,8 +99,12 @@ def run_demo(options: argparse.Namespace) -> DemoResult:
     held_out = items[len(items) - options.held_out :]
     with _timed("extract", seconds):
         store = _extract(items, {item.id for item in held_out}, corpus, options)
+    with _timed("tag", seconds):
+        tagger = _tag(store, items, options, output)
+    with _timed("describe", seconds):
+        described = _describe(store, options)
     with _timed("train", seconds):
-        model, ranks = _train(store, options, output)
+        model, ranks = _train(described, store, options, output)
         save_retrieval_model(model, store, output / "model")
     with _timed("index", seconds):
         encoder = load_encoder_and_model(output / "model")
@@ -106,6 +117,8 @@ def run_demo(options: argparse.Namespace) -> DemoResult:
             ranks,
             text_gain=paired_bootstrap(ranks[WITH_TEXT], ranks[WITHOUT_TEXT]),
             no_text_loss=paired_bootstrap(ranks[VIDEO_ONLY], ranks[WITHOUT_TEXT]),
+            tagger=tagger,
+            description=_description(described, items),
             seconds=seconds,
         )
         _report(output, corpus, held_out, Recommender(encoder, index), result)
@@ -121,8 +134,9 @@ def _extract(items: "list[CorpusItem]", held_out: set[str], corpus: Path, option
             item.id,
             video=str(corpus / item.video),
             audio=str(corpus / item.music),
-            texts=(item.text,),
-            fields={"split": "test" if item.id in held_out else "train", "tags": item.tags},
+            # Only the test has texts of a listener, here the generator: those of training are made of predicted tags.
+            texts=(item.text,) if item.id in held_out else (),
+            fields={"split": "test" if item.id in held_out else "train"},
         )
         for item in items
     ]
@@ -137,15 +151,48 @@ def _extract(items: "list[CorpusItem]", held_out: set[str], corpus: Path, option
     )
 
 
-def _train(store: "Store", options: argparse.Namespace, output: Path) -> "tuple[ViMLModel, dict[str, np.ndarray]]":
-    """Train MVPt+ and ViML with every seed; the first ViML and the ranks on the held-out pool."""
+def _tag(store: "Store", items: "list[CorpusItem]", options: argparse.Namespace, output: Path) -> dict[str, float]:
+    """Train a tagger on music of its own, tag the store with it, and measure it on the held-out tracks."""
+    from viml_hf.synthesis.store_tags import TAGS_FILE, open_tags, read_tags, tag_store
+    from viml_hf.train.tagger_metrics import tagging_report
+    from viml_hf.train.tagger_training import generated_tracks, train_demo_tagger
+
+    progress = not options.quiet
+    # The styles behind those of the corpus: other music than the store's, so that the tags have a tagger's true errors.
+    (store.folder / TAGS_FILE).unlink(missing_ok=True)  # of another run's tagger, perhaps
+    library = generated_tracks(options.library, seed=options.seed, first=options.pairs, progress=progress)
+    tag_store(store, train_demo_tagger(library, output / "tagger"), str(output / "tagger"), progress=progress)
+    truth = {item.id: item.tags for item in items[len(items) - options.held_out :]}
+    return tagging_report((tags, truth[name]) for name, tags in read_tags(open_tags(store.folder)) if name in truth)
+
+
+def _describe(store: "Store", options: argparse.Namespace) -> "Store":
+    """The store with texts made of its tags by rules."""
+    from viml_hf.synthesis.store_descriptions import describe_store, rules_method
+    from viml_hf.synthesis.tag_vocabulary import TagVocabulary
+
+    describe_store(store, rules_method(TEXTS, TagVocabulary.load(), seed=options.seed), progress=not options.quiet)
+    return store.with_texts(TEXTS)
+
+
+def _description(described: "Store", items: "list[CorpusItem]") -> tuple[str, str]:
+    """The first training text, and the generator's text of that track."""
+    by_id = {item.id: item.text for item in items}
+    texts = ((item.texts[0], by_id[item.id]) for item in described.items if item.texts)
+    return next(texts, ("", items[0].text))  # no tag is kept anywhere: the tagger has learned nothing
+
+
+def _train(
+    described: "Store", store: "Store", options: argparse.Namespace, output: Path
+) -> "tuple[ViMLModel, dict[str, np.ndarray]]":
+    """Train MVPt+ and ViML with every seed on the described store; the first ViML and the ranks on the other's test."""
     import numpy as np
     import torch
     from tqdm import tqdm
 
     from viml_hf.train.training import TrainingSettings, evaluate_ranks, make_trainer, new_model, split_items
 
-    items, held_out = split_items(store)
+    items, held_out = split_items(described)[0], split_items(store)[1]
     ranks: dict[str, list[Any]] = {VIDEO_ONLY: [], WITHOUT_TEXT: [], WITH_TEXT: []}
     kept: ViMLModel | None = None
     # These batches are small: a second thread gains little, and loses much where other work wants the core.
@@ -155,9 +202,9 @@ def _train(store: "Store", options: argparse.Namespace, output: Path) -> "tuple[
     for seed in range(options.seeds):
         settings = TrainingSettings(**{**TRAINING, "epochs": options.epochs, "seed": seed})
         for modalities in (["video"], ["video", "text"]):
-            model = new_model(store, seed, query_modalities=modalities, **HEADS)
+            model = new_model(described, seed, query_modalities=modalities, **HEADS)
             trainer = make_trainer(
-                model, store, items, settings, output / "checkpoints", progress=False, logging_strategy="no"
+                model, described, items, settings, output / "checkpoints", progress=False, logging_strategy="no"
             )
             trainer.train()
             bar.update()
@@ -198,6 +245,7 @@ def _notes(result: DemoResult) -> list[str]:
     seeds, queries = result.ranks[WITH_TEXT].shape
     gain, loss = result.text_gain, result.no_text_loss
     metrics = _metrics(result.ranks)
+    categories = ", ".join(f"{name} {result.tagger['auroc_' + name]:.2f}" for name in ("genre", "mood", "instrument"))
     ratio = metrics[WITHOUT_TEXT]["mean_log_rank"] / metrics[VIDEO_ONLY]["mean_log_rank"]
     return [
         f"{queries} held-out videos in one pool, {seeds} training seeds taken together. The corpus is generated and "
@@ -207,6 +255,10 @@ def _notes(result: DemoResult) -> list[str]:
         f"{gain.high:.2f}, paired bootstrap over queries).",
         f"Without text, the mean log rank of ViML is {ratio:.2f} times that of the video-only model (difference "
         f"{loss.mean_difference:+.2f}, interval {loss.low:+.2f} to {loss.high:+.2f}).",
+        f"The training texts are made of predicted tags. The tagger's mean AUROC on the held-out tracks is "
+        f"{result.tagger['auroc']:.2f} ({categories}); {result.tagger['precision']:.0%} of the tags that it keeps "
+        f"are true, and it finds {result.tagger['recall']:.0%} of the true ones.",
+        f"One such text: “{result.description[0]}” The generator's own words for that track: “{result.description[1]}”",
     ]
 
 

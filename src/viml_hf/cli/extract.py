@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of media, folder with metadata.csv or .jsonl, manifest (.csv .tsv .jsonl .parquet), or media file",
     )
     parser.add_argument("-o", "--output", required=True, metavar="STORE", help="folder of the store; a rerun goes on")
+    parser.add_argument(
+        "--media", metavar="FOLDER", help="videos named by their ids, for a CSV of YouTube8M-MusicTextClips"
+    )
     for modality in ("video", "text", "audio"):
         parser.add_argument(
             f"--{modality}-encoder",
@@ -51,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     from viml_hf.errors import ViMLError
     from viml_hf.features.extraction import extract
 
-    sources = read_sources(options.sources)
+    sources = read_sources(options.sources, media=options.media)
     for problem in sources.problems:
         print(f"left out: {problem}", file=sys.stderr)
     items = _only(options.only, sources.items)

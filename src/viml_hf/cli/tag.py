@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _print_tags(options: argparse.Namespace, tagger: "MusicTagger") -> None:
     from viml_hf.data.sources import read_sources
-    from viml_hf.errors import ViMLError
+    from viml_hf.errors import ViMLError, in_one_line
 
     sources = read_sources(options.music)
     for problem in sources.problems:
@@ -49,7 +49,7 @@ def _print_tags(options: argparse.Namespace, tagger: "MusicTagger") -> None:
         try:
             tags = tagger.tag(item.audio or item.paths[0], start=item.start, end=item.end)
         except (ViMLError, OSError) as error:
-            print(f"skipped: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"skipped: {in_one_line(error)}", file=sys.stderr)
             continue
         if options.json:
             print(json.dumps({"id": item.id, "tags": tags.to_record()}))

@@ -26,7 +26,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from viml_hf.errors import ViMLError
+from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.features.media_item import MediaItem
 from viml_hf.processing.media import printable
 
@@ -254,7 +254,7 @@ def _parquet_rows(path: str) -> list[tuple[str, Row]]:
     except ViMLError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
-        cause = printable(" ".join(str(error).split()))
+        cause = printable(in_one_line(error))
         raise ViMLError(f"{printable(path)}: cannot be read as Parquet ({cause}); write it again") from error
     if len(columns) < len(schema):
         logger.warning("%s: columns of bytes left out: %s", printable(path), set(schema.names) - set(columns))

@@ -2,7 +2,7 @@
 
 A folder with `metadata.csv`, `metadata.jsonl` or `metadata.parquet` (the `videofolder` and `audiofolder` layout of
 Hugging Face datasets) is read by that manifest; of any other folder every media file is an item. What a manifest may
-hold is described in `viml_hf.data.manifests`.
+hold is described in `viml_hf.data.manifests`; a CSV of YouTube8M-MusicTextClips is known by its columns.
 """
 
 import logging
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from viml_hf.data.manifests import AUDIO_SUFFIXES, MANIFEST_SUFFIXES, Placed, parse_row, read_manifest, suffix_of
+from viml_hf.data.musictextclips import is_musictextclips, read_musictextclips
 from viml_hf.errors import ViMLError
 from viml_hf.features.media_item import MediaItem
 from viml_hf.processing.media import printable
@@ -37,13 +38,14 @@ class Sources:
     problems: tuple[str, ...] = ()
 
 
-def read_sources(sources: str | Path | Sequence[str | Path]) -> Sources:
+def read_sources(sources: str | Path | Sequence[str | Path], *, media: str | Path | None = None) -> Sources:
     """The items of folders, manifests and media files.
 
     Files of a folder are named by their path in it, after the folder's own name where there are several sources.
 
     Args:
         sources: Paths. The same file or folder may not be given twice.
+        media: Folder with the videos of YouTube8M-MusicTextClips, by default that of the CSV.
 
     Returns:
         The items, and the rows that could not be read. Of several rows with one id the first is an item.
@@ -62,11 +64,14 @@ def read_sources(sources: str | Path | Sequence[str | Path]) -> Sources:
     """
     paths = [os.fspath(source) for source in ([sources] if isinstance(sources, (str, Path)) else sources)]
     _refuse_ambiguous(paths)
+    if media is not None and not any(map(is_musictextclips, paths)):
+        raise ViMLError(f"media folder {printable(os.fspath(media))}: it is for a CSV of YouTube8M-MusicTextClips only")
     items: list[MediaItem] = []
     problems: list[str] = []
     places: dict[str, str] = {}  # where each id was first given
     for path in paths:
-        for place, found in _read_source(path, f"{printable(_folder_name(path))}/" if len(paths) > 1 else ""):
+        prefix = f"{printable(_folder_name(path))}/" if len(paths) > 1 else ""
+        for place, found in _read_source(path, prefix, media):
             if isinstance(found, ViMLError):
                 problems.append(f"{place}: {found}")
             elif found.id in places:
@@ -139,7 +144,7 @@ def _folder_name(path: str) -> str:
     return os.path.basename(os.path.abspath(path))
 
 
-def _read_source(path: str, prefix: str) -> Iterator[Placed]:
+def _read_source(path: str, prefix: str, media: str | Path | None) -> Iterator[Placed]:
     """What one source holds. The prefix goes before the ids that are paths in a folder."""
     shown = printable(path)
     if os.path.isdir(path):
@@ -149,6 +154,8 @@ def _read_source(path: str, prefix: str) -> Iterator[Placed]:
         return _read_metadata(path, metadata[0], prefix) if metadata else _read_folder(path, prefix)
     if not os.path.isfile(path):
         raise ViMLError(f"{shown}: no such file or folder; give a folder, a manifest or a media file")
+    if is_musictextclips(path):
+        return iter(_read_described_clips(path, os.path.dirname(path) or "." if media is None else media))
     if suffix_of(path) in MANIFEST_SUFFIXES:
         return iter(read_manifest(path))
     if suffix_of(path) in MEDIA_SUFFIXES:
@@ -163,6 +170,12 @@ def _read_folder(folder: str, prefix: str) -> Iterator[Placed]:
     for file in files:
         item = parse_row({"path": file.relative_to(folder).as_posix()}, folder)
         yield printable(str(file)), replace(item, id=prefix + item.id)
+
+
+def _read_described_clips(path: str, media: str | Path) -> list[Placed]:
+    if not os.path.isdir(media):
+        raise ViMLError(f"{printable(os.fspath(media))}: no such folder; give the one with the videos of the clips")
+    return read_musictextclips(path, find_media_files(media))
 
 
 def _read_metadata(folder: str, name: str, prefix: str) -> Iterator[Placed]:

@@ -52,6 +52,11 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class MediaEncoder:
     """The frozen encoders of a model, fed from files with a few segments in memory.
 
@@ -75,7 +80,7 @@ class MediaEncoder:
         self.model = model.eval()
         self.processor = processor
         if threads is None:
-            threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            threads = usable_cores()
         self.threads = 1 if model.device.type != "cpu" else max(1, threads)
         self.info: dict[str, EncoderInfo] = {}
         self._pool: ThreadPoolExecutor | None = None

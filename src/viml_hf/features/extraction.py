@@ -1,7 +1,6 @@
 """Extracting many files into a store: in parallel, resumable, and never stopped by one bad file."""
 
 import json
-import os
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -13,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from viml_hf.encoders.encoder_settings import EncoderLoader, EncoderSettings
-from viml_hf.encoders.media_encoder import MediaEncoder, best_device
+from viml_hf.encoders.media_encoder import MediaEncoder, best_device, usable_cores
 from viml_hf.errors import ViMLError
 from viml_hf.features.media_item import (
     Extracted,
@@ -51,6 +50,17 @@ class ExtractionPlan:
     signatures: dict[str, str] = field(default_factory=dict)
 
 
+def check_ids(items: Sequence[MediaItem]) -> None:
+    """Refuse items that share an id.
+
+    Raises:
+        ViMLError: Two do.
+    """
+    ids = {item.id for item in items}
+    if len(ids) != len(items):
+        raise ViMLError(f"{len(items)} items, but only {len(ids)} ids; give every item an id of its own")
+
+
 def plan_extraction(items: Sequence[MediaItem], stored: Iterable[StoreItem]) -> ExtractionPlan:
     """Compare what is wanted with what is there, by each item's signature.
 
@@ -65,9 +75,8 @@ def plan_extraction(items: Sequence[MediaItem], stored: Iterable[StoreItem]) -> 
         >>> plan_extraction([MediaItem("a")], stored=[]).missing
         [MediaItem(id='a', video=None, audio=None, texts=(), fields={}, start=None, end=None)]
     """
+    check_ids(items)
     wanted = {item.id: signature(item) for item in items}
-    if len(wanted) != len(items):
-        raise ViMLError(f"{len(items)} items, but only {len(wanted)} ids; give every item an id of its own")
     kept, dropped = [], []
     for item in stored:
         unchanged = item.has_features and wanted.get(item.id) == item.fields.get("signature")
@@ -121,22 +130,20 @@ def extract(
         The finished store. Items that failed, or that lack a modality, are rows with their error.
 
     Raises:
-        ViMLError: Two items share an id, the folder holds other features, or another run is at work in it.
+        ViMLError: Two items share an id, the folder holds other features, another run is at work in it, or an option
+            is none that is accepted.
     """
+    # What can be refused is refused before anything is loaded.
+    run = Run(engine, workers, progress, shard_items, commit_seconds)
     items = list(items)
-    if engine not in ENGINES:
-        raise ViMLError(f"engine={engine!r}: give {' or '.join(ENGINES)}")
-    if workers is not None and workers < 1:
-        raise ViMLError(f"workers={workers}: give 1 or more")
     if Path(folder).exists() and not Path(folder).is_dir():
         raise ViMLError(f"{folder}: a file; give a folder for the store")
-    plan_extraction(items, [])  # refuses equal ids before anything is loaded
+    check_ids(items)
     if dtypes == "auto":
         dtypes = _stored_dtypes(Path(folder)) or dtypes
     settings = EncoderSettings(video, text, audio, dtypes, fast, load_options)
     encoder = settings.load(device=best_device())
     settings = settings.resolved(encoder)
-    run = Run(engine, workers, progress, shard_items, commit_seconds)
     return run_extraction(items, folder, encoder, store_spec(settings.names, encoder), settings, run)
 
 
@@ -150,6 +157,17 @@ class Run:
     shard_items: int = 256
     commit_seconds: float = 300.0
     title: str = "extract"
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can be.
+
+        Raises:
+            ViMLError: An unknown engine, or fewer than 1 worker.
+        """
+        if self.engine not in ENGINES:
+            raise ViMLError(f"engine={self.engine!r}: give {' or '.join(ENGINES)}")
+        if self.workers is not None and self.workers < 1:
+            raise ViMLError(f"workers={self.workers}: give 1 or more")
 
 
 def run_extraction(
@@ -233,7 +251,7 @@ def _stored_dtypes(folder: Path) -> dict[str, str]:
 
 def default_workers(gpus: int) -> int:
     """One worker per core, and not too many per GPU."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     return min(cores, WORKERS_PER_GPU * gpus) if gpus else cores
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from viml_hf.encoders.media_encoder import MediaEncoder
-from viml_hf.errors import MediaDecodeError
+from viml_hf.errors import MediaDecodeError, in_one_line
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def extract_one(item: MediaItem, encoder: MediaEncoder) -> Extracted:
             try:
                 found = encode(path, start=item.start, end=item.end)
             except MediaDecodeError as error:
-                errors.append(_in_one_line(error))
+                errors.append(in_one_line(error))
                 continue
             features[modality] = found.rows
             facts[f"{modality}_seconds"], facts[f"{modality}_coverage"] = found.duration, found.coverage
@@ -89,7 +89,7 @@ def extract_one(item: MediaItem, encoder: MediaEncoder) -> Extracted:
         if features and item.paths:
             facts |= {"sha256": content_hash(item), "bytes": size_of(item)}
     except Exception as error:
-        return Extracted(item, error=_in_one_line(error))
+        return Extracted(item, error=in_one_line(error))
     # A file that cannot be opened says so twice.
     return Extracted(item, features, facts, "; ".join(dict.fromkeys(errors)) or None)
 
@@ -151,7 +151,3 @@ def size_of(item: MediaItem) -> int:
         OSError: One is missing.
     """
     return sum(os.stat(path).st_size for path in item.paths)
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -182,7 +182,7 @@ class Store:
         found = read_texts(self.folder, name)
         rows = {item_id: row for row, item_id in enumerate(found.ids)}
         other = copy(self)
-        other.texts, other._shards = name, {}
+        other.texts, other._shards = name, {("text", NAMED_TEXTS): found.features}
         none: dict[str, Any] = {"text": RowRange(), "texts": ()}
         other.items = [
             replace(item, text=RowRange(NAMED_TEXTS, row, row + 1), texts=(found.texts[row],))

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from viml_hf.encoders.encoder_settings import EncoderLoader
-from viml_hf.errors import ViMLError
+from viml_hf.encoders.media_encoder import best_device
+from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.features.media_item import Extracted, MediaItem, extract_one
 
 MAX_ATTEMPTS = 3
@@ -197,7 +198,7 @@ class _RayWorker:
     """The same on a Ray cluster."""
 
     def __init__(self, loader: EncoderLoader):
-        self.encoder = loader.load(threads=1, device="cuda" if torch.cuda.is_available() else "cpu")
+        self.encoder = loader.load(threads=1, device=best_device())
 
     def ready(self) -> bool:
         return True
@@ -234,7 +235,7 @@ def extract_on_ray(items: Sequence[MediaItem], loader: EncoderLoader, workers: i
     try:
         ray.get([actor.ready.remote() for actor in idle])
     except ray.exceptions.RayActorError as error:
-        raise ViMLError(f"workers cannot begin on the cluster: {' '.join(str(error).split())[-300:]}") from error
+        raise ViMLError(f"workers cannot begin on the cluster: {in_one_line(error)[-300:]}") from error
     fresh, following = iter(range(len(items))), 0
     running: dict[Any, tuple[int, Any]] = {}
     results: dict[int, Extracted] = {}

@@ -86,9 +86,7 @@ def iter_audio(
         if first and position <= first:
             raise past_the_end(source, "audio", start, position / sampling_rate)
         if first or stop is not None:
-            declared = max(declared_seconds(stream) or 0.0, position / sampling_rate)
-            report.expected = min(declared, declared if end is None else end) - start
-            report.reached = min(position, position if stop is None else stop) / sampling_rate - start
+            report.count_excerpt(start, end, declared_seconds(stream), position / sampling_rate)
 
 
 def iter_audio_segments(source: MediaSource, sampling_rate: int, **options: Any) -> Iterator[MediaSegment]:

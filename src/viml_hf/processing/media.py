@@ -68,6 +68,26 @@ class DecodeReport:
         reach = min(1.0, self.reached / self.expected) if self.expected else 1.0
         return max(0.0, 1 - self.corrupt / self.packets) * reach
 
+    def count_excerpt(self, start: float, end: float | None, declared: float | None, reached: float) -> None:
+        """Counts only an excerpt, once it is read.
+
+        Args:
+            start: Seconds from the stream's start to the excerpt's.
+            end: Seconds from the stream's start to the excerpt's end; `None` for that of the stream.
+            declared: Seconds that the file says the stream has; `None` where it does not say.
+            reached: Seconds from the stream's start to the end of what was decoded.
+
+        Example:
+            >>> report = DecodeReport(packets=100)
+            >>> report.count_excerpt(10, 30, declared=25, reached=22)
+            >>> report.reached, report.expected, report.coverage
+            (12, 15, 0.8)
+        """
+        latest = float("inf") if end is None else end
+        # More may be decoded than the file declares.
+        self.expected = min(max(declared or 0.0, reached), latest) - start
+        self.reached = min(reached, latest) - start
+
 
 @dataclass(frozen=True, eq=False)
 class MediaSegment:

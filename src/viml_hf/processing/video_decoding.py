@@ -212,22 +212,20 @@ def _excerpt(
     report: DecodeReport,
 ) -> Iterator[tuple[av.VideoFrame, float, float]]:
     """The frames on screen between `start` and `end`, with times in seconds after `start`."""
-    last = 0.0
+    last, latest = 0.0, float("inf") if end is None else end
     for frame, begin, stop in frames:
         last = float(stop)
         if start and last <= start + TIMESTAMP_TOLERANCE:
             continue
         if last - start > MAX_SECONDS and end is None:
             raise too_long(source, "video")
-        yield frame, float(begin) - start, min(last, last if end is None else end) - start
-        if end is not None and last >= end:
+        yield frame, float(begin) - start, min(last, latest) - start
+        if last >= latest:
             break
     if last <= start + TIMESTAMP_TOLERANCE and start:
         raise past_the_end(source, "video", start, last)
     if start or end is not None:
-        declared = max(declared_seconds(stream) or 0.0, last)
-        report.expected = min(declared, declared if end is None else end) - start
-        report.reached = min(last, last if end is None else end) - start
+        report.count_excerpt(start, end, declared_seconds(stream), last)
 
 
 def _keyframe_before(source: MediaSource, start: float) -> tuple[Fraction, int] | None:

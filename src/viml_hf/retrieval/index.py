@@ -195,14 +195,13 @@ def build_index(
         The index.
 
     Raises:
-        ViMLError: There are no files, two have one name, or not one of them could be read.
+        ViMLError: There are no files, two have one name, not one of them could be read, or `workers` is below 1.
     """
     items = _named(files, root)
+    run = Run(workers=workers, progress=progress, title="index")
     with ExitStack() as stack:
         folder = features or stack.enter_context(TemporaryDirectory())
-        store = _extract_sound(
-            items, encoder, Path(folder), loader, Run(workers=workers, progress=progress, title="index")
-        )
+        store = _extract_sound(items, encoder, Path(folder), loader, run)
         found = {item.id: item for item in store.items}
         tracks = tuple(_track(item, found[item.id]) for item in items)
         known = _known_rows(previous, model_fingerprint := fingerprint(encoder))

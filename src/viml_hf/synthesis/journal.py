@@ -64,10 +64,14 @@ class RecordJournal:
         self._places[record["id"]] = size
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """All records, in the order in which they came."""
+        """The records in the order in which they came; of an id that came several times, the last."""
         with self._path.open("rb") as file:
+            place = 0
             for number, line in enumerate(file, 1):
-                yield self._parse(line, number)
+                record = self._parse(line, number)
+                if self._places[record["id"]] == place:
+                    yield record
+                place += len(line)
 
     def get(self, record_id: str) -> dict[str, Any]:
         """The record of an id; the last, where there are several."""

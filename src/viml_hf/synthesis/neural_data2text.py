@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from viml_hf.errors import ViMLError
+from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.modeling.modeling_ordering import SentenceOrderingModel
 from viml_hf.synthesis.data2text import fill_template
 from viml_hf.synthesis.prompt2text import Description
@@ -243,7 +243,7 @@ def _load(task: str, name: str, device: str) -> tuple[Any, PreTrainedTokenizerBa
         tokenizer = AutoTokenizer.from_pretrained(name)
         model, info = _MODELS[task].from_pretrained(name, use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = in_one_line(error)[:300]
         raise ViMLError(f"{needs} cannot be loaded ({reason}); name a trained checkpoint") from error
     # transformers fills what is missing with random numbers: facebook/bart-base would order and fuse at random.
     if info["missing_keys"]:

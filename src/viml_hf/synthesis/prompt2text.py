@@ -8,7 +8,7 @@ fail gets the text of `data2text-rules`, and says so.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from viml_hf.errors import ViMLError
@@ -82,24 +82,6 @@ class Description:
     def to_record(self) -> dict[str, Any]:
         """The fields, ready for JSON."""
         return asdict(self)
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> "Description":
-        """The description of a `to_record`.
-
-        Raises:
-            ViMLError: A field is missing or unknown.
-
-        Example:
-            >>> description = Description("a", "A pop song.", "prompt2text", "bloom", seed=0, attempts=1)
-            >>> Description.from_record(description.to_record()) == description
-            True
-        """
-        names = {field.name for field in fields(cls)}
-        if set(record) != names:
-            raise ViMLError(f"{sorted(record)}: the fields of a description are {sorted(names)}")
-        lists = {name: tuple(record[name]) for name in ("omitted", "hallucinated")}
-        return cls(**{**record, **lists})
 
 
 @dataclass

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from viml_hf.errors import ViMLError
+from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.synthesis.prompt2text import GenerationError
 from viml_hf.synthesis.prompts import STOP_STRINGS
 
@@ -89,7 +89,7 @@ class SharedPrefixGenerator:
             tokenizer = AutoTokenizer.from_pretrained(name)
             model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True)
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = in_one_line(error)[:300]
             raise ViMLError(f"{name} cannot be loaded as a causal language model: {reason}") from error
         return cls(model.to(device), tokenizer, prefix, **options)
 

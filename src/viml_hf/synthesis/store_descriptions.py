@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from viml_hf.encoders.encoder_settings import EncoderSettings
 from viml_hf.errors import ViMLError
+from viml_hf.features.checksums import digest
 from viml_hf.features.named_texts import FOLDER, write_texts
 from viml_hf.features.store import Store
 from viml_hf.synthesis.data2text import METHOD as DATA2TEXT_RULES
@@ -20,7 +21,7 @@ from viml_hf.synthesis.data2text import describe_by_rules
 from viml_hf.synthesis.journal import RecordJournal
 from viml_hf.synthesis.prompt2text import Description
 from viml_hf.synthesis.quality_report import QualityRow, measure_quality
-from viml_hf.synthesis.store_tags import read_tags
+from viml_hf.synthesis.store_tags import open_tags, read_tags
 from viml_hf.synthesis.tag_vocabulary import TagVocabulary
 from viml_hf.synthesis.tags_text import METHOD as TAGS
 from viml_hf.synthesis.tags_text import describe_by_tags
@@ -77,7 +78,9 @@ def rules_method(
 
 
 def describe_store(store: Store, method: Method, *, progress: bool = True) -> int:
-    """Describe the tagged tracks of a store. A rerun goes on where it stopped, and asks for nothing twice.
+    """Describe the tagged tracks of a store.
+
+    A rerun goes on where it stopped, asks for nothing twice, and describes anew where other tags are told than before.
 
     Args:
         store: With tags, see `tag_store`.
@@ -93,18 +96,30 @@ def describe_store(store: Store, method: Method, *, progress: bool = True) -> in
     folder = store.folder / FOLDER
     folder.mkdir(exist_ok=True)
     journal = RecordJournal(folder / f"{method.name}.jsonl")
-    made_by = {(record["model"], record["seed"]) for record in journal.read()}
+    made_of, made_by = {}, set()
+    for record in journal.read():
+        made_of[record["id"]] = record.get("told")
+        made_by.add((record["model"], record["seed"]))
     if made_by - {(method.model, method.seed)}:
         model, seed = sorted(made_by)[0]
         raise ViMLError(
             f"{folder / method.name}.jsonl: made with model {model!r} and seed {seed}, not {method.model!r} and "
             f"{method.seed}; take those, or delete the file"
         )
+    tagged = open_tags(store.folder)
     known = {item.id for item in store.items}
-    total = sum(track_id in known and track_id not in journal.done for track_id, _ in read_tags(store.folder))
-    tracks = ((i, tags) for i, tags in read_tags(store.folder) if i in known and i not in journal.done)
-    for description in tqdm(method.describe(tracks), desc=method.name, total=total, unit="track", disable=not progress):
-        journal.append(description.to_record())
+    asked: dict[str, str] = {}  # those of the batches under way
+
+    def tracks() -> Iterator[tuple[str, TrackTags]]:
+        for track_id, tags in read_tags(tagged):
+            told = digest(tags.kept(method.threshold))
+            if track_id in known and made_of.get(track_id) != told:
+                asked[track_id] = told
+                yield track_id, tags
+
+    total = len(known & (tagged.done - journal.done))
+    for found in tqdm(method.describe(tracks()), desc=method.name, total=total, unit="track", disable=not progress):
+        journal.append(found.to_record() | {"told": asked.pop(found.id)})
     encode_descriptions(store, method.name, progress=progress)
     return sum(record["fallback"] for record in journal.read())
 
@@ -144,7 +159,7 @@ def report_of(store: Store, name: str, vocabulary: TagVocabulary, threshold: flo
     texts = RecordJournal(store.folder / FOLDER / f"{name}.jsonl")
     pairs = (
         (texts.get(track_id)["text"], tags.kept(threshold))
-        for track_id, tags in read_tags(store.folder)
+        for track_id, tags in read_tags(open_tags(store.folder))
         if track_id in texts.done
     )
     return measure_quality(name, pairs, vocabulary)

@@ -7,8 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from viml_hf.errors import ViMLError
-from viml_hf.features.store import Store
+from viml_hf.errors import ViMLError, in_one_line
+from viml_hf.features.store import Store, StoreItem
 from viml_hf.synthesis.journal import RecordJournal
 from viml_hf.synthesis.tagger import MusicTagger
 from viml_hf.synthesis.track_tags import TrackTags
@@ -18,7 +18,9 @@ DIGITS = 4  # of a confidence
 
 
 def tag_store(store: Store, tagger: MusicTagger, name: str, *, progress: bool = True) -> int:
-    """Tag the music of a store's items. A rerun goes on where it stopped; a file that fails is named and left out.
+    """Tag the music of a store's items. A rerun goes on where it stopped, and tags changed files anew.
+
+    A file that fails is named and left out.
 
     Args:
         store: The store; the files that it was made of must be where they were.
@@ -33,26 +35,31 @@ def tag_store(store: Store, tagger: MusicTagger, name: str, *, progress: bool = 
         ViMLError: The store has tags by another tagger.
     """
     journal = RecordJournal(store.folder / TAGS_FILE)
-    others = {record["tagger"] for record in journal.read()} - {name}
+    sources, taggers = {}, set()
+    for record in journal.read():
+        sources[record["id"]] = record.get("source")
+        taggers.add(record["tagger"])
+    others = taggers - {name}
     if others:
         raise ViMLError(
             f"{store.folder / TAGS_FILE}: made by {sorted(others)[0]}, not by {name}; delete the file to tag anew"
         )
-    items = [item for item in store.items if len(item.audio) and item.id not in journal.done]
+    done = {item.id for item in store.items if item.id in sources and sources[item.id] == _source(item)}
+    items = [item for item in store.items if len(item.audio) and item.id not in done]
     failed = 0
     for item in tqdm(items, desc="tag", unit="track", disable=not progress):
         try:
             tags = tagger.tag(item.fields["audio_path"], start=item.fields.get("start"), end=item.fields.get("end"))
         except (ViMLError, OSError) as error:
             failed += 1
-            tqdm.write(f"skipped: {' '.join(str(error).split())}", file=sys.stderr)
+            tqdm.write(f"skipped: {in_one_line(error)}", file=sys.stderr)
             continue
-        journal.append({"id": item.id, "tagger": name, "tags": _rounded(tags)})
+        journal.append({"id": item.id, "tagger": name, "source": _source(item), "tags": _rounded(tags)})
     return failed
 
 
-def read_tags(store_folder: str | Path) -> Iterator[tuple[str, TrackTags]]:
-    """Id and tags of every tagged track, one at a time.
+def open_tags(store_folder: str | Path) -> RecordJournal:
+    """The tags of a store, for `read_tags`; its `done` are the ids of the tagged tracks.
 
     Raises:
         ViMLError: The store has no tags.
@@ -60,8 +67,22 @@ def read_tags(store_folder: str | Path) -> Iterator[tuple[str, TrackTags]]:
     path = Path(store_folder) / TAGS_FILE
     if not path.is_file():
         raise ViMLError(f"{store_folder}: no tags yet; run `viml tag {store_folder} --tagger TAGGER` first")
-    for record in RecordJournal(path).read():
+    return RecordJournal(path)
+
+
+def read_tags(tagged: RecordJournal) -> Iterator[tuple[str, TrackTags]]:
+    """Id and tags of every tagged track, one at a time.
+
+    Args:
+        tagged: What `open_tags` returns.
+    """
+    for record in tagged.read():
         yield record["id"], TrackTags.from_record(record["tags"])
+
+
+def _source(item: StoreItem) -> list[Any]:
+    """What the tags were heard in: the content of the item's files, and the excerpt."""
+    return [item.fields.get(name) for name in ("sha256", "start", "end")]
 
 
 def _rounded(tags: TrackTags) -> dict[str, Any]:

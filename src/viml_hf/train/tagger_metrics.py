@@ -1,6 +1,6 @@
 """How good a tagger is: AUROC per tag and category, and triplet accuracy of its embedding, by rank statistics."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from transformers import EvalPrediction
 
 from viml_hf.modeling.loss_deepsim import CONDITIONS, condition_masks, condition_relations
+from viml_hf.synthesis.track_tags import DEFAULT_THRESHOLD, TrackTags
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -160,6 +161,37 @@ def make_tagger_metrics(
         return tagger_metrics(logits, embeddings, labels, tempo, track_ids, names, categories)
 
     return compute_metrics
+
+
+def tagging_report(
+    tagged: Iterable[tuple[TrackTags, Mapping[str, Sequence[str]]]], threshold: float = DEFAULT_THRESHOLD
+) -> dict[str, float]:
+    """How good the tags of tracks are, against their true tags.
+
+    Args:
+        tagged: Each track's predicted tags, and its true ones by category.
+        threshold: Tags above it are kept.
+
+    Returns:
+        `precision` and `recall` of the kept tags, all tracks taken together, then as [`auroc_report`]; NaN where
+        there is nothing to take a share of.
+
+    Example:
+        >>> tags = TrackTags({"genre": {"pop": 0.9, "rock": 0.4}}), TrackTags({"genre": {"pop": 0.2, "rock": 0.1}})
+        >>> tagging_report(zip(tags, [{"genre": ["pop"]}, {"genre": ["pop"]}]))
+        {'precision': 0.5, 'recall': 0.5, 'auroc': nan}
+    """
+    rows = list(tagged)
+    columns = list(dict.fromkeys((c, tag) for tags, _ in rows for c, own in tags.confidences.items() for tag in own))
+    scores = np.array([[tags.confidences.get(c, {}).get(tag, 0.0) for c, tag in columns] for tags, _ in rows])
+    labels = np.array([[tag in truth.get(c, ()) for c, tag in columns] for _, truth in rows])
+    kept = scores > threshold
+    right, categories = (kept & labels).sum(), [category for category, _ in columns]
+    return {
+        "precision": float(right / kept.sum()) if kept.any() else float("nan"),
+        "recall": float(right / labels.sum()) if labels.any() else float("nan"),
+        **auroc_report(scores, labels, [tag for _, tag in columns], categories),
+    }
 
 
 def _mean(values: list[float]) -> float:

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
-from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, set_seed
 
-from viml_hf.data.generated_corpus import CorpusItem
+from viml_hf.data.generated_music import synthesise
+from viml_hf.data.generated_styles import draw_style, tags
 from viml_hf.errors import ViMLError
 from viml_hf.modeling.modeling_deepsim import DeepSimForMusicTagging
 from viml_hf.modeling.modeling_mel_statistics import MelStatisticsForMusicTagging
@@ -30,10 +31,11 @@ from viml_hf.synthesis.tag_vocabulary import TagVocabulary
 from viml_hf.synthesis.tagger import MelStatisticsTagger
 from viml_hf.train.dataset import EpochCallback
 from viml_hf.train.tagger_metrics import make_tagger_metrics
-from viml_hf.train.training import ViMLTrainer
+from viml_hf.train.training import ViMLTrainer, training_arguments
 
 WINDOWS_PER_TRACK = 2
 KEPT_SECONDS = 30.0
+LIBRARY_SECONDS = 10.0
 
 # The demo's front end: half the bands and half the frames of the published one.
 DEMO_EXTRACTOR: dict[str, Any] = {"feature_size": 64, "hop_length": 1024, "window_frames": 65}
@@ -255,22 +257,9 @@ def make_tagger_trainer(
         arguments: Further fields of `TrainingArguments`, which win over the settings.
     """
     chosen: dict[str, Any] = {
-        "output_dir": str(output),
-        "num_train_epochs": settings.epochs,
         "per_device_train_batch_size": min(settings.tracks_per_batch, len(dataset)),
         "per_device_eval_batch_size": settings.tracks_per_batch,
-        "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": settings.warmup,
-        "seed": settings.seed,
-        "dataloader_drop_last": True,  # a smaller batch has fewer triplets, and worse batch statistics
         "label_names": ["labels", "tempo", "track_ids"],
-        "remove_unused_columns": False,
-        "report_to": "none",
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "save_strategy": "no",
-        "logging_strategy": "epoch",
-        "disable_tqdm": not progress,
     }
     config = model.config
     names = [config.id2label[index] for index in range(config.num_labels)]
@@ -278,7 +267,7 @@ def make_tagger_trainer(
         model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # a third faster on CPUs
     trainer = ViMLTrainer(
         model,
-        TrainingArguments(**{**chosen, **arguments}),
+        training_arguments(settings, output, progress=progress, **{**chosen, **arguments}),
         data_collator=collate_windows,
         train_dataset=dataset,
         eval_dataset=eval_dataset,
@@ -302,7 +291,7 @@ def train_demo_tagger(
     """Train a small tagger on a few hundred tracks within seconds, and save it.
 
     Args:
-        tracks: Tracks with their tags, such as `corpus_tracks` of a generated corpus' training split.
+        tracks: Tracks with their tags, such as `generated_tracks`.
         folder: Where the tagger is saved; `load_tagger` reads it.
         vocabulary: The labels; by default the package's.
         settings: How to train; by default `DEMO_SETTINGS`.
@@ -333,14 +322,25 @@ def train_demo_tagger(
     return tagger
 
 
-def corpus_tracks(items: Iterable[CorpusItem], folder: str | Path) -> list[TaggedTrack]:
-    """The music of a generated corpus, with the generator's truth as tags.
+def generated_tracks(count: int, *, seed: int = 0, first: int = 0, progress: bool = False) -> list[TaggedTrack]:
+    """Music of the generator with its true tags and tempi: a tagged library that no video belongs to.
 
     Args:
-        items: Items of the corpus.
-        folder: The corpus' folder.
+        count: Number of tracks, of `LIBRARY_SECONDS` each.
+        seed: Of the styles, as for `generate_corpus`.
+        first: Number of the first style. A corpus of N pairs with the same seed has the styles 0 to N - 1.
+        progress: Show a progress bar.
+
+    Example:
+        >>> [track.id for track in generated_tracks(2, first=400)]
+        ['generated-400', 'generated-401']
     """
-    return [TaggedTrack(item.id, str(Path(folder) / item.music), item.tags, float(item.style.tempo)) for item in items]
+    tracks = []
+    for index in tqdm(range(first, first + count), desc="tagged library", unit="track", disable=not progress):
+        style = draw_style(seed, index)
+        waveform = synthesise(style, LIBRARY_SECONDS)
+        tracks.append(TaggedTrack(f"generated-{index}", waveform, tags(style), float(style.tempo)))
+    return tracks
 
 
 def _optimizer(model: Any, settings: TaggerSettings) -> torch.optim.AdamW:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -15,7 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from viml_hf.encoders.encoder_settings import pinned_name
 from viml_hf.encoders.media_encoder import MediaEncoder
-from viml_hf.errors import ViMLError
+from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.evaluation.ranks import retrieval_ranks
 from viml_hf.features.store import Store, StoreItem
 from viml_hf.modeling.configuration_viml import ViMLConfig
@@ -26,6 +26,9 @@ from viml_hf.processing.segments import CLIP_SEGMENTS
 from viml_hf.train.data_collator import ViMLDataCollator
 from viml_hf.train.dataset import EpochCallback, StoreDataset, give_own_generator
 from viml_hf.train.metrics import make_compute_metrics
+
+if TYPE_CHECKING:
+    from viml_hf.train.tagger_training import TaggerSettings
 
 CHECKPOINTS = "checkpoints"
 
@@ -118,6 +121,36 @@ def split_items(store: Store, *, evaluation_share: float = 0.1) -> tuple[list[St
     return [i for i in usable if i.id not in held_out], [i for i in usable if i.id in held_out]
 
 
+def training_arguments(
+    settings: "TrainingSettings | TaggerSettings", output: str | Path, *, progress: bool, **arguments: Any
+) -> TrainingArguments:
+    """What the trainers of this package have in common.
+
+    Args:
+        settings: How to train.
+        output: Folder for checkpoints.
+        progress: Show progress bars.
+        arguments: Further fields of `TrainingArguments`, which win over these.
+    """
+    chosen: dict[str, Any] = {
+        "output_dir": str(output),
+        "num_train_epochs": settings.epochs,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": settings.warmup,
+        "seed": settings.seed,
+        # A last, smaller batch would have fewer negatives (or triplets, and worse batch statistics) than the others.
+        "dataloader_drop_last": True,
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "save_strategy": "no",
+        "logging_strategy": "epoch",
+        "disable_tqdm": not progress,
+    }
+    return TrainingArguments(**{**chosen, **arguments})
+
+
 def make_trainer(
     model: ViMLModel,
     store: Store,
@@ -161,28 +194,14 @@ def make_trainer(
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     batch_size = min(settings.batch_size, len(items) // processes)
     chosen: dict[str, Any] = {
-        "output_dir": str(output),
-        "num_train_epochs": settings.epochs,
         "per_device_train_batch_size": batch_size,
         "per_device_eval_batch_size": batch_size,
-        "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": settings.warmup,
         "weight_decay": settings.weight_decay,
-        "seed": settings.seed,
         "dataloader_num_workers": settings.loader_workers,
-        # A last, smaller batch would have fewer negatives than the others.
-        "dataloader_drop_last": True,
-        "remove_unused_columns": False,
-        "report_to": "none",
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "save_strategy": "no",
-        "logging_strategy": "epoch",
-        "disable_tqdm": not progress,
     }
     trainer = ViMLTrainer(
         model,
-        TrainingArguments(**{**chosen, **arguments}),
+        training_arguments(settings, output, progress=progress, **{**chosen, **arguments}),
         data_collator=collator,
         train_dataset=dataset,
         eval_dataset=StoreDataset(store, eval_items, training=False) if eval_items else None,
@@ -214,7 +233,7 @@ def new_model(store: Store, seed: int, **config: Any) -> ViMLModel:
     try:
         model = ViMLModel(ViMLConfig(**{**widths, **config}))
     except StrictDataclassError as error:
-        raise ViMLError(f"ViMLConfig: {' '.join(str(error).split())}") from error
+        raise ViMLError(f"ViMLConfig: {in_one_line(error)}") from error
     model.set_null_text(store.null_text.float())
     return model
 
