@@ -35,18 +35,18 @@ def test_no_text_gives_zeros():
 
 def test_the_table_shows_what_did_not_run():
     rows = [
-        measure_quality("a|b", [("A piano |\n flute", PIANO), ("", {})], VOCABULARY),
+        measure_quality("a|b", [("A piano |\n flute", PIANO), ("", {})], VOCABULARY, fallbacks=7),
         NotRun("data2text"),
         NotRun("prompt2text", "no server"),
     ]
     lines = format_report(rows).splitlines()
     assert lines[:5] == [
-        "| method | texts | empty | omission | hallucination | faithful | distinct-1 | distinct-2 | words per text "
-        "| vocabulary |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| a\\|b | 2 | 1 | 0.0% | 0.0% | 100.0% | 1.0000 | 1.0000 | 1.5 | 3 |",
-        "| data2text | not run: needs weights |  |  |  |  |  |  |  |  |",
-        "| prompt2text | not run: no server |  |  |  |  |  |  |  |  |",
+        "| method | texts | empty | by rules instead | omission | hallucination | faithful | distinct-1 | distinct-2 "
+        "| words per text | vocabulary |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| a\\|b | 2 | 1 | 7 | 0.0% | 0.0% | 100.0% | 1.0000 | 1.0000 | 1.5 | 3 |",
+        "| data2text | not run: needs weights |  |  |  |  |  |  |  |  |  |",
+        "| prompt2text | not run: no server |  |  |  |  |  |  |  |  |  |",
     ]
     assert lines[5:] == ["", "a|b:", "", "* A piano | flute", "* (empty)"]
 

@@ -156,3 +156,7 @@ def test_prompt2text_with_a_local_model(store, capsys, tmp_path):
     assert record["method"] == "data2text-rules"
     assert record["model"] == str(tmp_path / "lm")
     assert json.loads((Path(store.folder) / "texts" / "prompt2text.json").read_text())["texts"] == 2
+    _, out, _ = viml(capsys, "describe", store.folder, "--report")
+    # The texts of rules are counted, not measured as the model's: left is the empty one of a track without tags.
+    (row,) = [line for line in out.splitlines() if line.startswith("| prompt2text")]
+    assert [cell.strip() for cell in row.split("|")[2:5]] == ["1", "1", "2"]

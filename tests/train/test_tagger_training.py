@@ -207,7 +207,7 @@ def test_the_published_network_learns_generated_music(tmp_path):
     assert model.deepsim.num_parameters() == 2_810_882
     assert sum(parameter.numel() for parameter in model.classifier.parameters()) == 22_873
     options = {"progress": False, "bf16": True, "use_cpu": not torch.cuda.is_available()}
-    trainer = make_tagger_trainer(model, train, TaggerSettings(epochs=10), tmp_path, eval_dataset=held_out, **options)
+    trainer = make_tagger_trainer(model, train, TaggerSettings(epochs=14), tmp_path, eval_dataset=held_out, **options)
     trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
@@ -215,6 +215,5 @@ def test_the_published_network_learns_generated_music(tmp_path):
     print({name: round(value, 3) for name, value in metrics.items() if "/" not in name})
     assert losses[-1] < 0.5 * losses[0]
     assert metrics["auroc"] > 0.9
-    # Not the tempo: in so few steps the published depth leaves its mask at chance. A network of 4 blocks learns it.
-    for condition in ("genre", "mood", "instrument", "track"):
+    for condition in ("genre", "mood", "instrument", "tempo", "track"):
         assert metrics[f"triplet_accuracy_{condition}"] > 0.9, condition

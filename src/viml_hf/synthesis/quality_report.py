@@ -17,6 +17,7 @@ _COLUMNS = (
     "method",
     "texts",
     "empty",
+    "by rules instead",
     "omission",
     "hallucination",
     "faithful",
@@ -33,7 +34,7 @@ class QualityRow:
 
     Args:
         method: Its name.
-        texts: Number of texts, with the empty ones.
+        texts: Number of the method's own texts, with the empty ones; all further figures are of these.
         empty: Number of texts without a word; they count in all other figures, too.
         omission_rate: Share of all kept tags that their texts omit.
         hallucination_rate: Share of all mentioned tags that were not kept.
@@ -43,6 +44,7 @@ class QualityRow:
         mean_words: Words per text.
         vocabulary_size: Number of different words, regardless of case.
         examples: The first texts.
+        fallbacks: Tracks beside these that got the text of rules, since the method failed on them.
     """
 
     method: str
@@ -56,6 +58,7 @@ class QualityRow:
     mean_words: float
     vocabulary_size: int
     examples: tuple[str, ...]
+    fallbacks: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def measure_quality(
     vocabulary: TagVocabulary,
     *,
     examples: int = 3,
+    fallbacks: int = 0,
 ) -> QualityRow:
     """Measure the texts of one method.
 
@@ -85,6 +89,7 @@ def measure_quality(
         described: Each text with its track's kept tags, as `TrackTags.kept` returns them; read once, never held.
         vocabulary: Whose spellings are looked for.
         examples: Number of texts to keep as examples.
+        fallbacks: Tracks that are not among them, since the method failed on them.
 
     Raises:
         ViMLError: A kept tag is not in the vocabulary.
@@ -122,6 +127,7 @@ def measure_quality(
         mean_words=words / max(texts, 1),
         vocabulary_size=len(word_ids),
         examples=tuple(shown),
+        fallbacks=fallbacks,
     )
 
 
@@ -153,6 +159,7 @@ def _cells(row: QualityRow | NotRun) -> list[str]:
         row.method,
         f"{row.texts}",
         f"{row.empty}",
+        f"{row.fallbacks}",
         f"{row.omission_rate:.1%}",
         f"{row.hallucination_rate:.1%}",
         f"{row.faithful:.1%}",

@@ -153,16 +153,19 @@ def encode_descriptions(store: Store, name: str, *, progress: bool = True) -> No
 def report_of(store: Store, name: str, vocabulary: TagVocabulary, threshold: float = DEFAULT_THRESHOLD) -> QualityRow:
     """Measure the descriptions that a method has written into a store, one at a time.
 
+    Texts of rules in the place of the method's own are counted, not measured.
+
     Raises:
         ViMLError: The store has no tags.
     """
-    texts = RecordJournal(store.folder / FOLDER / f"{name}.jsonl")
+    journal = RecordJournal(store.folder / FOLDER / f"{name}.jsonl")
+    own = {record["id"] for record in journal.read() if not record["fallback"]}
     pairs = (
-        (texts.get(track_id)["text"], tags.kept(threshold))
+        (journal.get(track_id)["text"], tags.kept(threshold))
         for track_id, tags in read_tags(open_tags(store.folder))
-        if track_id in texts.done
+        if track_id in own
     )
-    return measure_quality(name, pairs, vocabulary)
+    return measure_quality(name, pairs, vocabulary, fallbacks=len(journal.done) - len(own))
 
 
 def described_methods(store_folder: str | Path) -> list[str]:

@@ -68,7 +68,8 @@ class TaggerSettings:
     Args:
         epochs: Passes over the tracks.
         tracks_per_batch: Tracks of a step, with two windows each.
-        learning_rate: Peak of the cosine schedule of AdamW.
+        learning_rate: Peak of the cosine schedule of AdamW. With 3e-3 the published network learns tags sooner, but the
+            quarter of its embedding that tells tempi apart collapses to a point.
         warmup: Share of the steps that warm up.
         weight_decay: Of AdamW.
         head_rate: Times the learning rate is the head's. DeepSim's embedding has length 1, and those of two tracks
@@ -81,7 +82,7 @@ class TaggerSettings:
 
     epochs: int = 40
     tracks_per_batch: int = 16
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     warmup: float = 0.1
     weight_decay: float = 0.01
     head_rate: float = 10.0

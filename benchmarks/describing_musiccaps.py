@@ -1,0 +1,84 @@
+"""Descriptions of MusicCaps' tracks by each method at hand, and how good they are.
+
+    python benchmarks/describing_musiccaps.py musiccaps-public.csv [--model FOLDER_OR_HUB_ID] [--tracks 200]
+
+A track's aspects, mapped to the vocabulary, take the place of a tagger's output. The first 1,000 tracks are the
+examples of prompt2text, as the paper has 1,000; the tracks described are the first ones behind them. The row "human" is
+the captions that MusicCaps has of the same tracks, against the same tags: what a listener leaves out and adds.
+"""
+
+import argparse
+import itertools
+import time
+
+import torch
+
+from viml_hf.data.musiccaps import aspects_to_tags, measure_coverage, read_musiccaps
+from viml_hf.synthesis.prompt2text import describe_tracks
+from viml_hf.synthesis.prompts import Example, PromptWriter
+from viml_hf.synthesis.quality_report import NotRun, QualityRow, format_report, measure_quality
+from viml_hf.synthesis.shared_prefix import SharedPrefixGenerator
+from viml_hf.synthesis.store_descriptions import RULES
+from viml_hf.synthesis.tag_vocabulary import TagVocabulary
+
+EXAMPLES = 1000
+
+
+def main() -> None:
+    """Describe, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("csv")
+    parser.add_argument("--model", help="causal language model for prompt2text, folder or Hub id")
+    parser.add_argument("--tracks", type=int, default=200)
+    parser.add_argument("--k", type=int, default=8, help="examples per prompt")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    vocabulary, tracks = TagVocabulary.load(), list(read_musiccaps(options.csv))
+    coverage = measure_coverage(tracks, vocabulary)
+    print(
+        f"{coverage.aspect_share:.1%} of {coverage.aspects} aspects mention a tag, and {coverage.track_share:.1%} of "
+        f"{coverage.tracks} tracks have one.\n"
+    )
+    tagged = [(track, aspects_to_tags(track.aspects, vocabulary)) for track in tracks]
+    examples = [Example(tags, track.caption, track.id) for track, tags in tagged[:EXAMPLES]]
+    chosen = tagged[EXAMPLES : EXAMPLES + options.tracks]
+    rows: list[QualityRow | NotRun] = [
+        measure_quality("human", [(track.caption, tags.kept()) for track, tags in chosen], vocabulary)
+    ]
+    for name, describe in RULES.items():
+        pairs = [(describe(track.id, tags, seed=options.seed), tags.kept()) for track, tags in chosen]
+        rows.append(measure_quality(name, pairs, vocabulary))
+    rows.append(NotRun("data2text"))
+    described = [(track.id, tags) for track, tags in chosen]
+    for nearest in (False, True):
+        name = "prompt2text" + (", nearest examples" if nearest else "")
+        if options.model is None:
+            rows.append(NotRun(name))
+            continue
+        writer = PromptWriter(examples, options.k, nearest=nearest, seed=options.seed)
+        rows.append(prompted(name, options.model, described, writer, vocabulary, options.seed))
+    print("\n" + format_report(rows))
+
+
+def prompted(name, model, described, writer, vocabulary, seed) -> QualityRow:  # type: ignore[no-untyped-def]
+    """The row of prompt2text with one choice of examples."""
+    generator, before = SharedPrefixGenerator.from_pretrained(model, writer.prefix), time.perf_counter()
+    found = list(describe_tracks(described, generator, writer, vocabulary, seed))
+    tags = dict(described)
+    own = [(one.text, tags[one.id].kept()) for one in found if not one.fallback]
+    first = sum(one.attempts == 1 and not one.fallback for one in found)
+    notes = itertools.chain.from_iterable(one.note.split("; ") for one in found if one.note)
+    kinds = [note.split(": ", 2)[1] for note in notes if note.startswith("attempt")]
+    refused = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
+    print(
+        f"{name}: {first} of {len(found)} taken at the first attempt; attempts refused: {refused}; "
+        f"{(time.perf_counter() - before) / len(found):.1f} s per track"
+    )
+    return measure_quality(name, own, vocabulary, fallbacks=len(found) - len(own))
+
+
+if __name__ == "__main__":
+    main()
