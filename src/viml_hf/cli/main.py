@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from viml_hf.cli import demo, describe, extract, index, recommend, tag, train, verify
+from viml_hf.cli import demo, describe, extract, import_yt8m, index, recommend, tag, train, verify
+from viml_hf.errors import in_one_line
 
 COMMANDS = {
     "demo": demo,
     "extract": extract,
+    "import-yt8m": import_yt8m,
     "verify": verify,
     "tag": tag,
     "describe": describe,
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if options.debug:
             raise
-        print(f"viml: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"viml: {in_one_line(error)}", file=sys.stderr)
         return 2
     return 0
 

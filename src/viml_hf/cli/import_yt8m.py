@@ -1,0 +1,109 @@
+"""`viml import-yt8m`: write the published features of YouTube-8M into a store."""
+
+import argparse
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from viml_hf.data.youtube8m_store import Selection
+    from viml_hf.features.store import Store
+
+DESCRIPTION = """A video's text is its label names, shuffled. A record that is damaged or lacks a feature is named and
+left out. So are videos whose audio features are all zeros or those of another video, among them the silent ones, which
+share one vector. The videos themselves are not part of YouTube-8M: a model trained on such a store ranks items of such
+stores, not files."""
+SHOWN = 10  # problems of one file
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `viml import-yt8m`."""
+    parser.epilog = DESCRIPTION
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="TFRecord files of one level, or folders of them")
+    parser.add_argument("--vocabulary", required=True, metavar="CSV", help="the vocabulary.csv of YouTube-8M")
+    parser.add_argument("-o", "--output", required=True, metavar="STORE", help="folder of the store")
+    parser.add_argument(
+        "--labels",
+        metavar="NAME,…",
+        help="take only videos with one of these labels, by name or index; music: Concert, Musician, Guitar, String "
+        "instrument, Musical ensemble, Music video",
+    )
+    parser.add_argument(
+        "--split",
+        action="append",
+        default=[],
+        metavar="NAME=FILES",
+        help="take only these files, as a split: train=0-49 by the number that ends a file's name, or train='train*'; "
+        "repeat it for every split",
+    )
+    parser.add_argument(
+        "--text-encoder",
+        default="descriptors",
+        metavar="NAME",
+        help="text encoder, NAME[:HUB_ID[@REVISION]] or a folder (default: descriptors)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the order of label names")
+    parser.add_argument("--local-files-only", action="store_true", help="never ask the network for an encoder")
+    parser.add_argument("--dry-run", action="store_true", help="count, and write nothing")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Choose the videos, say what was found, and write the store."""
+    from viml_hf.data.youtube8m import find_files, parse_labels, read_vocabulary
+    from viml_hf.data.youtube8m_store import Split, import_videos, select_videos
+
+    vocabulary = read_vocabulary(options.vocabulary)
+    labels = parse_labels(options.labels, vocabulary) if options.labels is not None else None
+    splits = [Split.parse(split) for split in options.split]
+    files = find_files(options.paths)
+    selection = select_videos(files, vocabulary, labels=labels, splits=splits)
+    _print_problems(selection)
+    _print_selection(selection, len(selection.splits) if splits else len(files))
+    if options.dry_run:
+        return
+    store = import_videos(
+        selection,
+        vocabulary,
+        options.output,
+        text=options.text_encoder,
+        seed=options.seed,
+        progress=not options.quiet,
+        **({"local_files_only": True} if options.local_files_only else {}),
+    )
+    _print_result(store, options.output)
+
+
+def _print_problems(selection: "Selection") -> None:
+    """On stderr the records that could not be read."""
+    for path, problems in selection.problems.items():
+        for problem in problems[:SHOWN]:
+            print(f"left out: {problem}", file=sys.stderr)
+        if len(problems) > SHOWN:
+            print(f"left out: {path}: {len(problems) - SHOWN} more records", file=sys.stderr)
+
+
+def _print_selection(selection: "Selection", files: int) -> None:
+    """How many videos there are, and what becomes of them."""
+    level = "frame" if selection.frame_level else "video"
+    print(f"{files} files, {selection.videos} videos ({level} level), of which {selection.count} are taken")
+    for reason, count in selection.left_out.items():
+        print(f"left out: {count} {reason}")
+    damaged = sum(map(len, selection.problems.values()))
+    if damaged:
+        print(f"left out: {damaged} records that could not be read", file=sys.stderr)
+    by_split = Counter[str]()
+    for path, ids in selection.wanted.items():
+        if path in selection.splits:
+            by_split[selection.splits[path]] += len(ids)
+    for split, count in by_split.items():
+        print(f"split {split}: {count}")
+
+
+def _print_result(store: "Store", output: str) -> None:
+    rows = {modality: sum(len(getattr(item, modality)) for item in store.items) for modality in store.spec.widths}
+    distinct = len({text for item in store.items for text in item.texts})
+    print(
+        f"{len(store.items)} items in {output}, rows: {', '.join(f'{m} {n}' for m, n in rows.items())}; "
+        f"{distinct} distinct texts"
+    )

@@ -1,0 +1,161 @@
+"""YouTube8M-MusicTextClips (McKee et al. 2023, Zenodo 8040754): a text for the music of 10 s of a video.
+
+Its CSV files have the columns `video_id`, `start`, `end` and `text`. They hold no media: the videos are the user's own,
+each in a file named by its id. The texts are under a licence of Adobe Research that forbids commercial use.
+"""
+
+import csv
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from viml_hf.data.manifests import (
+    AUDIO_SUFFIXES,
+    FILE_COLUMNS,
+    SOUND_COLUMNS,
+    Placed,
+    parse_row,
+    suffix_of,
+)
+from viml_hf.errors import ViMLError, in_one_line
+from viml_hf.features.media_item import MediaItem
+from viml_hf.processing.media import printable
+from viml_hf.processing.segments import CLIP_SEGMENTS, SEGMENT_SECONDS
+
+COLUMNS = ("video_id", "start", "end", "text")
+CLIP_SECONDS = CLIP_SEGMENTS * SEGMENT_SECONDS
+LICENCE = "Adobe Research, non-commercial"
+_SPLIT = re.compile(r"(?<![a-z])(train|test|val|valid|validation)(?![a-z])")
+
+logger = logging.getLogger(__name__)
+
+
+def is_musictextclips(path: str) -> bool:
+    """Whether a file is such a CSV: it has these columns, and none that names a media file, as a manifest has.
+
+    Example:
+        >>> import tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "test.csv")
+        >>> with open(path, "w") as file: _ = file.write("video_id,start,end,text\\n")
+        >>> is_musictextclips(path)
+        True
+    """
+    if suffix_of(path) != ".csv":
+        return False
+    try:
+        with open(path, "rb") as file:
+            header = file.readline(10_000).decode("utf-8-sig")
+        columns = {name.strip() for name in next(csv.reader([header]), [])}
+    except (OSError, ValueError, csv.Error):
+        return False  # the reader of manifests says what is wrong
+    return columns.issuperset(COLUMNS) and columns.isdisjoint((*FILE_COLUMNS, *SOUND_COLUMNS))
+
+
+def read_musictextclips(path: str, files: Iterable[str | os.PathLike[str]]) -> list[Placed]:
+    """The described clips of a CSV whose videos are at hand.
+
+    An item is the 30 s around its 10 s (PAPER section 3, clip level). Its split is the column `split`, or the one that
+    the CSV's name tells of; its id is the video's, with the described times where a video has several.
+
+    Args:
+        path: The CSV.
+        files: Media files, named by the ids of the videos; of several with one name a video is taken before music.
+
+    Returns:
+        File and line of each row, with its item or what is wrong with it, such as that there is no file; these are also
+        counted in a warning.
+
+    Raises:
+        ViMLError: The CSV cannot be read, or has no row.
+
+    Example:
+        >>> import tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "test.csv")
+        >>> with open(path, "w") as file: _ = file.write("video_id,start,end,text\\nx1,110,120,Slow blues.\\n")
+        >>> item = read_musictextclips(path, ["videos/x1.mp4"])[0][1]
+        >>> item.id, item.video, item.start, item.end, item.fields["split"]
+        ('x1', 'videos/x1.mp4', 100.0, 130.0, 'test')
+    """
+    by_id = files_by_id(files)
+    split = _SPLIT.search(Path(path).stem.lower())
+    default = {"split": "validation" if split[0].startswith("val") else split[0]} if split else {}
+    rows = list(_read_rows(path))
+    if not rows:
+        raise ViMLError(f"{printable(path)}: no row; give a CSV of YouTube8M-MusicTextClips")
+    missing = sum(isinstance(row, dict) and row["video_id"] not in by_id for _, row in rows)
+    if missing:
+        logger.warning("%s: of %d clips %d have no video at hand", printable(path), len(rows), missing)
+    count = Counter(row["video_id"] for _, row in rows if isinstance(row, dict))
+    found: list[Placed] = []
+    for place, row in rows:
+        try:
+            if isinstance(row, ViMLError):
+                raise row
+            item = _item(default | row, by_id)
+            if count[row["video_id"]] > 1:
+                item = replace(item, id="{}#{:.15g}-{:.15g}".format(item.id, *item.fields["described"]))
+            found.append((place, item))
+        except ViMLError as error:
+            found.append((place, error))
+    return found
+
+
+def clip_around(start: float, end: float) -> tuple[float, float]:
+    """The 30 s around some seconds; moved to the file's beginning where they would begin before it.
+
+    Example:
+        >>> clip_around(110, 120), clip_around(4, 14)
+        ((100.0, 130.0), (0.0, 30.0))
+    """
+    clip_start = max(0.0, (start + end - CLIP_SECONDS) / 2)
+    return clip_start, clip_start + CLIP_SECONDS
+
+
+def files_by_id(files: Iterable[str | os.PathLike[str]]) -> dict[str, str]:
+    """Media files by their names without the suffix; of one name the first video, or else the first music file.
+
+    Example:
+        >>> files_by_id(["x1.wav", "x1.mp4"])
+        {'x1': 'x1.mp4'}
+    """
+    by_id: dict[str, str] = {}
+    for path in sorted((os.fspath(file) for file in files), key=lambda path: (suffix_of(path) in AUDIO_SUFFIXES, path)):
+        by_id.setdefault(Path(path).stem, path)
+    return by_id
+
+
+def _item(row: Mapping[str, str], by_id: Mapping[str, str]) -> MediaItem:
+    video_id = row["video_id"]
+    if video_id not in by_id:
+        raise ViMLError(f"video_id={video_id!r:.80}: no file of that name; put the video there, or name its folder")
+    # The rules of a manifest hold for the times, the text, and all other columns.
+    others = {name: value for name, value in row.items() if name != "video_id"}
+    item = parse_row({**others, "id": video_id, "path": by_id[video_id]})
+    if item.start is None or item.end is None:
+        raise ViMLError(f"video_id={video_id!r:.80}: no start or no end; give the described seconds")
+    start, end = clip_around(item.start, item.end)
+    fields = item.fields | {"described": [item.start, item.end], "text_licence": LICENCE}
+    return replace(item, start=start, end=end, fields=fields)
+
+
+def _read_rows(path: str) -> Iterator[tuple[str, dict[str, str] | ViMLError]]:
+    """File and line of each row, with its cells."""
+    shown = printable(path)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            # Strict: a quote that is never closed would silently swallow the rows after it.
+            reader = csv.reader(file, strict=True)
+            columns = [cell.strip() for cell in next(reader)]
+            for cells in reader:
+                place = f"{shown} line {reader.line_num}"
+                if len(cells) == len(columns):
+                    row = {name: cell.strip() for name, cell in zip(columns, cells, strict=True)}
+                    yield place, {name: cell for name, cell in row.items() if cell or name == "video_id"}
+                elif cells:
+                    yield place, ViMLError(f"{len(cells)} cells for {len(columns)} columns; put commas in quotes")
+    except (OSError, ValueError, csv.Error) as error:
+        raise ViMLError(f"{shown}: cannot be read ({in_one_line(error)}); save it as CSV in UTF-8") from error

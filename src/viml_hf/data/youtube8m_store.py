@@ -1,0 +1,285 @@
+"""YouTube-8M's files → a store: which videos are taken, and how they are written."""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from viml_hf.data.youtube8m import WIDTHS, YouTube8MVideo, label_text, read_videos
+from viml_hf.encoders.encoder_settings import EncoderSettings
+from viml_hf.encoders.media_encoder import best_device
+from viml_hf.errors import ViMLError
+from viml_hf.features.store import Store, StoreSpec
+from viml_hf.features.store_writer import StoreWriter
+from viml_hf.processing.media import printable
+from viml_hf.processing.segments import SEGMENT_SECONDS
+
+# Named in `store.json`. They cannot be loaded: only their features were published.
+ENCODERS = {"video": "youtube8m-inception-pca", "audio": "youtube8m-vggish-pca"}
+LICENCE = "cc-by-4.0"
+
+# Why a video is left out. Audio that several videos have is that of silence, or of a video uploaded twice.
+REPEATED, ZERO_AUDIO, SHARED_AUDIO, OTHER_LABELS = (
+    "with an id that came before",
+    "with audio of zeros",
+    "with the very audio features of another video",
+    "without a wanted label",
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Files of one split.
+
+    Args:
+        name: Such as "train".
+        files: Numbers at the end of the files' names, as in "0-49" or "7", or a pattern of their names without the
+            suffix, such as "train*".
+
+    Example:
+        >>> Split("train", "0-49").holds("yt8m/validate0007.tfrecord")
+        True
+    """
+
+    name: str
+    files: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Split":
+        """The split of a text such as "train=0-49".
+
+        Raises:
+            ViMLError: It is none.
+        """
+        name, equals, files = text.partition("=")
+        if not name.strip() or not equals or not files.strip():
+            raise ViMLError(f"split {text!r}: give NAME=FILES, such as train=0-49, test=7 or validation=validate*")
+        return cls(name.strip(), files.strip())
+
+    def holds(self, path: str) -> bool:
+        """Whether a file belongs to it."""
+        numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", self.files)
+        if numbers is None:
+            return fnmatchcase(Path(path).stem, self.files)
+        shard = shard_number(path)
+        return shard is not None and int(numbers[1]) <= shard <= int(numbers[2] or numbers[1])
+
+
+@dataclass
+class Selection:
+    """What was found in files, and which of it is wanted.
+
+    Args:
+        wanted: Ids of the wanted videos by file, in the order of the records.
+        splits: Name of the split by file, where splits were asked for.
+        videos: How many could be read.
+        left_out: How many of these are not wanted, by reason.
+        problems: Records that could not be read, by file: one line each with file and number.
+        frame_level: Whether the files hold every second.
+    """
+
+    wanted: dict[str, list[str]] = field(default_factory=dict)
+    splits: dict[str, str] = field(default_factory=dict)
+    videos: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    problems: dict[str, list[str]] = field(default_factory=dict)
+    frame_level: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many videos are wanted."""
+        return sum(map(len, self.wanted.values()))
+
+
+def select_videos(
+    files: Sequence[str],
+    vocabulary: Collection[int],
+    *,
+    labels: frozenset[int] | None = None,
+    splits: Sequence[Split] = (),
+) -> Selection:
+    """Read all files, and choose videos.
+
+    Left out are, in this order: a video whose id came before; one whose audio is all zeros; every one whose audio
+    features, as a store rounds them, another video of these files has too, whatever its labels: the silent ones share
+    one vector, and equal music has no one right answer; one with none of the wanted labels.
+
+    Args:
+        files: Of one level.
+        vocabulary: The labels that there are.
+        labels: The wanted ones; by default a video needs none.
+        splits: If given, files in none of them are not read.
+
+    Raises:
+        ViMLError: A file is in two splits, or all are in none.
+    """
+    selection = Selection(splits=_splits_of(files, splits))
+    seen: dict[str, tuple[str, bytes, bool]] = {}  # file, audio, and whether a label is wanted
+    level: bool | None = None
+    for path in selection.splits if splits else files:
+        for place, video in read_videos(path, vocabulary):
+            if isinstance(video, YouTube8MVideo) and level is None:
+                level = selection.frame_level = bool(video.seconds)
+            if isinstance(video, YouTube8MVideo) and bool(video.seconds) != level:
+                video = ViMLError("not of the level of the records before it; import each level into its own store")
+            if isinstance(video, ViMLError):
+                selection.problems.setdefault(path, []).append(f"{place}: {video}")
+                continue
+            selection.videos += 1
+            if video.id in seen:
+                selection.left_out[REPEATED] += 1
+            else:
+                wanted = labels is None or not labels.isdisjoint(video.labels)
+                seen[video.id] = path, _audio_key(video), wanted
+    shared = Counter(audio for _, audio, _ in seen.values())
+    for video_id, (path, audio, wanted) in seen.items():
+        if not audio:
+            selection.left_out[ZERO_AUDIO] += 1
+        elif shared[audio] > 1:
+            selection.left_out[SHARED_AUDIO] += 1
+        elif not wanted:
+            selection.left_out[OTHER_LABELS] += 1
+        else:
+            selection.wanted.setdefault(path, []).append(video_id)
+    return selection
+
+
+def selected_videos(selection: Selection, vocabulary: Collection[int]) -> Iterator[tuple[str, YouTube8MVideo]]:
+    """Read the chosen videos again, one at a time.
+
+    Yields:
+        Each with its file.
+
+    Raises:
+        ViMLError: A file has changed since.
+    """
+    for path, ids in selection.wanted.items():
+        left = set(ids)
+        for _, video in read_videos(path, vocabulary):
+            if isinstance(video, YouTube8MVideo) and video.id in left:
+                left.remove(video.id)
+                yield path, video
+        if left:
+            raise ViMLError(f"{printable(path)}: {len(left)} videos are gone since it was first read; run this again")
+
+
+def import_videos(
+    selection: Selection,
+    vocabulary: Mapping[int, str],
+    folder: str | Path,
+    *,
+    text: str = "descriptors",
+    seed: int = 0,
+    progress: bool = True,
+    **load_options: Any,
+) -> Store:
+    """Write the chosen videos into a store; it then holds these and no others.
+
+    The text of a video is `label_text`; one without label names has none. Labels, their names, file, shard and split
+    are kept as fields.
+
+    Args:
+        selection: Of `select_videos`.
+        vocabulary: Label names by index.
+        folder: The store's folder, new or of an earlier import with the same text encoder.
+        text: Text encoder, `NAME[:HUB_ID[@REVISION]]` or a folder. Each text is encoded once.
+        seed: Of the order of the names.
+        progress: Show a progress bar.
+        load_options: Passed to the encoder's `from_pretrained` (`local_files_only`, `cache_dir`, `token`, …).
+
+    Returns:
+        The finished store.
+
+    Raises:
+        ViMLError: No video is wanted, or the folder holds other features.
+    """
+    if not selection.count:
+        first = next((f"; {problems[0]}" for problems in selection.problems.values()), "")
+        raise ViMLError(
+            f"no video to import of {selection.videos} that could be read: give other files or labels{first}"
+        )
+    settings = EncoderSettings(text=text, load_options=load_options)
+    encoder = settings.load(device=best_device())
+    settings = settings.resolved(encoder)
+    info = encoder.info["text"]
+    spec = StoreSpec(
+        encoders=ENCODERS | {"text": settings.text},
+        widths=WIDTHS | {"text": encoder.widths["text"]},
+        fingerprints={"text": encoder.fingerprints()["text"]},
+        frames_per_second=1,
+        segment_seconds=SEGMENT_SECONDS if selection.frame_level else 0.0,  # 0: a row is the mean of a whole video
+        dtypes={"text": encoder.dtypes["text"]},
+        revisions={"text": info.revision},
+        licences={"video": LICENCE, "audio": LICENCE, "text": info.licence},
+    )
+    encoded: dict[str, np.ndarray] = {}
+    videos = selected_videos(selection, vocabulary)
+    with (
+        StoreWriter(folder, spec, encoder.null_text()) as writer,
+        tqdm(videos, "import", selection.count, unit="video", disable=not progress) as bar,
+    ):
+        # Written anew: reading again is quicker than finding out what has changed. Until it is whole, what an earlier
+        # import has left can be read.
+        writer.forget([item.id for item in writer.items])
+        for path, video in bar:
+            names = [name for name in (vocabulary[label] for label in video.labels) if name]
+            texts = [label_text(video.id, names, seed=seed)] if names else []
+            for one in texts:
+                if one not in encoded:
+                    encoded[one] = encoder.encode_text(one)
+            rows = encoded[texts[0]] if texts else None
+            fields = _fields(path, selection.splits.get(path), video, names)
+            writer.add(video.id, **video.features, text=rows, texts=texts, **fields)
+    return Store(folder)
+
+
+def _fields(path: str, split: str | None, video: YouTube8MVideo, names: list[str]) -> dict[str, Any]:
+    """What is kept of a video beside its features and its text."""
+    fields: dict[str, Any] = {
+        "source": "youtube8m",
+        "licence": LICENCE,
+        "file": printable(Path(path).name),
+        "shard": shard_number(path),
+        "split": split,
+        "labels": list(video.labels),
+        "tags": {"label": names},
+    }
+    fields |= {f"{modality}_seconds": seconds for modality, seconds in video.seconds.items()}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def shard_number(path: str) -> int | None:
+    """The number at the end of a file's name; `None` where there is none, as in `trainpj` or `trainA7`.
+
+    Example:
+        >>> shard_number("validate0007.tfrecord"), shard_number("trainA7.tfrecord")
+        (7, None)
+    """
+    # The names of the full release end in two digits of base 62.
+    number = re.fullmatch(r"(?!(?:train|validate|test)[A-Za-z]\d$).*?(\d+)", Path(path).stem)
+    return int(number[1]) if number else None
+
+
+def _splits_of(files: Iterable[str], splits: Sequence[Split]) -> dict[str, str]:
+    """Name of the split of every file that is in one."""
+    found = {path: {split.name for split in splits if split.holds(path)} for path in files}
+    for path, names in found.items():
+        if len(names) > 1:
+            raise ViMLError(f"{printable(path)}: in the splits {' and '.join(sorted(names))}; give it to one")
+    if splits and not any(found.values()):
+        raise ViMLError(f"no file is in a split; the first is {printable(next(iter(found), 'missing'))}")
+    return {path: name for path, names in found.items() for name in names}
+
+
+def _audio_key(video: YouTube8MVideo) -> bytes:
+    """The same for equal audio; nothing for zeros. Constant sound, such as silence, is equal whatever its length."""
+    rows = video.features["audio"].astype(np.float16)
+    distinct = sorted({row.tobytes() for row in rows})
+    return blake2b(b"".join(distinct), digest_size=16).digest() if rows.any() else b""
