@@ -55,7 +55,7 @@ def test_a_folder_becomes_a_store_and_bad_records_are_named(viml, yt8m, tmp_path
     assert [(item.id, item.fields["split"]) for item in Store(store).items] == [("aaaa", "train"), ("cccc", "test")]
     status, out, _ = viml("verify", store)
     assert status == 0
-    assert "video: youtube8m-inception-pca (width 1024, cc-by-4.0)" in out
+    assert "video: features:youtube8m-inception-pca (width 1024, cc-by-4.0)" in out
 
 
 def test_a_dry_run_counts_and_writes_nothing(viml, yt8m, tmp_path):

@@ -146,9 +146,25 @@ def test_a_store_holds_features_texts_and_where_they_came_from(folder, tmp_path)
     for modality in ("video", "audio"):
         rows = store.rows(modality, getattr(first, modality)).numpy()
         assert np.array_equal(rows, expected[modality].astype(np.float16))
-    assert store.spec.encoders["video"] == "youtube8m-inception-pca"
+    assert store.spec.encoders["video"] == "features:youtube8m-inception-pca"
     assert (store.spec.widths["video"], store.spec.widths["audio"]) == (1024, 128)
     assert len(store.usable()) == 4
+
+
+def test_other_videos_are_there_to_learn_from_only(folder, tmp_path):
+    splits = [Split.parse("train=3"), Split.parse("test=10-19")]
+    selection = select(folder, labels=frozenset([4]), splits=splits, keep_others=True)
+    store = import_videos(selection, NAMES, tmp_path / "store", others_weight=0.25, progress=False)
+    by_id = {item.id: item.fields for item in store.items}
+    wanted = {name for name, fields in by_id.items() if 4 in fields["labels"]}
+    assert wanted
+    assert set(by_id) - wanted == selection.others != set()
+    for name, fields in by_id.items():
+        assert fields.get("weight") == (None if name in wanted else 0.25)
+        assert name in wanted or fields["split"] == "train"
+    for options in ({"labels": None}, {"splits": [Split.parse("test=0-99")]}):
+        with pytest.raises(ViMLError, match="into the split 'train': give both"):
+            select(folder, **{"labels": frozenset([4]), "splits": splits, "keep_others": True} | options)
 
 
 def test_every_ten_seconds_of_a_frame_level_file_are_a_row(tmp_path):

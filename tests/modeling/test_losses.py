@@ -89,3 +89,18 @@ def test_the_model_adds_what_its_config_says():
     )
     structure = structure_loss(output.query_embeds, video.mean(1)) + structure_loss(output.audio_embeds, audio.mean(1))
     assert output.loss.item() == pytest.approx((expected + 0.2 * structure).item(), rel=1e-5)
+
+
+def test_a_row_of_weight_three_counts_as_three_equal_rows():
+    torch.manual_seed(3)
+    query, audio = (torch.nn.functional.normalize(torch.randn(4, 8), dim=-1) for _ in range(2))
+    counts = torch.tensor([1, 3, 2, 1])
+    copies = torch.arange(4).repeat_interleave(counts)
+    loss = 0.0
+    for left, right in ((query, audio), (audio, query)):
+        scores = (left[copies] @ right[copies].T / 0.1).exp()
+        for row, source in enumerate(copies):  # any copy of the match is right
+            loss -= (scores[row, copies == source].sum() / scores[row].sum()).log() / len(copies)
+    assert info_nce_loss(query, audio, 0.1, counts.float()).item() == pytest.approx(loss.item(), rel=1e-5)
+    ones = info_nce_loss(query, audio, 0.1, torch.ones(4))
+    torch.testing.assert_close(ones, info_nce_loss(query, audio, 0.1))

@@ -1,5 +1,6 @@
 """The epoch of a training item: where it comes from, and that every way of training tells it."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from viml_hf import EpochCallback, StoreDataset, ViMLConfig, ViMLDataCollator, ViMLModel
+from viml_hf import EpochCallback, StoreDataset, ViMLConfig, ViMLDataCollator, ViMLError, ViMLModel
+from viml_hf.modeling.loss_viml import info_nce_loss
+from viml_hf.train.training import new_model
 
 
 class RecordingCollator(ViMLDataCollator):
@@ -91,7 +94,26 @@ def test_items_are_row_ranges_of_the_items_asked_for(store):
     assert len(dataset) == 3
     for index, item in enumerate(some):
         expected = {"id": item.id, "epoch": 4, "video": item.video, "audio": item.audio, "text": item.text}
-        assert dataset[index] == expected
+        assert dataset[index] == expected | {"weight": None}
     evaluation = StoreDataset(store, some, training=False)
     evaluation.set_epoch(4)
     assert evaluation[0]["epoch"] is None
+
+
+def test_weights_of_items_reach_the_loss_in_training_alone(store):
+    some = [
+        replace(item, fields={"weight": weight}) for item, weight in zip(store.usable(), (1, 0.25, 1), strict=False)
+    ]
+    dataset, collator = StoreDataset(store, some), ViMLDataCollator(store, text_dropout=0)
+    dataset.set_epoch(0)
+    batch = collator([dataset[index] for index in range(3)])
+    assert batch["sample_weights"].tolist() == [1, 0.25, 1]
+    model = new_model(store, 0, num_hidden_layers=1, num_attention_heads=2, hidden_size=8, projection_dim=8).eval()
+    output = model(**batch)
+    expected = info_nce_loss(output.query_embeds, output.audio_embeds, 0.03, batch["sample_weights"])
+    torch.testing.assert_close(output.loss, expected)
+    still = StoreDataset(store, some, training=False)
+    assert "sample_weights" not in collator([still[index] for index in range(3)])
+    for wrong in (0, -1, float("nan")):
+        with pytest.raises(ViMLError, match="item-000 has the weight"):
+            StoreDataset(store, [replace(some[0], fields={"weight": wrong})])

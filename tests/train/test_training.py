@@ -203,6 +203,17 @@ def test_train_model_leaves_a_folder_that_loads(tmp_path):
         train_model(tmp_path / "store", tmp_path / "other", settings, resume=True, progress=False)
 
 
+def test_heads_alone_are_saved_where_features_came_without_encoders(tmp_path):
+    names = {"video": "features:a", "audio": "features:b", "text": "descriptors"}
+    generator = np.random.default_rng(0)
+    with StoreWriter(tmp_path / "store", StoreSpec(names, {"video": 6, "audio": 5, "text": 4}), np.zeros(4)) as writer:
+        for index in range(20):
+            writer.add(f"{index:02d}", video=generator.standard_normal((1, 6)), audio=generator.standard_normal((1, 5)))
+    settings = TrainingSettings(epochs=1, batch_size=8)
+    assert train_model(tmp_path / "store", tmp_path / "model", settings, progress=False, **HEADS)["MR"] > 0
+    assert ViMLModel.from_pretrained(tmp_path / "model").config.hidden_size == 16
+
+
 def test_bad_configs_and_too_few_items_are_refused(store, tmp_path):
     with pytest.raises(ViMLError, match="video_dim=7"):
         new_model(store, 0, video_dim=7)

@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="text encoder, NAME[:HUB_ID[@REVISION]] or a folder (default: descriptors)",
     )
+    parser.add_argument(
+        "--others",
+        type=float,
+        metavar="WEIGHT",
+        help="take videos without these labels into the split train too, each of which counts as much (such as 0.25)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the order of label names")
     parser.add_argument("--local-files-only", action="store_true", help="never ask the network for an encoder")
     parser.add_argument("--dry-run", action="store_true", help="count, and write nothing")
@@ -52,12 +58,15 @@ def run(options: argparse.Namespace) -> None:
     """Choose the videos, say what was found, and write the store."""
     from viml_hf.data.youtube8m import find_files, parse_labels, read_vocabulary
     from viml_hf.data.youtube8m_store import Split, import_videos, select_videos
+    from viml_hf.errors import ViMLError
 
     vocabulary = read_vocabulary(options.vocabulary)
     labels = parse_labels(options.labels, vocabulary) if options.labels is not None else None
+    if options.others is not None and not options.others > 0:
+        raise ViMLError(f"--others {options.others}: give a number above 0, such as 0.25")
     splits = [Split.parse(split) for split in options.split]
     files = find_files(options.paths)
-    selection = select_videos(files, vocabulary, labels=labels, splits=splits)
+    selection = select_videos(files, vocabulary, labels=labels, splits=splits, keep_others=options.others is not None)
     _print_problems(selection)
     _print_selection(selection, len(selection.splits) if splits else len(files))
     if options.dry_run:
@@ -67,6 +76,7 @@ def run(options: argparse.Namespace) -> None:
         vocabulary,
         options.output,
         text=options.text_encoder,
+        others_weight=1.0 if options.others is None else options.others,
         seed=options.seed,
         progress=not options.quiet,
         **({"local_files_only": True} if options.local_files_only else {}),

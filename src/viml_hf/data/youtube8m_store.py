@@ -22,8 +22,9 @@ from viml_hf.processing.media import printable
 from viml_hf.processing.segments import SEGMENT_SECONDS
 
 # Named in `store.json`. They cannot be loaded: only their features were published.
-ENCODERS = {"video": "youtube8m-inception-pca", "audio": "youtube8m-vggish-pca"}
+ENCODERS = {"video": "features:youtube8m-inception-pca", "audio": "features:youtube8m-vggish-pca"}
 LICENCE = "cc-by-4.0"
+TRAIN = "train"  # the split whose items are learned from
 
 # Why a video is left out. Audio that several videos have is that of silence, or of a video uploaded twice.
 REPEATED, ZERO_AUDIO, SHARED_AUDIO, OTHER_LABELS = (
@@ -83,6 +84,7 @@ class Selection:
         left_out: How many of these are not wanted, by reason.
         problems: Records that could not be read, by file: one line each with file and number.
         frame_level: Whether the files hold every second.
+        others: Those of the wanted videos that have no wanted label, and are there to learn from only.
     """
 
     wanted: dict[str, list[str]] = field(default_factory=dict)
@@ -91,6 +93,7 @@ class Selection:
     left_out: Counter[str] = field(default_factory=Counter)
     problems: dict[str, list[str]] = field(default_factory=dict)
     frame_level: bool = False
+    others: set[str] = field(default_factory=set)
 
     @property
     def count(self) -> int:
@@ -104,6 +107,7 @@ def select_videos(
     *,
     labels: frozenset[int] | None = None,
     splits: Sequence[Split] = (),
+    keep_others: bool = False,
 ) -> Selection:
     """Read all files, and choose videos.
 
@@ -116,10 +120,13 @@ def select_videos(
         vocabulary: The labels that there are.
         labels: The wanted ones; by default a video needs none.
         splits: If given, files in none of them are not read.
+        keep_others: Of the split "train", take the videos with none of the wanted labels too.
 
     Raises:
-        ViMLError: A file is in two splits, or all are in none.
+        ViMLError: A file is in two splits, or all are in none, or others are asked for without labels or that split.
     """
+    if keep_others and (labels is None or TRAIN not in {split.name for split in splits}):
+        raise ViMLError(f"other videos can be taken beside those with given labels, into the split {TRAIN!r}: give both")
     selection = Selection(splits=_splits_of(files, splits))
     seen: dict[str, tuple[str, bytes, bool]] = {}  # file, audio, and whether a label is wanted
     level: bool | None = None
@@ -144,9 +151,11 @@ def select_videos(
             selection.left_out[ZERO_AUDIO] += 1
         elif shared[audio] > 1:
             selection.left_out[SHARED_AUDIO] += 1
-        elif not wanted:
+        elif not wanted and not (keep_others and selection.splits[path] == TRAIN):
             selection.left_out[OTHER_LABELS] += 1
         else:
+            if not wanted:
+                selection.others.add(video_id)
             selection.wanted.setdefault(path, []).append(video_id)
     return selection
 
@@ -176,6 +185,7 @@ def import_videos(
     folder: str | Path,
     *,
     text: str = "descriptors",
+    others_weight: float = 1.0,
     seed: int = 0,
     progress: bool = True,
     **load_options: Any,
@@ -190,6 +200,7 @@ def import_videos(
         vocabulary: Label names by index.
         folder: The store's folder, new or of an earlier import with the same text encoder.
         text: Text encoder, `NAME[:HUB_ID[@REVISION]]` or a folder. Each text is encoded once.
+        others_weight: How much one of `selection.others` counts in training.
         seed: Of the order of the names.
         progress: Show a progress bar.
         load_options: Passed to the encoder's `from_pretrained` (`local_files_only`, `cache_dir`, `token`, …).
@@ -236,6 +247,8 @@ def import_videos(
                     encoded[one] = encoder.encode_text(one)
             rows = encoded[texts[0]] if texts else None
             fields = _fields(path, selection.splits.get(path), video, names)
+            if video.id in selection.others:
+                fields["weight"] = others_weight
             writer.add(video.id, **video.features, text=rows, texts=texts, **fields)
     return Store(folder)
 

@@ -45,6 +45,11 @@ def parse_encoder_name(text: str) -> EncoderName:
     """
     if text == "descriptors":
         return EncoderName("descriptors")
+    if is_published_features(text):
+        raise ValueError(
+            f"{text!r} stands for features that came without their encoder, so no file can be encoded like them: give "
+            "a store of such features to `viml evaluate`, or take a model that was trained with encoders of its own."
+        )
     if Path(text).is_dir():
         return EncoderName("auto", text)
     name, colon, location = text.partition(":")
@@ -65,6 +70,16 @@ def parse_encoder_name(text: str) -> EncoderName:
             "of a saved model."
         )
     return EncoderName(name, hub_id, revision or None)
+
+
+def is_published_features(name: str) -> bool:
+    """Whether a name stands for features that were published without their encoder, such as those of YouTube-8M.
+
+    Example:
+        >>> is_published_features("features:youtube8m-vggish-pca"), is_published_features("clip")
+        (True, False)
+    """
+    return name.startswith("features:")
 
 
 def locate_encoder(encoder: str, kwargs: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:

@@ -51,13 +51,19 @@ def gather_batch(rows: Tensor) -> Tensor:
     return _GatherRows.apply(rows)
 
 
-def info_nce_loss(query_embeds: Tensor, audio_embeds: Tensor, temperature: Tensor | float) -> Tensor:
+def info_nce_loss(
+    query_embeds: Tensor, audio_embeds: Tensor, temperature: Tensor | float, weights: Tensor | None = None
+) -> Tensor:
     """Symmetric InfoNCE over in-batch negatives: L(query → music) + L(music → query), a sum (paper equation 2).
+
+    A row of weight w counts as w equal rows: as a query, as a candidate, and as the match. So items of another kind
+    than those that are to be ranked can be learned from without being what the model is trained to tell apart.
 
     Args:
         query_embeds: `(batch, dim)`, L2-normalised. Row i belongs to row i of `audio_embeds`.
         audio_embeds: `(batch, dim)`, L2-normalised.
         temperature: The softmax temperature tau.
+        weights: `(batch,)`, above 0; all 1 by default.
 
     Returns:
         A float32 scalar.
@@ -69,8 +75,12 @@ def info_nce_loss(query_embeds: Tensor, audio_embeds: Tensor, temperature: Tenso
         16
     """
     logits = at_least_float32(query_embeds) @ at_least_float32(audio_embeds).T / temperature
-    labels = torch.arange(logits.shape[0], device=logits.device)
-    return F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)
+    if weights is None:
+        labels = torch.arange(logits.shape[0], device=logits.device)
+        return F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)
+    weights = weights.to(logits)
+    losses = sum(-F.log_softmax(scores + weights.log(), dim=1).diagonal() for scores in (logits, logits.T))
+    return (weights * losses).sum() / weights.sum()
 
 
 def triplet_loss(

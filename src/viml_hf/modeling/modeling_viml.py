@@ -205,6 +205,7 @@ class ViMLModel(ViMLPreTrainedModel):
         text_attention_mask: Tensor | None = None,
         audio_features: Tensor | None = None,
         audio_attention_mask: Tensor | None = None,
+        sample_weights: Tensor | None = None,
         return_loss: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ViMLOutput:
@@ -217,6 +218,8 @@ class ViMLModel(ViMLPreTrainedModel):
             text_attention_mask: `(batch, texts)`; a row of zeros = no text.
             audio_features: `(tracks, time, audio_dim)`, see [`get_audio_features`].
             audio_attention_mask: `(tracks, time)`.
+            sample_weights: `(batch,)` above 0: in InfoNCE an item of weight w counts as w equal ones. In data-parallel
+                training all processes give them, or none.
             return_loss: Compute `config.loss`. Query i and track i belong together; all other tracks of the batch, in
                 data-parallel training of all processes, are its negatives.
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
@@ -249,7 +252,7 @@ class ViMLModel(ViMLPreTrainedModel):
                 rows, mask = text_features, text_attention_mask
             base_features = masked_mean(rows, mask), masked_mean(audio_features, audio_attention_mask)
             with full_precision(query.pooler_output):
-                loss = self._loss(query.pooler_output, audio.pooler_output, *base_features)
+                loss = self._loss(query.pooler_output, audio.pooler_output, *base_features, sample_weights)
         return ViMLOutput(
             loss=loss,
             logits_per_query=logits,
@@ -333,7 +336,14 @@ class ViMLModel(ViMLPreTrainedModel):
         present = attention_mask.bool().any(1, keepdim=True)
         return torch.where(present, output.pooler_output, null_pooled)
 
-    def _loss(self, query_embeds: Tensor, audio_embeds: Tensor, query_rows: Tensor, audio_rows: Tensor) -> Tensor:
+    def _loss(
+        self,
+        query_embeds: Tensor,
+        audio_embeds: Tensor,
+        query_rows: Tensor,
+        audio_rows: Tensor,
+        weights: Tensor | None,
+    ) -> Tensor:
         """`config.loss` over the batch; in training over the batches of all processes.
 
         The batch norm of the `"linear"` encoder is the exception: each process normalises by its own rows.
@@ -341,7 +351,9 @@ class ViMLModel(ViMLPreTrainedModel):
         gather = gather_batch if self.training else nn.Identity()
         query_embeds, audio_embeds = gather(query_embeds), gather(audio_embeds)
         if self.config.loss == "info_nce":
-            return info_nce_loss(query_embeds, audio_embeds, self.temperature)
+            return info_nce_loss(
+                query_embeds, audio_embeds, self.temperature, None if weights is None else gather(weights)
+            )
         loss = triplet_loss(
             query_embeds,
             audio_embeds,

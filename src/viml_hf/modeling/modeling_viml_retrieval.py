@@ -340,6 +340,7 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         audio_segment_mask: Tensor | None = None,
         audio_frame_mask: Tensor | None = None,
         audio_window_mask: Tensor | None = None,
+        sample_weights: Tensor | None = None,
         return_loss: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ViMLOutput:
@@ -354,7 +355,8 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
             audio_segment_mask: `(tracks, segments)`, 1 where the segment exists.
             audio_frame_mask: `(tracks, segments, time)`, 1 where the input exists, for encoders without a window.
             audio_window_mask: `(tracks, segments, windows)`, for encoders with a window shorter than a segment.
-            return_loss: See [`ViMLModel.forward`].
+            sample_weights: See [`ViMLModel.forward`].
+            return_loss: Likewise.
             kwargs: As for [`ViMLModel`].
 
         Returns:
@@ -365,7 +367,7 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
             inputs["audio_features"], inputs["audio_attention_mask"] = self.get_audio_base_features(
                 input_features, audio_segment_mask, audio_frame_mask, audio_window_mask
             )
-        return self.viml(**inputs, return_loss=return_loss, **kwargs)
+        return self.viml(**inputs, sample_weights=sample_weights, return_loss=return_loss, **kwargs)
 
 
 def _masked_mean(embeds: Tensor, mask: Tensor) -> Tensor:

@@ -49,6 +49,8 @@ def tag_store(store: Store, tagger: MusicTagger, name: str, *, progress: bool = 
     failed = 0
     for item in tqdm(items, desc="tag", unit="track", disable=not progress):
         try:
+            if "audio_path" not in item.fields:
+                raise ViMLError(f"{item.id}: the store was not made of a music file of it; extract one to tag it")
             tags = tagger.tag(item.fields["audio_path"], start=item.fields.get("start"), end=item.fields.get("end"))
         except (ViMLError, OSError) as error:
             failed += 1

@@ -91,7 +91,7 @@ class ViMLDataCollator:
 
         Returns:
             `{video,text,audio}_features` `(batch, time, width)` float32 with `{video,text,audio}_attention_mask`
-            `(batch, time)`, and `return_loss=True`.
+            `(batch, time)`, `sample_weights` `(batch,)` where items have weights, and `return_loss=True`.
         """
         ranges: dict[str, list[RowRange]] = {"video": [], "audio": [], "text": []}
         for example in examples:
@@ -100,6 +100,9 @@ class ViMLDataCollator:
         batch: dict[str, Tensor | bool] = {"return_loss": True}
         for modality, chosen in ranges.items():
             batch[f"{modality}_features"], batch[f"{modality}_attention_mask"] = self._gather(modality, chosen)
+        weights = [example["weight"] for example in examples if example["weight"] is not None]
+        if weights:
+            batch["sample_weights"] = torch.tensor(weights)
         return batch
 
     def _choose(self, example: StoreExample) -> dict[str, RowRange]:

@@ -12,13 +12,17 @@ from viml_hf.features.store import RowRange, Store, StoreItem
 
 
 class StoreExample(TypedDict):
-    """One item of a [`StoreDataset`]. `epoch` is `None` in evaluation: no dropout, and the middle clip."""
+    """One item of a [`StoreDataset`].
+
+    `epoch` is `None` in evaluation: no dropout, and the middle clip. `weight` is `None` where all items count the same.
+    """
 
     id: str
     epoch: int | None
     video: RowRange
     audio: RowRange
     text: RowRange
+    weight: float | None
 
 
 class StoreDataset(Dataset):
@@ -44,6 +48,11 @@ class StoreDataset(Dataset):
                 f"{store.folder}: no item has both video and audio features; see its errors in items.parquet"
             )
         self.training = training
+        weights = [float(item.fields.get("weight", 1.0)) for item in self.items]
+        for item, weight in zip(self.items, weights, strict=True):
+            if not 0 < weight < float("inf"):
+                raise ViMLError(f"{store.folder}: {item.id} has the weight {weight}; give a number above 0, 1 as usual")
+        self.weights = weights if training and set(weights) != {1.0} else None
         # Shared memory: loader workers that outlive an epoch see the next one.
         self._epoch = torch.full((1,), -1, dtype=torch.long).share_memory_()
 
@@ -63,7 +72,14 @@ class StoreDataset(Dataset):
                     "The training dataset was not told its epoch: pass callbacks=[EpochCallback(dataset)] to Trainer, "
                     "or call dataset.set_epoch(epoch) before each epoch of your own loop."
                 )
-        return {"id": item.id, "epoch": epoch, "video": item.video, "audio": item.audio, "text": item.text}
+        return {
+            "id": item.id,
+            "epoch": epoch,
+            "video": item.video,
+            "audio": item.audio,
+            "text": item.text,
+            "weight": None if self.weights is None else self.weights[index],
+        }
 
 
 def give_own_generator(loader: DataLoader, seed: int) -> None:

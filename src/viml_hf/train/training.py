@@ -19,6 +19,7 @@ from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.evaluation.ranks import retrieval_ranks
 from viml_hf.features.store import Store, StoreItem
 from viml_hf.modeling.configuration_viml import ViMLConfig
+from viml_hf.modeling.encoder_names import is_published_features
 from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 from viml_hf.processing.processing_viml import ViMLProcessor
@@ -338,7 +339,14 @@ def _prepare_checkpoints(folder: Path, resume: bool, run: dict[str, Any]) -> Non
 
 
 def save_retrieval_model(viml: ViMLModel, store: Store, output: str | Path) -> None:
-    """Save trained heads together with the encoders and the processor of their store."""
+    """Save trained heads together with the encoders and the processor of their store.
+
+    Features that were published without their encoders, as those of YouTube-8M, leave the heads alone to be saved: a
+    [`ViMLModel`], which ranks items of such stores.
+    """
+    if any(is_published_features(name) for name in store.spec.encoders.values()):
+        viml.save_pretrained(output)
+        return
     names: dict[str, Any] = {
         modality: pinned_name(name, store.spec.revisions.get(modality))
         for modality, name in store.spec.encoders.items()
