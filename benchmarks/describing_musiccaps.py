@@ -20,6 +20,7 @@ from viml_hf.synthesis.quality_report import NotRun, QualityRow, format_report, 
 from viml_hf.synthesis.shared_prefix import SharedPrefixGenerator
 from viml_hf.synthesis.store_descriptions import RULES
 from viml_hf.synthesis.tag_vocabulary import TagVocabulary
+from viml_hf.synthesis.track_tags import TrackTags
 
 EXAMPLES = 1000
 
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--model", help="causal language model for prompt2text, folder or Hub id")
     parser.add_argument("--tracks", type=int, default=200)
     parser.add_argument("--k", type=int, default=8, help="examples per prompt")
+    parser.add_argument("--nearest", action="store_true", help="each track's nearest examples, which takes longer")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -53,18 +55,18 @@ def main() -> None:
         rows.append(measure_quality(name, pairs, vocabulary))
     rows.append(NotRun("data2text"))
     described = [(track.id, tags) for track, tags in chosen]
-    for nearest in (False, True):
-        name = "prompt2text" + (", nearest examples" if nearest else "")
-        if options.model is None:
-            rows.append(NotRun(name))
-            continue
-        writer = PromptWriter(examples, options.k, nearest=nearest, seed=options.seed)
-        rows.append(prompted(name, options.model, described, writer, vocabulary, options.seed))
+    if options.model is None:
+        rows.append(NotRun("prompt2text"))
+    else:
+        writer = PromptWriter(examples, options.k, nearest=options.nearest, seed=options.seed)
+        rows.append(prompted(options.model, described, writer, vocabulary, options.seed))
     print("\n" + format_report(rows))
 
 
-def prompted(name, model, described, writer, vocabulary, seed) -> QualityRow:  # type: ignore[no-untyped-def]
-    """The row of prompt2text with one choice of examples."""
+def prompted(
+    model: str, described: list[tuple[str, TrackTags]], writer: PromptWriter, vocabulary: TagVocabulary, seed: int
+) -> QualityRow:
+    """The row of prompt2text, and on the way how many attempts were refused, and why."""
     generator, before = SharedPrefixGenerator.from_pretrained(model, writer.prefix), time.perf_counter()
     found = list(describe_tracks(described, generator, writer, vocabulary, seed))
     tags = dict(described)
@@ -74,10 +76,10 @@ def prompted(name, model, described, writer, vocabulary, seed) -> QualityRow:  #
     kinds = [note.split(": ", 2)[1] for note in notes if note.startswith("attempt")]
     refused = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
     print(
-        f"{name}: {first} of {len(found)} taken at the first attempt; attempts refused: {refused}; "
+        f"prompt2text: {first} of {len(found)} taken at the first attempt; attempts refused: {refused}; "
         f"{(time.perf_counter() - before) / len(found):.1f} s per track"
     )
-    return measure_quality(name, own, vocabulary, fallbacks=len(found) - len(own))
+    return measure_quality("prompt2text", own, vocabulary, fallbacks=len(found) - len(own))
 
 
 if __name__ == "__main__":

@@ -154,8 +154,9 @@ def test_a_store_holds_features_texts_and_where_they_came_from(folder, tmp_path)
 def test_other_videos_are_there_to_learn_from_only(folder, tmp_path):
     splits = [Split.parse("train=3"), Split.parse("test=10-19")]
     selection = select(folder, labels=frozenset([4]), splits=splits, keep_others=True)
-    store = import_videos(selection, NAMES, tmp_path / "store", others_weight=0.25, progress=False)
+    store = import_videos(selection, NAMES, tmp_path / "store", others_weight=0.25, pool_shards=2, progress=False)
     by_id = {item.id: item.fields for item in store.items}
+    assert all(fields["pool"] == fields["shard"] // 2 for fields in by_id.values())
     wanted = {name for name, fields in by_id.items() if 4 in fields["labels"]}
     assert wanted
     assert set(by_id) - wanted == selection.others != set()

@@ -37,6 +37,7 @@ CHANGED = {
     "triplet_audio_to_query_weight": 2,
     "triplet_query_to_audio_weight": 0.5,
     "triplet_structure_weight": 0,
+    "textless_loss_weight": 0.5,
     "null_text": "zero",
     "initializer_range": 0.1,
 }

@@ -96,6 +96,17 @@ def test_logits_and_loss_follow_from_the_embeddings(temperature):
     assert model(**batch).loss is None
 
 
+@pytest.mark.parametrize("fusion", ["transformer", "addition"])
+def test_the_loss_without_text_is_that_of_the_same_videos_alone(fusion):
+    model, batch = make_model(textless_loss_weight=0.5, fusion=fusion), make_batch()
+    output = model(**batch, return_loss=True)
+    video = {name: value for name, value in batch.items() if not name.startswith("text")}
+    alone = model(**video, return_loss=True)
+    torch.testing.assert_close(alone.loss, info_nce_loss(alone.query_embeds, alone.audio_embeds, 0.03))
+    both = info_nce_loss(output.query_embeds, output.audio_embeds, 0.03)
+    torch.testing.assert_close(output.loss, both + 0.5 * alone.loss)
+
+
 def test_the_temperature_in_use_is_the_learned_one():
     model = make_model(learned_temperature=True)
     model.log_temperature.data.fill_(-1.0)

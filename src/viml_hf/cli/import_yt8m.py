@@ -48,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WEIGHT",
         help="take videos without these labels into the split train too, each of which counts as much (such as 0.25)",
     )
+    parser.add_argument(
+        "--pool-shards",
+        type=int,
+        metavar="N",
+        help="a field `pool` for every N consecutive file numbers, to rank within",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the order of label names")
     parser.add_argument("--local-files-only", action="store_true", help="never ask the network for an encoder")
     parser.add_argument("--dry-run", action="store_true", help="count, and write nothing")
@@ -64,6 +70,8 @@ def run(options: argparse.Namespace) -> None:
     labels = parse_labels(options.labels, vocabulary) if options.labels is not None else None
     if options.others is not None and not options.others > 0:
         raise ViMLError(f"--others {options.others}: give a number above 0, such as 0.25")
+    if options.pool_shards is not None and options.pool_shards < 1:
+        raise ViMLError(f"--pool-shards {options.pool_shards}: give 1 or more")
     splits = [Split.parse(split) for split in options.split]
     files = find_files(options.paths)
     selection = select_videos(files, vocabulary, labels=labels, splits=splits, keep_others=options.others is not None)
@@ -77,6 +85,7 @@ def run(options: argparse.Namespace) -> None:
         options.output,
         text=options.text_encoder,
         others_weight=1.0 if options.others is None else options.others,
+        pool_shards=options.pool_shards,
         seed=options.seed,
         progress=not options.quiet,
         **({"local_files_only": True} if options.local_files_only else {}),

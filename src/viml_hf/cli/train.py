@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+DEFAULT_RECIPE = "viml-paper"
 QUERIES = {"video+text": ["video", "text"], "video": ["video"], "text": ["text"]}
 
 
@@ -13,9 +14,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `viml train`."""
     parser.add_argument("store", metavar="STORE", help="folder of a store")
     parser.add_argument("-o", "--output", required=True, metavar="MODEL", help="folder of the model")
-    parser.add_argument("--query", choices=list(QUERIES), default="video+text", help="what a query is made of")
+    parser.add_argument(
+        "--recipe", metavar="NAME", help="how a system is trained: a name (a wrong one lists all) or a JSON file"
+    )
+    parser.add_argument("--query", choices=list(QUERIES), help="what a query is made of (default: video+text)")
     parser.add_argument("--texts", metavar="NAME", help="train on texts of `viml describe` (default: the store's own)")
-    parser.add_argument("--fusion", choices=["transformer", "mlp", "linear", "addition"], default="transformer")
+    parser.add_argument("--fusion", choices=["transformer", "mlp", "linear", "addition"])
     parser.add_argument("--config", metavar="FILE", help="JSON file with further fields of ViMLConfig")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--batch-size", type=int)
@@ -33,24 +37,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train, save, and print the metrics on the held-out items."""
     from viml_hf.evaluation.metrics import format_table
+    from viml_hf.train.recipes import load_recipe
     from viml_hf.train.training import TrainingSettings, train_model
 
     given = {f.name: getattr(options, f.name, None) for f in fields(TrainingSettings)}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if options.whole_tracks:
         chosen["clip_segments"] = None
-    config = _read_config(options.config) if options.config else {}
+    recipe = load_recipe(options.recipe or DEFAULT_RECIPE)
+    config = recipe.config | (_read_config(options.config) if options.config else {})
+    if options.query is not None:
+        config["query_modalities"] = QUERIES[options.query]
+    if options.fusion is not None:
+        config["fusion"] = options.fusion
     metrics = train_model(
         options.store,
         options.output,
-        TrainingSettings(**chosen),
+        TrainingSettings(**{**recipe.settings, **chosen}),
         texts=options.texts,
         resume=options.resume,
         progress=not options.quiet,
-        **{"query_modalities": QUERIES[options.query], "fusion": options.fusion, **config},
+        **config,
     )
     if metrics:
-        print(format_table({f"held out, {options.query}": metrics}))
+        query = "+".join(config.get("query_modalities", QUERIES["video+text"]))
+        print(format_table({f"{recipe.name}, held out, {query}": metrics}))
     print(f"model: {options.output}")
 
 

@@ -126,7 +126,7 @@ def select_videos(
         ViMLError: A file is in two splits, or all are in none, or others are asked for without labels or that split.
     """
     if keep_others and (labels is None or TRAIN not in {split.name for split in splits}):
-        raise ViMLError(f"other videos can be taken beside those with given labels, into the split {TRAIN!r}: give both")
+        raise ViMLError(f"other videos can be taken beside those of given labels, into the split {TRAIN!r}: give both")
     selection = Selection(splits=_splits_of(files, splits))
     seen: dict[str, tuple[str, bytes, bool]] = {}  # file, audio, and whether a label is wanted
     level: bool | None = None
@@ -186,6 +186,7 @@ def import_videos(
     *,
     text: str = "descriptors",
     others_weight: float = 1.0,
+    pool_shards: int | None = None,
     seed: int = 0,
     progress: bool = True,
     **load_options: Any,
@@ -201,6 +202,7 @@ def import_videos(
         folder: The store's folder, new or of an earlier import with the same text encoder.
         text: Text encoder, `NAME[:HUB_ID[@REVISION]]` or a folder. Each text is encoded once.
         others_weight: How much one of `selection.others` counts in training.
+        pool_shards: Files with consecutive numbers whose videos get one `pool`, a field to group by in evaluation.
         seed: Of the order of the names.
         progress: Show a progress bar.
         load_options: Passed to the encoder's `from_pretrained` (`local_files_only`, `cache_dir`, `token`, …).
@@ -249,6 +251,8 @@ def import_videos(
             fields = _fields(path, selection.splits.get(path), video, names)
             if video.id in selection.others:
                 fields["weight"] = others_weight
+            if pool_shards is not None and "shard" in fields:
+                fields["pool"] = fields["shard"] // pool_shards
             writer.add(video.id, **video.features, text=rows, texts=texts, **fields)
     return Store(folder)
 

@@ -68,6 +68,8 @@ class ViMLConfig(PreTrainedConfig):
         triplet_audio_to_query_weight: Weight of the direction music → query.
         triplet_query_to_audio_weight: Weight of the direction query → music.
         triplet_structure_weight: Weight of the intra-modal structure term, once per modality.
+        textless_loss_weight: Weight of the loss of the same queries without their text, beside that of the queries with
+            it: each step then trains both, where text dropout draws one of them. 0 in the paper.
         null_text: What an absent text is: `"stored"` (the base feature of the empty string, a buffer of the model) or
             `"zero"`. The paper finds both about as good.
         initializer_range: Standard deviation of the CLS vectors and learned positions at the start.
@@ -111,6 +113,7 @@ class ViMLConfig(PreTrainedConfig):
     triplet_audio_to_query_weight: float | int = 3.0
     triplet_query_to_audio_weight: float | int = 1.0
     triplet_structure_weight: float | int = 0.2
+    textless_loss_weight: float | int = 0.0
     null_text: Literal["stored", "zero"] = "stored"
     initializer_range: float | int = 0.02
 

@@ -253,6 +253,11 @@ class ViMLModel(ViMLPreTrainedModel):
             base_features = masked_mean(rows, mask), masked_mean(audio_features, audio_attention_mask)
             with full_precision(query.pooler_output):
                 loss = self._loss(query.pooler_output, audio.pooler_output, *base_features, sample_weights)
+            if self.config.textless_loss_weight and video is not None and text is not None:
+                embeds = self._embed_without_text(video, video_attention_mask, **kwargs)
+                with full_precision(embeds):
+                    textless = self._loss(embeds, audio.pooler_output, *base_features, sample_weights)
+                loss = loss + self.config.textless_loss_weight * textless
         return ViMLOutput(
             loss=loss,
             logits_per_query=logits,
@@ -307,6 +312,21 @@ class ViMLModel(ViMLPreTrainedModel):
             attentions=query.attentions,
         )
         return output, video, text
+
+    def _embed_without_text(
+        self,
+        video: BaseModelOutputWithPooling,
+        video_attention_mask: Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> Tensor:
+        """The queries `(batch, projection_dim)` as they are without their text; the video tower runs once for both."""
+        video_pooled, null_pooled = torch.broadcast_tensors(
+            self._pooled_or_null(self.video_tower, video, video_attention_mask),
+            self._pooled_or_null(self.text_tower, None, None),
+        )
+        assert self.fusion is not None  # there is a text tower
+        embeds = self.fusion(video_pooled, null_pooled, **kwargs).pooler_output
+        return F.normalize(at_least_float32(embeds), dim=-1)
 
     def _run_tower(
         self,

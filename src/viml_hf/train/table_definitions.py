@@ -1,0 +1,169 @@
+"""The paper's five tables: which systems each compares, what they are asked with, and what the paper has."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+BOTH, VIDEO, TEXT = ("video", "text"), ("video",), ("text",)
+COLUMNS = ("MR", "R@1", "R@5", "R@10")
+DROPOUT_RATES = (0.0, 0.2, 0.5, 0.8, 0.9, 0.95)
+
+
+@dataclass(frozen=True)
+class System:
+    """Something to train, once per seed whatever the number of tables that ask for it.
+
+    Args:
+        recipe: Name of its recipe or a JSON file, or `"cca"`.
+        settings: Fields of `TrainingSettings` that differ from the recipe's.
+        texts: Name of the texts to train on, of those that `viml describe` wrote; empty for the store's own.
+    """
+
+    recipe: str
+    settings: tuple[tuple[str, Any], ...] = ()
+    texts: str = ""
+
+    @property
+    def key(self) -> str:
+        """A name for its folder.
+
+        Example:
+            >>> System("viml-paper", (("text_dropout", 0.5),), "tags").key
+            'viml-paper,text_dropout=0.5,texts=tags'
+        """
+        changes = [f"{name}={value}" for name, value in self.settings]
+        return ",".join([Path(self.recipe).stem, *changes, *([f"texts={self.texts}"] if self.texts else [])])
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table.
+
+    Args:
+        label: As in the paper.
+        systems: One, or the two of an ensemble, the second with weight alpha.
+        queries: What each is asked with.
+        published: The paper's figures by `COLUMNS`; of R@10 it shows the integer part only.
+    """
+
+    label: str
+    systems: tuple[System, ...]
+    queries: tuple[tuple[str, ...], ...]
+    published: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper.
+
+    Args:
+        title: What it shows.
+        pool_size: Tracks that the paper ranks among.
+        whole_tracks: Whole tracks, or clips of 30 s.
+        rows: Its lines.
+    """
+
+    title: str
+    pool_size: int
+    whole_tracks: bool
+    rows: tuple[Row, ...]
+
+
+def one(
+    label: str,
+    recipe: str,
+    query: tuple[str, ...],
+    published: tuple[float, ...] = (),
+    *,
+    texts: str = "",
+    **settings: Any,
+) -> Row:
+    """A line of one system.
+
+    Example:
+        >>> one("MVPt+", "mvpt-plus", VIDEO).systems[0].key
+        'mvpt-plus'
+    """
+    return Row(label, (System(recipe, tuple(settings.items()), texts),), (query,), published)
+
+
+_VIML, _MVPT, _MT = System("viml-paper"), System("mvpt-plus"), System("mt")
+
+TABLES: dict[int, Table] = {
+    1: Table(
+        "Track level: baselines, and ViML trained on tags",
+        2000,
+        True,
+        (
+            one("linear CCA (not in the paper)", "cca", VIDEO),
+            one("Prétet et al.", "pretet", VIDEO, (234, 0.76, 3.42, 5)),
+            one("MVPt", "mvpt", VIDEO, (13, 6.09, 24.91, 41)),
+            one("MVPt+", "mvpt-plus", VIDEO, (5, 27.93, 50.64, 60)),
+            one("ViML, no query text", "viml-paper", VIDEO, (3, 29.43, 62.49, 75)),
+            one("ViML, query text", "viml-paper", BOTH, (2, 49.49, 81.61, 89)),
+            one("our recipe `viml`, no query text", "viml", VIDEO),
+            one("our recipe `viml`, query text", "viml", BOTH),
+        ),
+    ),
+    2: Table(
+        "Clip level: what the training texts are made by; queries with a listener's text",
+        500,
+        False,
+        (
+            one("MVPt+", "mvpt-plus", VIDEO, (17, 12.20, 29.43, 40)),
+            one("ViML, tags", "viml-paper", BOTH, (15, 11.95, 30.34, 42), texts="tags"),
+            one("ViML, data2text", "viml-paper", BOTH, (13, 13.61, 33.94, 46), texts="data2text"),
+            one("ViML, data2text-rules (not in the paper)", "viml-paper", BOTH, texts="data2text-rules"),
+            one("ViML, prompt2text", "viml-paper", BOTH, (12, 14.09, 35.04, 47), texts="prompt2text"),
+        ),
+    ),
+    3: Table(
+        "Text dropout in training",
+        500,
+        False,
+        (
+            one("off, no text", "viml-no-text-dropout", VIDEO, (20, 9.94, 26.42, 37)),
+            one("off, text", "viml-no-text-dropout", BOTH, (15, 11.45, 30.45, 42)),
+            one("on (0.8), no text", "viml-paper", VIDEO, (16, 12.27, 30.34, 41)),
+            one("on (0.8), text", "viml-paper", BOTH, (12, 14.09, 35.04, 47)),
+            *(
+                one(f"rate {rate}, {'text' if query is BOTH else 'no text'}", "viml-paper", query, text_dropout=rate)
+                for rate in DROPOUT_RATES
+                if rate not in (0.0, 0.8)
+                for query in (VIDEO, BOTH)
+            ),
+        ),
+    ),
+    4: Table(
+        "Fusion of video and text",
+        500,
+        False,
+        (
+            one("addition", "viml-addition", BOTH, (12, 13.73, 34.12, 46)),
+            one("linear", "viml-linear", BOTH, (13, 13.19, 33.45, 45)),
+            one("MLP", "viml-mlp", BOTH, (13, 13.20, 32.69, 44)),
+            one("Transformer, 1 layer", "viml-transformer-1", BOTH, (12, 13.98, 34.95, 46)),
+            one("Transformer, 2 layers", "viml-paper", BOTH, (12, 14.09, 35.04, 47)),
+        ),
+    ),
+    5: Table(
+        "Ensembles; alpha is tuned on validation",
+        2000,
+        True,
+        (
+            Row("MT", (_MT,), (TEXT,), (15, 11.51, 30.36, 42)),
+            Row("MT & MVPt+", (_MT, _MVPT), (TEXT, VIDEO), (1, 55.95, 81.73, 88)),
+            Row("ViML & MVPt+", (_VIML, _MVPT), (BOTH, VIDEO), (1, 59.86, 85.14, 91)),
+            Row("ViML & MT", (_VIML, _MT), (BOTH, TEXT), (1, 63.05, 91.32, 96)),
+        ),
+    ),
+}
+
+
+def without_clips(row: Row) -> Row:
+    """The same line with systems that are trained on whole tracks."""
+    whole = tuple(
+        replace(system, settings=(*system.settings, ("clip_segments", None))) if system.recipe != "cca" else system
+        for system in row.systems
+    )
+    return replace(row, systems=whole)

@@ -1,0 +1,70 @@
+import json
+
+import pytest
+import torch
+
+from viml_hf import TrainingSettings, ViMLConfig, ViMLError, ViMLModel
+from viml_hf.train.recipes import load_recipe, recipe_names
+from viml_hf.train.table_definitions import TABLES
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_makes_a_model_and_settings(name):
+    recipe = load_recipe(name)
+    assert recipe.description.endswith(".")
+    TrainingSettings(**recipe.settings)
+    config = ViMLConfig(video_dim=6, audio_dim=5, text_dim=4, **recipe.config)
+    with torch.device("meta"):
+        model = ViMLModel(config)
+    assert (model.fusion is None) == (len(config.query_modalities) == 1)
+
+
+def test_recipes_are_those_of_the_paper():
+    fusions = {name: load_recipe(name).config for name in recipe_names() if name.startswith("viml-")}
+    with torch.device("meta"):
+        counts = {
+            name: sum(p.numel() for p in ViMLModel(ViMLConfig(**config)).fusion.parameters())
+            for name, config in fusions.items()
+        }
+    assert counts == {
+        "viml-addition": 0,
+        "viml-linear": 131_328,
+        "viml-mlp": 1_575_168,
+        "viml-transformer-1": 1_446_400,
+        "viml-paper": 2_761_472,
+        "viml-no-text-dropout": 2_761_472,
+    }
+    assert TrainingSettings(**load_recipe("viml-paper").settings).text_dropout == 0.8
+    assert TrainingSettings(**load_recipe("viml-no-text-dropout").settings).text_dropout == 0
+
+
+def test_tables_ask_for_recipes_that_there_are():
+    asked = {system.recipe for table in TABLES.values() for row in table.rows for system in row.systems} - {"cca"}
+    assert asked == set(recipe_names())
+
+
+def test_a_recipe_of_ones_own_adds_to_another(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"based_on": "mvpt", "config": {"dropout": 0.5}, "settings": {"epochs": 3}}))
+    recipe = load_recipe(str(path))
+    assert recipe.name == "mine"
+    assert recipe.config == {"query_modalities": ["video"], "temperature": 0.3, "dropout": 0.5}
+    assert recipe.settings == {"epochs": 3}
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        ("{", "no recipe"),
+        ("[]", "no recipe; give a JSON object"),
+        ('{"model": {}}', "no recipe; give a JSON object"),
+        ('{"config": {"hidden": 1}}', "ViMLConfig has no field hidden"),
+        ('{"settings": {"lr": 1}}', "TrainingSettings has no field lr"),
+        ('{"based_on": "vimle"}', "recipe 'vimle': give one of mt, "),
+    ],
+)
+def test_what_is_no_recipe_is_refused(tmp_path, content, cause):
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    with pytest.raises(ViMLError, match=cause):
+        load_recipe(str(path))
