@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from viml_hf.errors import ViMLError
-from viml_hf.evaluation.metrics import chance_metrics, format_table, retrieval_metrics
+from viml_hf.evaluation.metrics import chance_metrics, chance_metrics_over_pools, format_table, retrieval_metrics
+from viml_hf.evaluation.pools import Pool, make_pools
 
 
 def naive_metrics(ranks):
@@ -56,6 +57,36 @@ def test_chance_is_the_mean_over_all_ranks(pool_size):
 def test_chance_of_an_empty_pool_is_refused():
     with pytest.raises(ViMLError, match="pool_size=0"):
         chance_metrics(0)
+
+
+@pytest.mark.parametrize(("n", "size"), [(10, 5), (11, 5), (9, 3), (40, 40)])
+def test_chance_over_equal_pools_is_that_of_one(n, size):
+    assert chance_metrics_over_pools(make_pools(n, size, seed=0)) == pytest.approx(chance_metrics(size), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[(2, 2), (4, 4)], [(3, 3), (7, 7), (7, 7)], [(1, 6), (6, 6)], [(2, 2), (2, 2), (30, 30)], [(4, 4), (4, 8)]],
+)
+def test_chance_over_unequal_pools_is_the_mean_over_all_ranks(sizes):
+    pools = [Pool(np.arange(queries), np.arange(tracks)) for queries, tracks in sizes]
+    # Each query with each rank of its pool, repeated until all queries have as many.
+    common = math.lcm(*(tracks for _, tracks in sizes))
+    ranks = [np.tile(np.arange(1, tracks + 1), queries * common // tracks) for queries, tracks in sizes]
+    expected = retrieval_metrics(np.concatenate(ranks))
+    assert chance_metrics_over_pools(pools) == pytest.approx(expected, rel=1e-12)
+
+
+def test_chance_without_queries_is_refused():
+    with pytest.raises(ViMLError, match="0 pools without a query"):
+        chance_metrics_over_pools([])
+
+
+def test_columns_have_their_decimals_and_texts_stay():
+    table = format_table(
+        {"a": {"MRR": 0.41239, "mean_log_rank": 1.0, "R@1": "1–2"}}, columns=["R@1", "MRR", "mean_log_rank"]
+    )
+    assert table.splitlines()[2] == "| a      | 1–2 | 0.412 |          1.00 |"
 
 
 def test_the_table_is_aligned_and_keeps_order():

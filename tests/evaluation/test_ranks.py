@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -68,6 +69,17 @@ def test_duplicates_of_the_match_tie_and_count_against_the_model(dim):
     assert set(expected) <= set(range(copies, distinct * copies + 1, copies))  # the last place of its group of copies
     for chunk_size in CHUNK_SIZES:
         np.testing.assert_array_equal(retrieval_ranks(queries, audio, chunk_size=chunk_size), expected)
+
+
+@pytest.mark.parametrize("pool_size", [None, 2000])
+def test_memory_is_a_chunk_and_never_all_pairs(pool_size):
+    queries, audio = embeddings(4000, 4, seed=8)
+    pools = pool_size and make_pools(4000, pool_size, seed=0)
+    tracemalloc.start()
+    retrieval_ranks(queries, audio, pools=pools, chunk_size=256)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 2**20  # all pairs would be 16 MB as bits of one byte, and 128 MB as scores
 
 
 def test_a_collapsed_model_ranks_last():

@@ -7,7 +7,8 @@ import pytest
 
 from viml_hf.errors import ViMLError
 from viml_hf.evaluation import statistics
-from viml_hf.evaluation.statistics import bootstrap_interval, paired_bootstrap
+from viml_hf.evaluation.metrics import retrieval_metrics
+from viml_hf.evaluation.statistics import bootstrap_interval, metric_intervals, paired_bootstrap, recall_curve
 
 
 def naive_interval(values, statistic, num_samples, seed, confidence):
@@ -139,3 +140,41 @@ def test_systems_may_have_different_numbers_of_seeds():
 def test_ranks_that_cannot_be_paired_are_refused(ranks_a, ranks_b, message):
     with pytest.raises(ViMLError, match=message):
         paired_bootstrap(ranks_a, ranks_b)
+
+
+@pytest.mark.parametrize("shape", [(40,), (3, 40)])
+def test_every_metric_has_its_own_interval(shape):
+    ranks = np.random.default_rng(8).integers(1, 60, shape)
+    intervals = metric_intervals(ranks, ks=[5, 20], num_samples=150, seed=5, confidence=0.9)
+    expected = retrieval_metrics(ranks.ravel(), ks=[5, 20])
+    assert {name: interval.estimate for name, interval in intervals.items()} == pytest.approx(expected, rel=1e-12)
+    for name, interval in intervals.items():
+        ends = naive_interval(ranks, lambda picked, name=name: retrieval_metrics(picked, ks=[5, 20])[name], 150, 5, 0.9)
+        assert (interval.low, interval.high) == pytest.approx(tuple(ends), rel=1e-9), name
+        assert interval.low < interval.high
+        assert interval.confidence == 0.9
+
+
+@pytest.mark.parametrize("shape", [(40,), (3, 40)])
+def test_a_recall_curve_is_the_interval_of_every_depth(shape):
+    ranks = np.random.default_rng(9).integers(1, 60, shape)
+    curve = recall_curve(ranks, 50, num_samples=120, seed=2, confidence=0.8)
+    assert len(curve) == 50
+    for k, interval in enumerate(curve, start=1):
+        alone = bootstrap_interval(100.0 * (ranks <= k), num_samples=120, seed=2, confidence=0.8)
+        assert dataclasses.astuple(interval) == pytest.approx(dataclasses.astuple(alone), rel=1e-12), k
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options", "message"),
+    [
+        ([0], {"max_k": 3}, "0 is not a rank"),
+        ([[[1]]], {"max_k": 3}, "ranks: shape"),
+        ([1], {"max_k": 0}, "max_k=0"),
+        ([1], {"max_k": 3, "num_samples": 0}, "num_samples=0"),
+        ([1], {"max_k": 3, "confidence": 1}, "confidence=1"),
+    ],
+)
+def test_curves_that_cannot_be_are_refused(ranks, options, message):
+    with pytest.raises(ViMLError, match=message):
+        recall_curve(ranks, **options)

@@ -29,7 +29,8 @@ from viml_hf import (
 from viml_hf.evaluation.metrics import retrieval_metrics
 from viml_hf.evaluation.ranks import retrieval_ranks
 from viml_hf.features.checksums import sealed, sha256_of, unsealed
-from viml_hf.train.training import evaluate_ranks, new_model, split_items
+from viml_hf.train.store_evaluation import evaluate_ranks
+from viml_hf.train.training import new_model, split_items
 
 HEADS = {"hidden_size": 16, "projection_dim": 16, "num_attention_heads": 2, "intermediate_size": 32}
 

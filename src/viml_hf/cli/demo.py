@@ -190,7 +190,8 @@ def _train(
     import torch
     from tqdm import tqdm
 
-    from viml_hf.train.training import TrainingSettings, evaluate_ranks, make_trainer, new_model, split_items
+    from viml_hf.train.store_evaluation import evaluate_ranks
+    from viml_hf.train.training import TrainingSettings, make_trainer, new_model, split_items
 
     items, held_out = split_items(described)[0], split_items(store)[1]
     ranks: dict[str, list[Any]] = {VIDEO_ONLY: [], WITHOUT_TEXT: [], WITH_TEXT: []}
@@ -221,7 +222,7 @@ def _train(
 
 
 def _ranks(model: "ViMLModel", store: "Store", items: "list[StoreItem]", query: tuple[str, ...]) -> "np.ndarray":
-    from viml_hf.train.training import evaluate_ranks
+    from viml_hf.train.store_evaluation import evaluate_ranks
 
     return evaluate_ranks(model, store, items, query_modalities=query)
 

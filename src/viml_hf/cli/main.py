@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from viml_hf.cli import demo, describe, extract, import_yt8m, index, recommend, tag, train, verify
+from viml_hf.cli import demo, describe, evaluate, extract, import_yt8m, index, recommend, tables, tag, train, verify
 from viml_hf.errors import in_one_line
 
 COMMANDS = {
@@ -17,6 +17,8 @@ COMMANDS = {
     "tag": tag,
     "describe": describe,
     "train": train,
+    "tables": tables,
+    "evaluate": evaluate,
     "index": index,
     "recommend": recommend,
 }

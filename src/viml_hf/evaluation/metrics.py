@@ -1,12 +1,18 @@
 """The paper's figures for a set of ranks: recall at k and median rank, and what chance would give."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from viml_hf.errors import ViMLError
+from viml_hf.evaluation.pools import Pool
+
+# Decimals of a figure in a table, other than two for recalls and one for ranks.
+_DECIMALS = {"MRR": 3, "mean_log_rank": 2}
 
 
 def check_ranks(name: str, ranks: Any) -> np.ndarray:
@@ -97,14 +103,75 @@ def chance_metrics(pool_size: int, *, ks: Sequence[int] = (1, 5, 10)) -> dict[st
     }
 
 
+def chance_metrics_over_pools(pools: Sequence[Pool], *, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+    """What chance gives over pools that may differ in size: each query's rank is uniform over its own pool.
+
+    Args:
+        pools: As for `retrieval_ranks`.
+        ks: The depths of the recalls.
+
+    Returns:
+        The keys of `retrieval_metrics`: expectations per query, but for `"MR"`, the median of the mixture of ranks.
+
+    Raises:
+        ViMLError: The pools hold no query.
+
+    Example:
+        >>> chance_metrics_over_pools([Pool(np.arange(2), np.arange(2)), Pool(np.arange(2, 6), np.arange(2, 6))])["R@1"]
+        33.33333333333333
+    """
+    queries: Counter[int] = Counter()
+    for pool in pools:
+        queries[len(pool.tracks)] += len(pool.queries)
+    total = queries.total()
+    if not total:
+        raise ViMLError(f"{len(pools)} pools without a query; accepted: at least one query")
+    rows = [(count / total, chance_metrics(size, ks=ks)) for size, count in sorted(queries.items())]
+    metrics = {name: math.fsum(share * row[name] for share, row in rows) for name in rows[0][1]}
+    return metrics | {"MR": _median_by_chance(queries)}
+
+
+def _median_by_chance(queries: Mapping[int, int]) -> float:
+    """The median of ranks that are uniform over each query's pool; `queries` counts them by the size of their pool."""
+    shares = np.zeros(max(queries))
+    for size, count in queries.items():
+        shares[:size] += count / size
+    below = np.cumsum(shares) / sum(queries.values())
+    # Where one half is reached exactly, the median lies between this rank and the next.
+    middle = [int(np.argmax(below >= 0.5 - 1e-9)) + 1, int(np.argmax(below > 0.5 + 1e-9)) + 1]
+    return sum(middle) / 2
+
+
+def retrieval_metric_folder() -> str:
+    """The folder of the same figures as a metric of the package `evaluate`, which loads it without a network.
+
+    Example:
+        >>> import evaluate  # doctest: +SKIP
+        >>> metric = evaluate.load(retrieval_metric_folder())  # doctest: +SKIP
+        >>> metric.compute(query_embeds=queries, audio_embeds=audio, pool_size=500)["R@10"]  # doctest: +SKIP
+        47.5
+    """
+    return str(Path(__file__).parent / "retrieval_metric")
+
+
+def decimals(metric: str) -> int:
+    """How many decimals a figure is printed with.
+
+    Example:
+        >>> decimals("R@10"), decimals("MR")
+        (2, 1)
+    """
+    return 2 if metric.startswith("R@") else _DECIMALS.get(metric, 1)
+
+
 def format_table(
-    rows: Mapping[str, Mapping[str, float]], *, columns: Sequence[str] = ("R@1", "R@5", "R@10", "MR")
+    rows: Mapping[str, Mapping[str, float | str]], *, columns: Sequence[str] = ("R@1", "R@5", "R@10", "MR")
 ) -> str:
     """A Markdown table of named systems, aligned so that it also reads as plain text.
 
     Args:
         rows: System name to its metrics, in the order of the lines; figures that `columns` does not name are left out.
-        columns: Metrics in the order of the columns. Recalls have two decimals, other figures one.
+        columns: Metrics in the order of the columns. Recalls have two decimals, ranks one; a text is taken as it is.
 
     Returns:
         The lines, joined, without a final newline. A figure that a system lacks is shown as `–`.
@@ -116,8 +183,9 @@ def format_table(
         | ViML   | 29.43 | 62.49 | 75.00 | 3.0 |
     """
 
-    def cell(metrics: Mapping[str, float], column: str) -> str:
-        return f"{metrics[column]:.{2 if column.startswith('R@') else 1}f}" if column in metrics else "–"
+    def cell(metrics: Mapping[str, float | str], column: str) -> str:
+        value = metrics.get(column, "–")
+        return value if isinstance(value, str) else f"{value:.{decimals(column)}f}"
 
     # A line break or a bar inside a name would end the row or the cell.
     names = [" ".join(name.split()).replace("|", "\\|") for name in rows]

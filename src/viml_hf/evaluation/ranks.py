@@ -39,8 +39,8 @@ def retrieval_ranks(
     """
     if chunk_size < 1:
         raise ViMLError(f"chunk_size={chunk_size}; accepted: 1 or more")
-    queries = _unit_rows("query_embeds", query_embeds)
-    audio = _unit_rows("audio_embeds", audio_embeds)
+    queries = unit_rows("query_embeds", query_embeds)
+    audio = unit_rows("audio_embeds", audio_embeds)
     if queries.shape != audio.shape:
         raise ViMLError(
             f"query_embeds {queries.shape} and audio_embeds {audio.shape} differ; accepted: the same shape, "
@@ -58,6 +58,44 @@ def retrieval_ranks(
                 # The match is among its pool's tracks and counts itself: the sum over the pool is the rank.
                 ranks[rows] += _count_at_least(queries[rows], audio[columns], match_scores[rows])
     return ranks
+
+
+def unit_rows(name: str, embeds: Any) -> np.ndarray:
+    """L2-normalised float64 rows.
+
+    Args:
+        name: What to call them in the error.
+        embeds: `(n, dim)`, array or CPU tensor; any length but zero.
+
+    Returns:
+        float64 `(n, dim)`, C-contiguous.
+
+    Raises:
+        ViMLError: Not such an array, or a row is not finite or all zeros.
+
+    Example:
+        >>> unit_rows("query_embeds", [[3.0, 4.0]])
+        array([[0.6, 0.8]])
+    """
+    try:
+        rows = np.asarray(embeds, dtype=np.float64, order="C")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ViMLError(
+            f"{name}: not an array ({error}); accepted: (n, dim) numbers; from torch, x.detach().float().cpu()"
+        ) from error
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise ViMLError(f"{name}: shape {rows.shape}; accepted: (n, dim), neither of them 0")
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        raise ViMLError(
+            f"{name}: row {np.argmin(finite)} holds NaN or infinity; accepted: finite numbers; embed that item again"
+        )
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    if not largest.all():
+        raise ViMLError(f"{name}: row {np.argmin(largest)} is all zeros and has no direction; embed that item again")
+    # Squares of very large or small numbers leave the range of float64: scale by the largest first.
+    scaled = rows / largest
+    return scaled / np.sqrt(_pair_scores(scaled, scaled))[:, None]
 
 
 def _count_at_least(queries: np.ndarray, tracks: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -89,29 +127,6 @@ def _count_at_least(queries: np.ndarray, tracks: np.ndarray, thresholds: np.ndar
 def _pair_scores(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Dot product of row `i` with row `i`, `(m, dim)` -> `(m,)`: the same bits for the same two rows in any company."""
     return (left * right).sum(axis=1)
-
-
-def _unit_rows(name: str, embeds: Any) -> np.ndarray:
-    """L2-normalised float64 rows `(n, dim)`, C-contiguous."""
-    try:
-        rows = np.asarray(embeds, dtype=np.float64, order="C")
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ViMLError(
-            f"{name}: not an array ({error}); accepted: (n, dim) numbers; from torch, x.detach().float().cpu()"
-        ) from error
-    if rows.ndim != 2 or 0 in rows.shape:
-        raise ViMLError(f"{name}: shape {rows.shape}; accepted: (n, dim), neither of them 0")
-    finite = np.isfinite(rows).all(axis=1)
-    if not finite.all():
-        raise ViMLError(
-            f"{name}: row {np.argmin(finite)} holds NaN or infinity; accepted: finite numbers; embed that item again"
-        )
-    largest = np.abs(rows).max(axis=1, keepdims=True)
-    if not largest.all():
-        raise ViMLError(f"{name}: row {np.argmin(largest)} is all zeros and has no direction; embed that item again")
-    # Squares of very large or small numbers leave the range of float64: scale by the largest first.
-    scaled = rows / largest
-    return scaled / np.sqrt(_pair_scores(scaled, scaled))[:, None]
 
 
 def _check_cover(pools: Sequence[Pool], n: int) -> None:

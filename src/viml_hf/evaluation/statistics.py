@@ -1,6 +1,6 @@
 """How far a figure could be from chance in the choice of test queries: bootstrap intervals and paired comparisons."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,6 +143,92 @@ def paired_bootstrap(
         )
     interval = bootstrap_interval(log_b - log_a, num_samples=num_samples, seed=seed, confidence=confidence)
     return PairedComparison(interval.estimate, interval.low, interval.high, confidence, num_queries=log_a.size)
+
+
+def metric_intervals(
+    ranks: Any,
+    *,
+    ks: Sequence[int] = (1, 5, 10),
+    num_samples: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, Interval]:
+    """`retrieval_metrics`, each with its bootstrap interval.
+
+    Args:
+        ranks: Ranks from 1, `(queries,)` or `(seeds, queries)`.
+        ks: The depths of the recalls.
+        num_samples: Resamples.
+        seed: Seed of the resampling, 0 or more.
+        confidence: Between 0 and 1.
+
+    Returns:
+        The keys of `retrieval_metrics`; the estimates are its figures.
+
+    Raises:
+        ViMLError: A value is not a rank or out of range.
+
+    Example:
+        >>> interval = metric_intervals([1, 3, 12, 2, 1, 40])["R@10"]
+        >>> round(interval.estimate, 2), interval.low < interval.estimate < interval.high
+        (66.67, True)
+    """
+    array = check_ranks("ranks", ranks)
+    values: dict[str, Any] = {f"R@{k}": 100.0 * (array <= k) for k in ks}
+    values |= {"MR": array, "MRR": 1.0 / array, "mean_log_rank": np.log(array)}
+    return {
+        name: bootstrap_interval(
+            value,
+            statistic=np.median if name == "MR" else np.mean,
+            num_samples=num_samples,
+            seed=seed,
+            confidence=confidence,
+        )
+        for name, value in values.items()
+    }
+
+
+def recall_curve(
+    ranks: Any, max_k: int, *, num_samples: int = 1000, seed: int = 0, confidence: float = 0.95
+) -> list[Interval]:
+    """Recall at 1 … `max_k` in percent, each with its bootstrap interval, all from the same resamples.
+
+    Args:
+        ranks: Ranks from 1, `(queries,)` or `(seeds, queries)`.
+        max_k: The last depth.
+        num_samples: Resamples.
+        seed: Seed of the resampling, 0 or more.
+        confidence: Between 0 and 1.
+
+    Returns:
+        One interval per depth: those that `bootstrap_interval` gives for each alone.
+
+    Raises:
+        ViMLError: A value is not a rank or out of range.
+
+    Example:
+        >>> [round(interval.estimate, 1) for interval in recall_curve([1, 3, 2, 9], max_k=4)]
+        [25.0, 50.0, 75.0, 75.0]
+    """
+    array = check_ranks("ranks", ranks)
+    if array.ndim not in (1, 2):
+        raise ViMLError(f"ranks: shape {array.shape}; accepted: (queries,) or (seeds, queries)")
+    if max_k < 1 or num_samples < 1 or not 0 < confidence < 1:
+        raise ViMLError(
+            f"max_k={max_k}, num_samples={num_samples}, confidence={confidence}; accepted: 1 or more, 1 or more, and "
+            "between 0 and 1, such as 0.95"
+        )
+    clusters = np.minimum(np.atleast_2d(array).T, max_k + 1)  # (queries, seeds)
+
+    def recalls(depths: np.ndarray) -> np.ndarray:
+        return 100.0 * np.bincount(depths.ravel(), minlength=max_k + 2)[1 : max_k + 1].cumsum() / depths.size
+
+    rng = np.random.default_rng(seed)
+    samples = [recalls(clusters[rng.integers(len(clusters), size=len(clusters))]) for _ in range(num_samples)]
+    ends = np.quantile(np.stack(samples), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return [
+        Interval(float(e), float(a), float(b), confidence) for e, a, b in zip(recalls(clusters), *ends, strict=True)
+    ]
 
 
 def _mean_log_ranks(name: str, ranks: Any) -> np.ndarray:

@@ -47,7 +47,7 @@ class StoreSpec:
         widths: Width of the base features per modality.
         fingerprints: Checksum per modality of the encoder's weights and settings.
         frames_per_second: Frames read per second of video.
-        segment_seconds: Seconds per row of video and audio.
+        segment_seconds: Seconds per row of video and audio; 0 where a row is the mean of a whole file.
         dtype: Of the stored rows.
         dtypes: Dtype per modality that the encoder computes in, such as "bfloat16".
         revisions: Commit per modality of the encoder; information only, as the fingerprints decide.

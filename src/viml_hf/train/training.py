@@ -16,7 +16,6 @@ from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 from viml_hf.encoders.encoder_settings import pinned_name
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError, in_one_line
-from viml_hf.evaluation.ranks import retrieval_ranks
 from viml_hf.features.store import Store, StoreItem
 from viml_hf.modeling.configuration_viml import ViMLConfig
 from viml_hf.modeling.encoder_names import is_published_features
@@ -362,39 +361,3 @@ def save_retrieval_model(viml: ViMLModel, store: Store, output: str | Path) -> N
             )
     model.save_pretrained(output)
     processor.save_pretrained(output)
-
-
-@torch.inference_mode()
-def evaluate_ranks(
-    model: ViMLModel,
-    store: Store,
-    items: Sequence[StoreItem],
-    *,
-    query_modalities: Sequence[str] = ("video", "text"),
-    clip_segments: int | None = CLIP_SEGMENTS,
-    batch_size: int = 256,
-) -> Any:
-    """The rank of each item's own music among the music of all items (one pool).
-
-    Args:
-        model: The heads.
-        store: The features.
-        items: The pool.
-        query_modalities: What the queries hold.
-        clip_segments: Segments of the middle clip that is compared; `None` for whole tracks.
-        batch_size: Items embedded at a time.
-
-    Returns:
-        Ranks from 1, int64 `(items,)`.
-    """
-    model.eval()
-    dataset = StoreDataset(store, items, training=False)
-    collator = ViMLDataCollator(store, clip_segments=clip_segments, query_modalities=query_modalities)
-    queries, audio = [], []
-    for start in range(0, len(dataset), batch_size):
-        batch = collator([dataset[i] for i in range(start, min(start + batch_size, len(dataset)))])
-        inputs = {name: value.to(model.device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
-        output = model(**inputs)
-        queries.append(output.query_embeds.cpu())
-        audio.append(output.audio_embeds.cpu())
-    return retrieval_ranks(torch.cat(queries).numpy(), torch.cat(audio).numpy())

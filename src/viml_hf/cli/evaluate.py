@@ -1,0 +1,226 @@
+"""`viml evaluate`: rank a store's held-out music with a trained model, with intervals and what chance would give."""
+
+import argparse
+import contextlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from viml_hf.cli.train import QUERIES
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from viml_hf.evaluation.pools import Pool
+    from viml_hf.evaluation.statistics import PairedComparison
+    from viml_hf.features.store import Store, StoreItem
+    from viml_hf.modeling.modeling_viml import ViMLModel
+    from viml_hf.train.store_evaluation import EvaluationItems
+
+COLUMNS = ("R@1", "R@5", "R@10", "MR", "MRR", "mean_log_rank")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `viml evaluate`."""
+    parser.add_argument("model", metavar="MODEL", help="model folder or Hub id")
+    parser.add_argument("store", metavar="STORE", help="folder of a store")
+    parser.add_argument(
+        "--query",
+        action="append",
+        choices=list(QUERIES),
+        help="what the queries hold; several times for several rows (default: all that the model knows)",
+    )
+    parser.add_argument("--pool-size", type=int, metavar="N", help="tracks per pool (default: all items in one)")
+    parser.add_argument("--group-by", metavar="FIELD", help="one pool per value of a field, such as a genre")
+    parser.add_argument("--split", metavar="NAME", help="items to rank (default: test, or what training holds out)")
+    parser.add_argument("--texts", metavar="NAME", help="ask with texts of `viml describe` (default: the store's own)")
+    parser.add_argument("--whole-tracks", action="store_true", help="compare whole tracks, not their middle 30 s")
+    parser.add_argument("--batch-size", type=int, default=256, help="items embedded at a time (default: 256)")
+    parser.add_argument("--seed", type=int, default=0, help="of the pools and the bootstrap")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw recall over the number of tracks looked at")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Rank, and print the figures."""
+    from viml_hf.errors import ViMLError
+    from viml_hf.evaluation.plots import check_plots, plot_recall
+    from viml_hf.features.store import Store
+    from viml_hf.processing.segments import CLIP_SEGMENTS
+    from viml_hf.train.store_evaluation import check_query, evaluate_ranks, select_items
+
+    if options.plot:
+        check_plots(options.plot)
+    if options.group_by and options.pool_size:
+        raise ViMLError("--group-by and --pool-size: give one of them; a group is a pool of its own size")
+    store = Store(options.store)
+    if options.texts:
+        store = store.with_texts(options.texts)
+    model = _load_model(options.model, store)
+    known = [name for name, modalities in QUERIES.items() if set(modalities) == set(model.config.query_modalities)]
+    queries = list(dict.fromkeys(options.query or known))
+    for query in queries:
+        check_query(model, QUERIES[query])
+    chosen = select_items(
+        store, split=options.split, queries=[QUERIES[query] for query in queries], group_by=options.group_by
+    )
+    pools = _pools(chosen.items, options)
+    ranks = {
+        query: evaluate_ranks(
+            model,
+            store,
+            chosen.items,
+            query_modalities=QUERIES[query],
+            clip_segments=None if options.whole_tracks else CLIP_SEGMENTS,
+            batch_size=options.batch_size,
+            pools=pools,
+        )
+        for query in queries
+    }
+    summary = _summary(options, chosen, pools, ranks)
+    print(json.dumps(summary, indent=1) if options.json else _text(summary))
+    if options.plot:
+        plot_recall(ranks, options.plot, pools=pools, seed=options.seed)
+
+
+def _load_model(name: str, store: "Store") -> "ViMLModel":
+    """The heads of a saved model, which must be for features like the store's.
+
+    Raises:
+        ViMLError: There is no such model, or the store's features are of other widths or by other encoders.
+    """
+    from safetensors import SafetensorError
+    from transformers import PreTrainedConfig
+
+    from viml_hf.encoders.media_encoder import best_device
+    from viml_hf.errors import ViMLError, in_one_line
+    from viml_hf.modeling.configuration_viml import ViMLConfig
+    from viml_hf.modeling.modeling_viml import ViMLModel
+    from viml_hf.retrieval.model_loading import load_encoder_and_model
+
+    config: dict[str, Any] = {}
+    if Path(name).is_dir() or name.count("/") == 1:
+        with contextlib.suppress(OSError, ValueError):  # it is no model: said below
+            config, _ = PreTrainedConfig.get_config_dict(name)
+    encoder = None
+    if config.get("model_type") == ViMLConfig.model_type:
+        try:
+            model = ViMLModel.from_pretrained(name)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ViMLError(f"{name}: its weights cannot be loaded ({in_one_line(error)})") from error
+    else:
+        encoder = load_encoder_and_model(name)
+        model = encoder.model.viml
+    for modality in ("audio", *model.config.query_modalities):
+        width, expected = store.spec.widths[modality], model.config.base_feature_dim(modality)
+        if width != expected:
+            raise ViMLError(
+                f"{store.folder}: its {modality} features have width {width}, but {name} takes {modality}_dim="
+                f"{expected}; give the store that it was trained on, or one extracted with the same encoders"
+            )
+    if encoder is not None:
+        _check_encoders(name, store, encoder.fingerprints(), model.config.query_modalities)
+    return model.to(best_device())
+
+
+def _check_encoders(name: str, store: "Store", fingerprints: dict[str, str], query_modalities: list[str]) -> None:
+    """Refuse a store whose features are known to be by other encoders than the model's."""
+    from viml_hf.errors import ViMLError
+    from viml_hf.modeling.encoder_names import is_published_features
+
+    for modality in ("audio", *query_modalities):
+        by = store.spec.encoders[modality]
+        stated = store.spec.fingerprints.get(modality)
+        if is_published_features(by) or (stated is not None and stated != fingerprints[modality]):
+            raise ViMLError(
+                f"{store.folder}: its {modality} features are by {by}, which is not the {modality} encoder of {name}; "
+                "extract the media again with the model's encoders, or give a model trained on this store"
+            )
+
+
+def _pools(items: "list[StoreItem]", options: argparse.Namespace) -> "list[Pool]":
+    from viml_hf.evaluation.pools import make_pools, pools_from_groups
+
+    if options.group_by:
+        return pools_from_groups(str(item.fields[options.group_by]) for item in items)
+    size = len(items) if options.pool_size is None else options.pool_size
+    return make_pools(len(items), size, seed=options.seed)
+
+
+def _summary(
+    options: argparse.Namespace, chosen: "EvaluationItems", pools: "list[Pool]", ranks: "dict[str, np.ndarray]"
+) -> dict[str, Any]:
+    """Everything that is printed, ready for JSON."""
+    from viml_hf.evaluation.metrics import chance_metrics_over_pools
+    from viml_hf.evaluation.statistics import metric_intervals, paired_bootstrap
+
+    sizes = [len(pool.tracks) for pool in pools]
+    first, *others = ranks
+    return {
+        "model": options.model,
+        "store": options.store,
+        "texts": options.texts,
+        "items": chosen.split,
+        "queries": len(chosen.items),
+        "whole_tracks": options.whole_tracks,
+        "seed": options.seed,
+        "pools": {"count": len(sizes), "smallest": min(sizes), "largest": max(sizes), "group_by": options.group_by},
+        "left_out": chosen.left_out,
+        "without_text": chosen.without_text if any("text" in query for query in ranks) else 0,
+        "chance": chance_metrics_over_pools(pools),
+        "rows": {
+            query: {name: asdict(interval) for name, interval in metric_intervals(values, seed=options.seed).items()}
+            for query, values in ranks.items()
+        },
+        "comparisons": [
+            _comparison(first, other, paired_bootstrap(ranks[first], ranks[other], seed=options.seed))
+            for other in others
+        ],
+    }
+
+
+def _comparison(first: str, other: str, compared: "PairedComparison") -> dict[str, Any]:
+    return {
+        "a": first,
+        "b": other,
+        "mean_log_rank_of_b_minus_a": compared.mean_difference,
+        "low": compared.low,
+        "high": compared.high,
+        "significant": compared.significant,
+    }
+
+
+def _text(summary: dict[str, Any]) -> str:
+    """The summary as a table with what must be known to read it."""
+    from viml_hf.evaluation.metrics import decimals, format_table
+
+    pools = summary["pools"]
+    size = f"{pools['smallest']} to {pools['largest']}" if pools["smallest"] < pools["largest"] else pools["largest"]
+    span = "whole tracks" if summary["whole_tracks"] else "their middle 30 s"
+    lines = [
+        f"{summary['queries']} queries from {summary['items']}, compared by {span}; {pools['count']} "
+        f"pool{'s' if pools['count'] > 1 else ''} of {size} tracks"
+        + (f", one per {pools['group_by']}" if pools["group_by"] else "")
+    ]
+    if summary["left_out"]:
+        lines.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in summary["left_out"].items()))
+    if summary["without_text"]:
+        lines.append(f"{summary['without_text']} queries have no text: the model's null text stands in for it")
+    rows: dict[str, dict[str, float | str]] = {"chance": summary["chance"]}
+    for query, figures in summary["rows"].items():
+        rows[query] = {name: figure["estimate"] for name, figure in figures.items()}
+        rows[f"{query}, 95 % interval"] = {
+            name: f"{figure['low']:.{decimals(name)}f}–{figure['high']:.{decimals(name)}f}"
+            for name, figure in figures.items()
+        }
+    return "\n".join([*lines, "", format_table(rows, columns=COLUMNS), *map(_comparison_text, summary["comparisons"])])
+
+
+def _comparison_text(compared: dict[str, Any]) -> str:
+    a, b = compared["a"], compared["b"]
+    verdict = f"{a if compared['low'] > 0 else b} is better" if compared["significant"] else "no clear difference"
+    return (
+        f"\nmean log rank of {b} minus that of {a}: {compared['mean_log_rank_of_b_minus_a']:+.2f}, 95 % interval "
+        f"{compared['low']:+.2f} to {compared['high']:+.2f} (paired over queries): {verdict}"
+    )

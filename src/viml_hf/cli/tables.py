@@ -1,0 +1,72 @@
+"""`viml tables`: train and evaluate what the paper's tables need, and print them in its layout."""
+
+import argparse
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from viml_hf.train.tables import TableResult
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `viml tables`."""
+    parser.epilog = """Every system is trained once per seed and kept in OUT/systems; a run that was stopped goes on
+with the system it was at. Tables and figures are written to OUT, too."""
+    parser.add_argument("store", metavar="STORE", help="folder of a store with the splits train, validation and test")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for systems, tables and figures")
+    parser.add_argument(
+        "--table", action="append", type=int, choices=range(1, 6), help="1 to 5; repeat it (default: all)"
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="training runs per system (default: 1)")
+    parser.add_argument("--group-by", metavar="FIELD", help="field of the items that says which pool they are in")
+    parser.add_argument("--epochs", type=int, help="for all systems, instead of their recipes' own")
+    parser.add_argument("--batch-size", type=int, help="likewise")
+    parser.add_argument("--learning-rate", type=float, help="likewise")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Make the tables, one after another."""
+    from viml_hf.errors import ViMLError
+    from viml_hf.evaluation.plots import check_plots
+    from viml_hf.features.store import Store
+    from viml_hf.train.table_definitions import TABLES
+    from viml_hf.train.tables import TableMaker, format_result
+    from viml_hf.train.training import TrainingSettings
+
+    if options.seeds < 1:
+        raise ViMLError(f"--seeds {options.seeds}: give 1 or more")
+    given = {f.name: getattr(options, f.name, None) for f in fields(TrainingSettings)}
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    output = Path(options.output)
+    output.mkdir(parents=True, exist_ok=True)
+    check_plots(output / "table-1.png")
+    maker = TableMaker(
+        Store(options.store),
+        output,
+        seeds=range(options.seeds),
+        settings=settings,
+        group_by=options.group_by,
+        progress=not options.quiet,
+    )
+    for number in options.table or sorted(TABLES):
+        result = maker.make(TABLES[number])
+        text = f"Table {number}. {format_result(result)}"
+        print(text)
+        (output / f"table-{number}.md").write_text(text, encoding="utf-8")
+        ranks = {label: found.tolist() for label, found in result.ranks.items()}
+        (output / f"table-{number}.json").write_text(json.dumps({"ranks": ranks, "alphas": result.alphas}) + "\n")
+        _plot(number, result, output)
+
+
+def _plot(number: int, result: "TableResult", output: Path) -> None:
+    """Recall over K; of table 3 the curve over the dropout rate."""
+    from viml_hf.evaluation.plots import plot_dropout_curve, plot_recall
+    from viml_hf.train.tables import dropout_curve
+
+    if number == 3:
+        plot_dropout_curve(dropout_curve(result), output / "table-3.png", title=result.table.title)
+    elif result.ranks:
+        plot_recall(result.ranks, output / f"table-{number}.png", pools=result.pools, title=result.table.title)

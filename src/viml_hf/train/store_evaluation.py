@@ -1,0 +1,267 @@
+"""Items of a store, embedded and ranked: what evaluation asks of trained heads, and of baselines without any."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from viml_hf.errors import ViMLError
+from viml_hf.evaluation.pools import Pool
+from viml_hf.evaluation.ranks import retrieval_ranks
+from viml_hf.features.store import Store, StoreItem
+from viml_hf.modeling.modeling_viml import ViMLModel
+from viml_hf.modeling.modeling_viml_towers import masked_mean
+from viml_hf.processing.segments import CLIP_SEGMENTS
+from viml_hf.train.data_collator import ViMLDataCollator
+from viml_hf.train.dataset import StoreDataset
+from viml_hf.train.training import split_items
+
+
+def can_be_ranked(item: StoreItem, query_modalities: Sequence[str]) -> bool:
+    """Whether an item has music, and something to ask with.
+
+    A query of video and text without its text is asked with the null text: a model with text dropout knows it, and a
+    test of such queries has some. A query of text alone without its text would ask for nothing, and is no query.
+
+    Args:
+        item: The item.
+        query_modalities: What the queries hold.
+
+    Example:
+        >>> from viml_hf.features.store import RowRange
+        >>> item = StoreItem("a", video=RowRange(0, 0, 3), audio=RowRange(0, 0, 3))
+        >>> can_be_ranked(item, ["video", "text"]), can_be_ranked(item, ["text"])
+        (True, False)
+    """
+    return len(item.audio) > 0 and any(len(getattr(item, modality)) for modality in query_modalities)
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationItems:
+    """What is ranked.
+
+    Args:
+        split: Where the items come from, in words.
+        items: The items: the same for every kind of query, so that their ranks can be compared.
+        left_out: How many were left out, by the reason.
+        without_text: Items without a text.
+    """
+
+    split: str
+    items: list[StoreItem]
+    left_out: dict[str, int]
+    without_text: int
+
+
+def select_items(
+    store: Store,
+    *,
+    split: str | None = None,
+    queries: Sequence[Sequence[str]] = (("video", "text"),),
+    group_by: str | None = None,
+) -> EvaluationItems:
+    """The items of a split that can be ranked, by each kind of query, and why the others cannot.
+
+    Args:
+        store: The store.
+        split: Value of the field `split`; by default `test`, and without one, what training holds out.
+        queries: The kinds of queries, each by its modalities.
+        group_by: A field that items must have, sharing its value with another item.
+
+    Raises:
+        ViMLError: There is no such split or field, or fewer than two items are left.
+
+    Example:
+        >>> select_items(store, queries=[("text",)]).left_out  # doctest: +SKIP
+        {'without text': 3}
+    """
+    name, candidates = _split(store, split)
+    left_out: Counter[str] = Counter()
+    items = []
+    for item in candidates:
+        lacking = next((modality for modality in ("video", "audio") if not len(getattr(item, modality))), None)
+        if lacking is None and not all(can_be_ranked(item, query) for query in queries):
+            lacking = "text"
+        if lacking is None and group_by is not None and item.fields.get(group_by) is None:
+            lacking = f"the field {group_by}"
+        if lacking is None:
+            items.append(item)
+        else:
+            left_out[f"without {lacking}"] += 1
+    if group_by is not None:
+        sizes = Counter(str(item.fields[group_by]) for item in items)
+        alone = [item for item in items if sizes[str(item.fields[group_by])] == 1]
+        if alone:
+            left_out[f"alone with their {group_by}"] = len(alone)
+            items = [item for item in items if sizes[str(item.fields[group_by])] > 1]
+    if len(items) < 2:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "there are no others"
+        raise ViMLError(
+            f"{store.folder}: {len(items)} items of {name} can be ranked ({reasons}); accepted: 2 or more; name "
+            "another split with --split, or other queries"
+        )
+    return EvaluationItems(name, items, dict(left_out), sum(not len(item.text) for item in items))
+
+
+def _split(store: Store, split: str | None) -> tuple[str, list[StoreItem]]:
+    """Name and items of a split, also those without features."""
+    splits = Counter(str(item.fields["split"]) for item in store.items if item.fields.get("split") is not None)
+    if split is None and not splits["test"]:
+        return "those that training holds out", split_items(store)[1]
+    chosen = split or "test"
+    if not splits[chosen]:
+        known = ", ".join(f"{name} ({count})" for name, count in sorted(splits.items())) or "none"
+        raise ViMLError(f"{store.folder}: no item of the split {chosen!r}; its splits: {known}")
+    return f"the split {chosen}", [item for item in store.items if str(item.fields.get("split")) == chosen]
+
+
+def check_query(model: ViMLModel, query_modalities: Sequence[str]) -> None:
+    """Refuse a query that a model cannot be asked.
+
+    Raises:
+        ViMLError: A modality is none of those that the model's queries are made of.
+    """
+    known = model.config.query_modalities
+    if not set(query_modalities) <= set(known):
+        raise ViMLError(
+            f"a query of {'+'.join(query_modalities)}, but this model's queries are made of {' and '.join(known)}; ask "
+            "with these, or train a model with the other"
+        )
+
+
+@torch.inference_mode()
+def embed_items(
+    model: ViMLModel,
+    store: Store,
+    items: Sequence[StoreItem],
+    *,
+    query_modalities: Sequence[str] = ("video", "text"),
+    clip_segments: int | None = CLIP_SEGMENTS,
+    batch_size: int = 256,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embeds the query and the music of each item.
+
+    Args:
+        model: The heads.
+        store: The features.
+        items: Items that `can_be_ranked`.
+        query_modalities: What the queries hold, of those that the model's queries are made of.
+        clip_segments: Segments of the middle clip that is embedded; `None` for whole tracks.
+        batch_size: Items embedded at a time.
+
+    Returns:
+        Query and audio embeddings, `(items, projection_dim)` float32 each.
+
+    Raises:
+        ViMLError: The model knows no such query, or an item has no music or nothing to ask with.
+    """
+    check_query(model, query_modalities)
+    model.eval()
+    queries, audio = [], []
+    for batch in _batches(store, items, query_modalities, clip_segments, batch_size):
+        output = model(**{name: value.to(model.device) for name, value in batch.items()})
+        queries.append(output.query_embeds.cpu())
+        audio.append(output.audio_embeds.cpu())
+    return torch.cat(queries).numpy(), torch.cat(audio).numpy()
+
+
+def evaluate_ranks(
+    model: ViMLModel,
+    store: Store,
+    items: Sequence[StoreItem],
+    *,
+    query_modalities: Sequence[str] = ("video", "text"),
+    clip_segments: int | None = CLIP_SEGMENTS,
+    batch_size: int = 256,
+    pools: Sequence[Pool] | None = None,
+) -> np.ndarray:
+    """The rank of each item's own music among that of its pool.
+
+    Args:
+        model: The heads.
+        store: The features.
+        items: Queries and tracks; those that `can_be_ranked`.
+        query_modalities: What the queries hold.
+        clip_segments: Segments of the middle clip that is compared; `None` for whole tracks.
+        batch_size: Items embedded at a time.
+        pools: Pools of the items by their index; by default all are one.
+
+    Returns:
+        Ranks from 1, int64 `(items,)`.
+
+    Raises:
+        ViMLError: See `embed_items`; or the pools do not hold each item once as a query.
+    """
+    queries, audio = embed_items(
+        model,
+        store,
+        items,
+        query_modalities=query_modalities,
+        clip_segments=clip_segments,
+        batch_size=batch_size,
+    )
+    return retrieval_ranks(queries, audio, pools=pools)
+
+
+def mean_features(
+    store: Store,
+    items: Sequence[StoreItem],
+    *,
+    query_modalities: Sequence[str] = ("video", "text"),
+    clip_segments: int | None = CLIP_SEGMENTS,
+    batch_size: int = 256,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean base features of each item's query and music, over the rows that a model would see: for `fit_cca`.
+
+    Args:
+        store: The features.
+        items: Items that `can_be_ranked`.
+        query_modalities: What the queries hold; the means of several are laid side by side.
+        clip_segments: Segments of the middle clip; `None` for whole tracks.
+        batch_size: Items gathered at a time.
+
+    Returns:
+        Queries `(items, query_dim)` and music `(items, audio_dim)`, float32. An absent text is the store's null text,
+        an absent video zeros.
+
+    Raises:
+        ViMLError: An item has no music or nothing to ask with.
+    """
+    queries, audio = [], []
+    for batch in _batches(store, items, query_modalities, clip_segments, batch_size):
+        means = {
+            modality: masked_mean(batch[f"{modality}_features"], batch[f"{modality}_attention_mask"])
+            for modality in ("audio", *query_modalities)
+        }
+        if "text" in means:
+            absent = ~batch["text_attention_mask"].bool().any(1)
+            means["text"][absent] = store.null_text.float()
+        queries.append(torch.cat([means[modality] for modality in query_modalities], dim=1))
+        audio.append(means["audio"])
+    return torch.cat(queries).numpy(), torch.cat(audio).numpy()
+
+
+def _batches(
+    store: Store,
+    items: Sequence[StoreItem],
+    query_modalities: Sequence[str],
+    clip_segments: int | None,
+    batch_size: int,
+) -> Iterator[dict[str, Tensor]]:
+    """Inputs of the model, `batch_size` items at a time."""
+    if batch_size < 1:
+        raise ViMLError(f"batch_size={batch_size}; accepted: 1 or more items at a time")
+    for item in items:
+        if not can_be_ranked(item, query_modalities):
+            lacking = "music" if not len(item.audio) else " or ".join(query_modalities)
+            raise ViMLError(
+                f"{store.folder}: item {item.id!r} has no {lacking} to be ranked by; leave it out, see can_be_ranked"
+            )
+    dataset = StoreDataset(store, items, training=False)
+    collator = ViMLDataCollator(store, clip_segments=clip_segments, query_modalities=query_modalities)
+    for start in range(0, len(dataset), batch_size):
+        batch = collator([dataset[i] for i in range(start, min(start + batch_size, len(dataset)))])
+        yield {name: value for name, value in batch.items() if isinstance(value, Tensor)}

@@ -1,0 +1,240 @@
+"""The paper's tables from a store: every system is trained once per seed, evaluated, and shown beside the paper."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from viml_hf.errors import ViMLError
+from viml_hf.evaluation.cca import fit_cca
+from viml_hf.evaluation.ensembles import ensemble_ranks, tune_alpha
+from viml_hf.evaluation.metrics import chance_metrics_over_pools, decimals, format_table, retrieval_metrics
+from viml_hf.evaluation.pools import Pool, make_pools, pools_from_groups
+from viml_hf.evaluation.ranks import retrieval_ranks
+from viml_hf.evaluation.statistics import Interval, metric_intervals
+from viml_hf.features.checksums import digest
+from viml_hf.features.named_texts import names_of_texts
+from viml_hf.features.store import Store, StoreItem
+from viml_hf.modeling.modeling_viml import ViMLModel
+from viml_hf.processing.segments import CLIP_SEGMENTS
+from viml_hf.train.recipes import load_recipe
+from viml_hf.train.store_evaluation import can_be_ranked, embed_items, mean_features
+from viml_hf.train.table_definitions import COLUMNS, DROPOUT_RATES, Row, System, Table, without_clips
+from viml_hf.train.training import TrainingSettings, make_trainer, new_model
+
+CCA_DIMENSIONS, CCA_RIDGE = 64, 1.0  # chosen on the validation pool of the YouTube-8M music set
+DONE = "system.json"  # in a system's folder, written last
+Embeddings = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass
+class TableResult:
+    """What a table shows.
+
+    Args:
+        table: Its definition.
+        pools: Of the test items.
+        left_out: Test items that some line cannot be asked with.
+        ranks: Line to its ranks `(seeds, queries)`.
+        alphas: Line to the weight of the second system per seed, of ensembles.
+        parameters: Line to the parameters of its fusion, of systems that have one.
+        seconds: Line to the seconds that its systems took to train.
+        not_run: Line to the reason.
+    """
+
+    table: Table
+    pools: list[Pool]
+    left_out: int
+    ranks: dict[str, np.ndarray] = field(default_factory=dict)
+    alphas: dict[str, list[float]] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    not_run: dict[str, str] = field(default_factory=dict)
+
+
+class TableMaker:
+    """Trains what tables need, each system once, and evaluates it. A rerun trains only what is missing.
+
+    Args:
+        store: The features, with items of the splits `train`, `validation` and `test`.
+        output: Folder of the systems.
+        seeds: Training seeds.
+        settings: Fields of `TrainingSettings` for every system, over those of its recipe (`epochs`, for example).
+        group_by: Field of the test items that says which pool they are in; by default pools are dealt, of the paper's
+            size or of all items where there are fewer.
+        progress: Show a progress bar.
+
+    Raises:
+        ViMLError: A split has fewer than two items with video and music.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        output: str | Path,
+        *,
+        seeds: Sequence[int] = (0,),
+        settings: Mapping[str, Any] | None = None,
+        group_by: str | None = None,
+        progress: bool = True,
+    ):
+        self.store, self.output, self.seeds = store, Path(output), tuple(seeds)
+        self.settings, self.group_by, self.progress = dict(settings or {}), group_by, progress
+        self.splits = {
+            name: [item for item in store.usable() if item.fields.get("split") == name]
+            for name in ("train", "validation", "test")
+        }
+        for name, items in self.splits.items():
+            if len(items) < 2:
+                raise ViMLError(
+                    f"{store.folder}: {len(items)} items of the split {name!r} have video and music; tables need "
+                    "train, validation and test"
+                )
+        # A clip of a short item is the whole of it: both levels are then one, and trained once.
+        self._longest = max(max(len(item.video), len(item.audio)) for items in self.splits.values() for item in items)
+
+    def make(self, table: Table) -> TableResult:
+        """Train and evaluate every line of a table."""
+        whole = table.whole_tracks and self._longest > CLIP_SEGMENTS
+        rows = [without_clips(row) if whole else row for row in table.rows]
+        clip = None if whole else CLIP_SEGMENTS
+        items = {name: self._ranked(self.splits[name], rows) for name in ("validation", "test")}
+        pools = {name: self._pools(found, table.pool_size) for name, found in items.items()}
+        result = TableResult(table, pools["test"], len(self.splits["test"]) - len(items["test"]))
+        bar = tqdm(rows, desc=table.title, unit="line", disable=not self.progress)
+        for row in bar:
+            bar.set_postfix_str(row.label)
+            missing = [s.texts for s in row.systems if s.texts and s.texts not in names_of_texts(self.store.folder)]
+            if missing:
+                result.not_run[row.label] = f"the store has no texts {missing[0]!r}, see viml describe"
+                continue
+            ranks = []
+            for seed in self.seeds:
+                pairs = list(zip(row.systems, row.queries, strict=True))
+                test = [self._embed(s, query, seed, items["test"], clip) for s, query in pairs]
+                if len(test) == 1:
+                    ranks.append(retrieval_ranks(*test[0], pools=pools["test"]))
+                else:
+                    seen = [self._embed(s, query, seed, items["validation"], clip) for s, query in pairs]
+                    alpha = tune_alpha(seen[0], seen[1], pools=pools["validation"])
+                    result.alphas.setdefault(row.label, []).append(alpha)
+                    ranks.append(ensemble_ranks(test[0], test[1], alpha, pools=pools["test"]))
+                self._note(result, row, seed)
+            result.ranks[row.label] = np.stack(ranks)
+        return result
+
+    def _note(self, result: TableResult, row: Row, seed: int) -> None:
+        """Keep the seconds and parameters of a line's systems."""
+        facts = [json.loads((self._folder(s, seed) / DONE).read_text()) for s in row.systems if s.recipe != "cca"]
+        seconds = sum(fact["seconds"] for fact in facts)
+        result.seconds[row.label] = result.seconds.get(row.label, 0.0) + seconds
+        if len(facts) == 1 and facts[0]["fusion_parameters"] is not None:
+            result.parameters[row.label] = facts[0]["fusion_parameters"]
+
+    def _ranked(self, items: Sequence[StoreItem], rows: Sequence[Row]) -> list[StoreItem]:
+        """The items that every line can be asked with: all lines are of the same queries."""
+        queries = {query for row in rows for query in row.queries}
+        return [item for item in items if all(can_be_ranked(item, query) for query in queries)]
+
+    def _pools(self, items: Sequence[StoreItem], pool_size: int) -> list[Pool]:
+        if self.group_by is None:
+            return make_pools(len(items), min(pool_size, len(items)), seed=0)
+        groups = [item.fields.get(self.group_by) for item in items]
+        if None in groups:
+            raise ViMLError(f"{self.store.folder}: {items[groups.index(None)].id} has no field {self.group_by!r}")
+        return pools_from_groups(str(group) for group in groups)
+
+    def _embed(
+        self, system: System, query: tuple[str, ...], seed: int, items: Sequence[StoreItem], clip: int | None
+    ) -> Embeddings:
+        """Embeddings of the queries and the music of items; the texts of queries are always the store's own."""
+        if system.recipe == "cca":
+            seen = mean_features(self.store, self.splits["train"], query_modalities=query, clip_segments=clip)
+            asked = mean_features(self.store, items, query_modalities=query, clip_segments=clip)
+            cca = fit_cca(*seen, min(CCA_DIMENSIONS, *(part.shape[1] for part in seen)), CCA_RIDGE)
+            return cca.embed_queries(asked[0]), cca.embed_audio(asked[1])
+        model = self.trained(system, seed)
+        return embed_items(model, self.store, items, query_modalities=query, clip_segments=clip)
+
+    def _folder(self, system: System, seed: int) -> Path:
+        return self.output / "systems" / system.key / f"seed-{seed}"
+
+    def trained(self, system: System, seed: int) -> ViMLModel:
+        """A system's heads: those of its folder, or trained now.
+
+        Raises:
+            ViMLError: The folder holds heads that were trained otherwise.
+        """
+        folder, recipe = self._folder(system, seed), load_recipe(system.recipe)
+        settings = TrainingSettings(**{**recipe.settings, **self.settings, **dict(system.settings), "seed": seed})
+        store = self.store.with_texts(system.texts) if system.texts else self.store
+        items = [item for item in store.usable() if item.fields.get("split") == "train"]
+        made_of = digest([recipe.config, vars(settings), [[i.id, i.texts, i.fields.get("weight")] for i in items]])
+        if (folder / DONE).is_file():
+            if json.loads((folder / DONE).read_text())["made_of"] != made_of:
+                raise ViMLError(f"{folder}: trained with other settings, texts or items; give another output folder")
+            return ViMLModel.from_pretrained(folder)
+        before = time.perf_counter()
+        model = new_model(store, seed, **recipe.config)
+        trainer = make_trainer(model, store, items, settings, folder / "trainer", progress=False, logging_strategy="no")
+        trainer.train()
+        model.save_pretrained(folder)
+        fusion = None if model.fusion is None else sum(p.numel() for p in model.fusion.parameters())
+        facts = {"made_of": made_of, "seconds": time.perf_counter() - before, "fusion_parameters": fusion}
+        # Written last, and whole: a run that was killed before trains this one again, and no other.
+        (folder / (DONE + ".part")).write_text(json.dumps(facts) + "\n")
+        (folder / (DONE + ".part")).replace(folder / DONE)
+        return ViMLModel.from_pretrained(folder)
+
+
+def format_result(result: TableResult) -> str:
+    """A table as Markdown, in the paper's layout, with the published figures beside ours.
+
+    R@10 has the 95 % bootstrap interval over queries.
+    """
+    sizes = sorted({len(pool.tracks) for pool in result.pools})
+    rows: dict[str, dict[str, float | str]] = {"chance": dict(chance_metrics_over_pools(result.pools))}
+    for row in result.table.rows:
+        if row.label in result.not_run:
+            rows[f"{row.label}: not run, {result.not_run[row.label]}"] = {}
+            continue
+        ranks = result.ranks[row.label]
+        cells: dict[str, float | str] = dict(retrieval_metrics(ranks.ravel()))
+        cells["R@10"] = _with_interval(metric_intervals(ranks)["R@10"])
+        for name, value in zip(COLUMNS, row.published, strict=False):
+            cells[f"paper {name}"] = f"{value:g}" if name in ("MR", "R@10") else f"{value:.{decimals(name)}f}"
+        if row.label in result.parameters:
+            cells["fusion parameters"] = f"{result.parameters[row.label]:,}"
+        if row.label in result.alphas:
+            cells["alpha"] = ", ".join(f"{alpha:.2f}" for alpha in result.alphas[row.label])
+        cells["training, s"] = f"{result.seconds[row.label]:.0f}"
+        rows[row.label] = cells
+    extra = [name for name in ("fusion parameters", "alpha") if any(name in cells for cells in rows.values())]
+    columns = [*COLUMNS, *extra, "training, s", *(f"paper {name}" for name in COLUMNS)]
+    queries = sum(len(pool.queries) for pool in result.pools)
+    seeds = len(next(iter(result.ranks.values()), ()))
+    notes = (
+        f"{queries} queries in {len(result.pools)} pools of {', '.join(map(str, sizes))} tracks, {result.left_out} "
+        f"test items left out, {seeds} training seeds taken together. The paper's figures are of other "
+        f"data, in pools of {result.table.pool_size}."
+    )
+    return f"{result.table.title}\n\n{format_table(rows, columns=columns)}\n\n{notes}\n"
+
+
+def dropout_curve(result: TableResult) -> dict[str, dict[float, Interval]]:
+    """R@10 over the text-dropout rate, of table 3: with and without text, for `plot_dropout_curve`."""
+    names = {"off": 0.0, "on (0.8)": 0.8} | {f"rate {rate}": rate for rate in DROPOUT_RATES}
+    curves: dict[str, dict[float, Interval]] = {"text": {}, "no text": {}}
+    for label, ranks in result.ranks.items():
+        name, _, query = label.rpartition(", ")
+        curves[query][names[name]] = metric_intervals(ranks)["R@10"]
+    return curves
+
+
+def _with_interval(interval: Interval) -> str:
+    return f"{interval.estimate:.2f} ({interval.low:.1f}–{interval.high:.1f})"
