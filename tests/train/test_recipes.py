@@ -20,7 +20,9 @@ def test_every_recipe_makes_a_model_and_settings(name):
 
 
 def test_recipes_are_those_of_the_paper():
-    fusions = {name: load_recipe(name).config for name in recipe_names() if name.startswith("viml-")}
+    fusions = {
+        name: load_recipe(name).config for name in recipe_names() if name.startswith("viml-") and "video" not in name
+    }
     with torch.device("meta"):
         counts = {
             name: sum(p.numel() for p in ViMLModel(ViMLConfig(**config)).fusion.parameters())

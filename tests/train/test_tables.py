@@ -146,7 +146,7 @@ def test_the_dropout_curve_has_the_rates_of_table_three(store, tmp_path):
 
 def test_what_a_table_lacks_is_said(store, tmp_path):
     table = Table("t", 500, False, (one("a", "mvpt", VIDEO),))
-    with pytest.raises(ViMLError, match="03 has no field 'shelf'"):  # the first of validation
+    with pytest.raises(ViMLError, match="has no field 'shelf'"):
         make(store, tmp_path, table, group_by="shelf")
     with StoreWriter(tmp_path / "few", StoreSpec(dict.fromkeys(WIDTHS, "descriptors"), WIDTHS), np.zeros(4)) as writer:
         writer.add("a", video=np.ones((1, 6)), audio=np.ones((1, 5)), split="train")

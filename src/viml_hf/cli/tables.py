@@ -24,6 +24,7 @@ with the system it was at. Tables and figures are written to OUT, too."""
     parser.add_argument("--epochs", type=int, help="for all systems, instead of their recipes' own")
     parser.add_argument("--batch-size", type=int, help="likewise")
     parser.add_argument("--learning-rate", type=float, help="likewise")
+    parser.add_argument("--bf16", action="store_true", default=None, help="compute in bfloat16 where that is safe")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 

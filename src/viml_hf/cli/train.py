@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--loader-workers", type=int, help="processes that gather batches")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--bf16", action="store_true", default=None, help="compute in bfloat16 where that is safe")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 

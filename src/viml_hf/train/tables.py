@@ -61,7 +61,7 @@ class TableMaker:
     """Trains what tables need, each system once, and evaluates it. A rerun trains only what is missing.
 
     Args:
-        store: The features, with items of the splits `train`, `validation` and `test`.
+        store: The features, with items of the splits `train` and `test`, and for ensembles of `validation`.
         output: Folder of the systems.
         seeds: Training seeds.
         settings: Fields of `TrainingSettings` for every system, over those of its recipe (`epochs`, for example).
@@ -70,7 +70,7 @@ class TableMaker:
         progress: Show a progress bar.
 
     Raises:
-        ViMLError: A split has fewer than two items with video and music.
+        ViMLError: One of the splits `train` and `test` has fewer than two items with video and music.
     """
 
     def __init__(
@@ -89,22 +89,31 @@ class TableMaker:
             name: [item for item in store.usable() if item.fields.get("split") == name]
             for name in ("train", "validation", "test")
         }
-        for name, items in self.splits.items():
-            if len(items) < 2:
-                raise ViMLError(
-                    f"{store.folder}: {len(items)} items of the split {name!r} have video and music; tables need "
-                    "train, validation and test"
-                )
+        self._check("train")
+        self._check("test")
         # A clip of a short item is the whole of it: both levels are then one, and trained once.
         self._longest = max(max(len(item.video), len(item.audio)) for items in self.splits.values() for item in items)
 
+    def _check(self, split: str) -> None:
+        if len(self.splits[split]) < 2:
+            raise ViMLError(
+                f"{self.store.folder}: {len(self.splits[split])} items of the split {split!r} have video and music; "
+                "tables need train and test, and ensembles validation"
+            )
+
     def make(self, table: Table) -> TableResult:
-        """Train and evaluate every line of a table."""
+        """Train and evaluate every line of a table.
+
+        Raises:
+            ViMLError: The table has an ensemble, and the store no validation items; or see the class.
+        """
+        if any(len(row.systems) > 1 for row in table.rows):
+            self._check("validation")
         whole = table.whole_tracks and self._longest > CLIP_SEGMENTS
         rows = [without_clips(row) if whole else row for row in table.rows]
         clip = None if whole else CLIP_SEGMENTS
         items = {name: self._ranked(self.splits[name], rows) for name in ("validation", "test")}
-        pools = {name: self._pools(found, table.pool_size) for name, found in items.items()}
+        pools = {name: self._pools(found, table.pool_size) for name, found in items.items() if found}
         result = TableResult(table, pools["test"], len(self.splits["test"]) - len(items["test"]))
         bar = tqdm(rows, desc=table.title, unit="line", disable=not self.progress)
         for row in bar:
