@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-DEFAULT_RECIPE = "viml-paper"
+DEFAULT_RECIPE = "viml"
 QUERIES = {"video+text": ["video", "text"], "video": ["video"], "text": ["text"]}
 
 

@@ -12,6 +12,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
+from transformers.utils import logging
 
 from viml_hf.encoders.encoder_settings import pinned_name
 from viml_hf.encoders.media_encoder import MediaEncoder
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from viml_hf.train.tagger_training import TaggerSettings
 
 CHECKPOINTS = "checkpoints"
+FEW_STEPS = 200
+
+logger = logging.get_logger(__name__)
 
 
 class ViMLTrainer(Trainer):
@@ -281,6 +285,11 @@ def train_model(
     )
     model = new_model(store, settings.seed, **config)
     _check_lengths(model.config, items, settings)
+    steps = settings.epochs * max(1, len(items) // settings.batch_size)
+    if steps < FEW_STEPS:
+        logger.warning(
+            "%d items in %d epochs are %d steps: more epochs may learn more", len(items), settings.epochs, steps
+        )
     trainer = make_trainer(
         model,
         store,
