@@ -217,7 +217,7 @@ def format_result(result: TableResult) -> str:
         cells["R@10"] = _with_interval(metric_intervals(ranks)["R@10"])
         for name, value in zip(COLUMNS, row.published, strict=False):
             cells[f"paper {name}"] = f"{value:g}" if name in ("MR", "R@10") else f"{value:.{decimals(name)}f}"
-        if row.label in result.parameters:
+        if len(set(result.parameters.values())) > 1 and row.label in result.parameters:
             cells["fusion parameters"] = f"{result.parameters[row.label]:,}"
         if row.label in result.alphas:
             cells["alpha"] = ", ".join(f"{alpha:.2f}" for alpha in result.alphas[row.label])
