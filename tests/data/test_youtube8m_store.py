@@ -108,6 +108,7 @@ def test_splits_are_numbers_or_patterns_and_other_files_are_not_read(folder):
     [
         (["train=0-10", "test=10-19"], r"validate0010\.tfrecord: in the splits test and train; give it to one"),
         (["train=50-59"], "no file is in a split; the first is"),
+        (["train=0-9", "test=50-59"], "no file is in the split test=50-59; give other files"),
         (["0-49"], "split '0-49': give NAME=FILES, such as train=0-49"),
         (["train="], "split 'train=': give NAME=FILES"),
     ],

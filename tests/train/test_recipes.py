@@ -62,7 +62,10 @@ def test_a_recipe_of_ones_own_adds_to_another(tmp_path):
         ('{"model": {}}', "no recipe; give a JSON object"),
         ('{"config": {"hidden": 1}}', "ViMLConfig has no field hidden"),
         ('{"settings": {"lr": 1}}', "TrainingSettings has no field lr"),
-        ('{"based_on": "vimle"}', "recipe 'vimle': give one of mt, "),
+        ('{"based_on": "vimle"}', "based_on 'vimle'; give one of mt, "),
+        ('{"based_on": 5}', "no recipe; give a JSON object"),
+        ('{"config": null}', "no recipe; give a JSON object"),
+        ('{"settings": {"epochs": "20"}}', "settings: .*give numbers as numbers"),
     ],
 )
 def test_what_is_no_recipe_is_refused(tmp_path, content, cause):

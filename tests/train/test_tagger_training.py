@@ -144,7 +144,7 @@ def test_training_falls_and_repeats_itself_bit_for_bit(tmp_path):
     def train():
         data = dataset()
         model = new_tagger(data, VOCABULARY, **TINY)
-        settings = TaggerSettings(epochs=12, tracks_per_batch=8)
+        settings = TaggerSettings(epochs=24, tracks_per_batch=8, learning_rate=3e-3)
         trainer = make_tagger_trainer(
             model, data, settings, tmp_path, eval_dataset=dataset(training=False), progress=False, use_cpu=True
         )

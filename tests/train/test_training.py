@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from viml_hf import (
 )
 from viml_hf.evaluation.metrics import retrieval_metrics
 from viml_hf.evaluation.ranks import retrieval_ranks
+from viml_hf.features import RowRange
 from viml_hf.features.checksums import sealed, sha256_of, unsealed
 from viml_hf.train.store_evaluation import evaluate_ranks
 from viml_hf.train.training import new_model, split_items
@@ -209,10 +211,61 @@ def test_heads_alone_are_saved_where_features_came_without_encoders(tmp_path):
     generator = np.random.default_rng(0)
     with StoreWriter(tmp_path / "store", StoreSpec(names, {"video": 6, "audio": 5, "text": 4}), np.zeros(4)) as writer:
         for index in range(20):
-            writer.add(f"{index:02d}", video=generator.standard_normal((1, 6)), audio=generator.standard_normal((1, 5)))
+            rows = {name: generator.standard_normal((1, width)) for name, width in (("video", 6), ("audio", 5))}
+            writer.add(f"{index:02d}", **rows, text=np.ones((1, 4)), texts=["x"])
     settings = TrainingSettings(epochs=1, batch_size=8)
     assert train_model(tmp_path / "store", tmp_path / "model", settings, progress=False, **HEADS)["MR"] > 0
     assert ViMLModel.from_pretrained(tmp_path / "model").config.hidden_size == 16
+
+
+def test_test_items_are_never_trained_on(store):
+    usable = store.usable()
+    named = {"test": usable[:4], "validation": usable[4:6], "clips": usable[6:]}
+
+    class Marked:
+        def usable(self):
+            return [replace(i, fields={"split": name}) for name in self.names for i in named[name]]
+
+    marked = Marked()
+    for names, train, evaluation in (
+        (("test", "clips"), "clips", "test"),
+        (("test", "validation", "clips"), "clips", "validation"),
+        (("validation", "clips"), "clips", "validation"),
+        (("test",), None, "test"),
+    ):
+        marked.names = names
+        found = [[item.id for item in part] for part in split_items(marked)]
+        assert found == [[item.id for item in named.get(part, [])] for part in (train, evaluation)]
+
+
+def test_training_without_anything_to_learn_text_from_is_refused(store, tmp_path):
+    mute = [replace(item, text=RowRange()) for item in store.usable()]
+    for query in (["video", "text"], ["text"]):
+        with pytest.raises(ViMLError, match=r"no training item has a text|0 training items"):
+            make_trainer(make_model(query_modalities=query), store, mute, TrainingSettings(), tmp_path)
+    some = [*mute[:20], *store.usable()[20:]]
+    trainer = make_trainer(make_model(query_modalities=["text"]), store, some, TrainingSettings(), tmp_path)
+    assert len(trainer.train_dataset) == 20
+    settings = TrainingSettings(video_dropout=0.5)
+    with pytest.raises(ViMLError, match=r"video_dropout=0\.5 with textless_loss_weight=1"):
+        make_trainer(make_model(textless_loss_weight=1.0), store, store.usable(), settings, tmp_path)
+
+
+def test_half_a_checkpoint_is_passed_over(descriptors_store, tmp_path):
+    settings = TrainingSettings(epochs=3, batch_size=8)
+
+    def train(output, **options):
+        train_model(descriptors_store.folder, output, settings, progress=False, **HEADS, **options)
+        return ViMLModel.from_pretrained(output).state_dict()
+
+    whole = train(tmp_path / "a")
+    (last,) = (tmp_path / "a" / "checkpoints").glob("checkpoint-*")
+    half = last.with_name("checkpoint-999")
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    again = train(tmp_path / "a", resume=True)
+    assert not half.exists()
+    assert all(torch.equal(again[name], value) for name, value in whole.items())
 
 
 def test_bad_configs_and_too_few_items_are_refused(store, tmp_path):

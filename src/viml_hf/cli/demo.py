@@ -168,9 +168,11 @@ def _tag(store: "Store", items: "list[CorpusItem]", options: argparse.Namespace,
 
 def _describe(store: "Store", options: argparse.Namespace) -> "Store":
     """The store with texts made of its tags by rules."""
+    from viml_hf.features.named_texts import FOLDER
     from viml_hf.synthesis.store_descriptions import describe_store, rules_method
     from viml_hf.synthesis.tag_vocabulary import TagVocabulary
 
+    (store.folder / FOLDER / f"{TEXTS}.jsonl").unlink(missing_ok=True)  # of another seed, perhaps
     describe_store(store, rules_method(TEXTS, TagVocabulary.load(), seed=options.seed), progress=not options.quiet)
     return store.with_texts(TEXTS)
 

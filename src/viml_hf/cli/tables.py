@@ -52,7 +52,10 @@ def run(options: argparse.Namespace) -> None:
         group_by=options.group_by,
         progress=not options.quiet,
     )
-    for number in options.table or sorted(TABLES):
+    numbers = options.table or sorted(TABLES)
+    for number in numbers:  # before hours of training
+        maker.test_items(TABLES[number])
+    for number in numbers:
         result = maker.make(TABLES[number])
         text = f"Table {number}. {format_result(result)}"
         print(text)

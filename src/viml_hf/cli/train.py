@@ -17,14 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe", metavar="NAME", help="how a system is trained: a name (a wrong one lists all) or a JSON file"
     )
-    parser.add_argument("--query", choices=list(QUERIES), help="what a query is made of (default: video+text)")
+    parser.add_argument("--query", choices=list(QUERIES), help="what a query is made of")
     parser.add_argument("--texts", metavar="NAME", help="train on texts of `viml describe` (default: the store's own)")
     parser.add_argument("--fusion", choices=["transformer", "mlp", "linear", "addition"])
     parser.add_argument("--config", metavar="FILE", help="JSON file with further fields of ViMLConfig")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--text-dropout", type=float, help="share of texts dropped (default: 0.8, as in the paper)")
+    parser.add_argument("--text-dropout", type=float, help="share of texts dropped (0.8 in the paper)")
     parser.add_argument("--video-dropout", type=float, help="share of videos dropped among items that keep their text")
     parser.add_argument("--whole-tracks", action="store_true", help="train on whole tracks, not on 30 s clips")
     parser.add_argument("--pool-size", type=int, help="tracks per evaluation pool (default: all)")

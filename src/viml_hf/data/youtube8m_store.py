@@ -24,6 +24,7 @@ from viml_hf.processing.segments import SEGMENT_SECONDS
 # Named in `store.json`. They cannot be loaded: only their features were published.
 ENCODERS = {"video": "features:youtube8m-inception-pca", "audio": "features:youtube8m-vggish-pca"}
 LICENCE = "cc-by-4.0"
+TEXTS_HELD = 10_000  # encoded texts in memory
 TRAIN = "train"  # the split whose items are learned from
 
 # Why a video is left out. Audio that several videos have is that of silence, or of a video uploaded twice.
@@ -245,6 +246,8 @@ def import_videos(
             names = [name for name in (vocabulary[label] for label in video.labels) if name]
             texts = [label_text(video.id, names, seed=seed)] if names else []
             for one in texts:
+                if len(encoded) >= TEXTS_HELD:
+                    encoded.clear()
                 if one not in encoded:
                     encoded[one] = encoder.encode_text(one)
             rows = encoded[texts[0]] if texts else None
@@ -292,6 +295,9 @@ def _splits_of(files: Iterable[str], splits: Sequence[Split]) -> dict[str, str]:
             raise ViMLError(f"{printable(path)}: in the splits {' and '.join(sorted(names))}; give it to one")
     if splits and not any(found.values()):
         raise ViMLError(f"no file is in a split; the first is {printable(next(iter(found), 'missing'))}")
+    for split in splits:
+        if not any(split.name in names for names in found.values()):
+            raise ViMLError(f"no file is in the split {split.name}={split.files}; give other files, or leave it out")
     return {path: name for path, names in found.items() for name in names}
 
 

@@ -134,6 +134,11 @@ class ViMLConfig(PreTrainedConfig):
                 f'query_modalities={self.query_modalities}: give ["video", "text"], ["video"] or ["text"], each once.'
             )
 
+    def validate_textless_loss_weight(self) -> None:
+        """Refuse a weight that would unlearn."""
+        if self.textless_loss_weight < 0:
+            raise ValueError(f"textless_loss_weight={self.textless_loss_weight}: give 0 or more.")
+
     def validate_widths(self) -> None:
         """Refuse widths that cannot be combined."""
         sizes = ("video_dim", "audio_dim", "text_dim", "hidden_size", "projection_dim", "intermediate_size")

@@ -48,11 +48,8 @@ class StoreDataset(Dataset):
                 f"{store.folder}: no item has both video and audio features; see its errors in items.parquet"
             )
         self.training = training
-        weights = [float(item.fields.get("weight", 1.0)) for item in self.items]
-        for item, weight in zip(self.items, weights, strict=True):
-            if not 0 < weight < float("inf"):
-                raise ViMLError(f"{store.folder}: {item.id} has the weight {weight}; give a number above 0, 1 as usual")
-        self.weights = weights if training and set(weights) != {1.0} else None
+        weights = [_weight(store, item) for item in self.items] if training else []
+        self.weights = weights if set(weights) - {1.0} else None
         # Shared memory: loader workers that outlive an epoch see the next one.
         self._epoch = torch.full((1,), -1, dtype=torch.long).share_memory_()
 
@@ -80,6 +77,13 @@ class StoreDataset(Dataset):
             "text": item.text,
             "weight": None if self.weights is None else self.weights[index],
         }
+
+
+def _weight(store: Store, item: StoreItem) -> float:
+    weight = item.fields.get("weight", 1.0)
+    if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight < float("inf"):
+        raise ViMLError(f"{store.folder}: {item.id} has the weight {weight!r}; give a number above 0, 1 as usual")
+    return float(weight)
 
 
 def give_own_generator(loader: DataLoader, seed: int) -> None:

@@ -25,7 +25,7 @@ from viml_hf.processing.segments import CLIP_SEGMENTS
 from viml_hf.train.recipes import load_recipe
 from viml_hf.train.store_evaluation import can_be_ranked, embed_items, mean_features
 from viml_hf.train.table_definitions import COLUMNS, DROPOUT_RATES, Row, System, Table, without_clips
-from viml_hf.train.training import TrainingSettings, make_trainer, new_model
+from viml_hf.train.training import VALIDATION, TrainingSettings, items_digest, make_trainer, new_model
 
 CCA_DIMENSIONS, CCA_RIDGE = 64, 1.0  # chosen on the validation pool of the YouTube-8M music set
 DONE = "system.json"  # in a system's folder, written last
@@ -86,34 +86,45 @@ class TableMaker:
         self.store, self.output, self.seeds = store, Path(output), tuple(seeds)
         self.settings, self.group_by, self.progress = dict(settings or {}), group_by, progress
         self.splits = {
-            name: [item for item in store.usable() if item.fields.get("split") == name]
-            for name in ("train", "validation", "test")
+            name: [item for item in store.usable() if item.fields.get("split") in names]
+            for name, names in {"train": ("train",), "validation": VALIDATION, "test": ("test",)}.items()
         }
-        self._check("train")
-        self._check("test")
+        for split in ("train", "test"):
+            self._check(split, self.splits[split])
         # A clip of a short item is the whole of it: both levels are then one, and trained once.
         self._longest = max(max(len(item.video), len(item.audio)) for items in self.splits.values() for item in items)
 
-    def _check(self, split: str) -> None:
-        if len(self.splits[split]) < 2:
+    def _check(self, split: str, items: Sequence[StoreItem]) -> None:
+        if len(items) < 2:
             raise ViMLError(
-                f"{self.store.folder}: {len(self.splits[split])} items of the split {split!r} have video and music; "
-                "tables need train and test, and ensembles validation"
+                f"{self.store.folder}: {len(items)} items of the split {split!r} have all that is asked for; "
+                "tables need train and test, with texts, and ensembles validation"
             )
+
+    def test_items(self, table: Table) -> dict[str, list[StoreItem]]:
+        """The items that every line of a table can be asked with: of `test`, and for ensembles of `validation`.
+
+        Raises:
+            ViMLError: There are fewer than two of them.
+        """
+        ensembles = any(len(row.systems) > 1 for row in table.rows)
+        found = {}
+        for split in ("test", "validation") if ensembles else ("test",):
+            found[split] = self._ranked(self.splits[split], table.rows)
+            self._check(split, found[split])
+        return found
 
     def make(self, table: Table) -> TableResult:
         """Train and evaluate every line of a table.
 
         Raises:
-            ViMLError: The table has an ensemble, and the store no validation items; or see the class.
+            ViMLError: See `test_items` and `trained`.
         """
-        if any(len(row.systems) > 1 for row in table.rows):
-            self._check("validation")
         whole = table.whole_tracks and self._longest > CLIP_SEGMENTS
         rows = [without_clips(row) if whole else row for row in table.rows]
         clip = None if whole else CLIP_SEGMENTS
-        items = {name: self._ranked(self.splits[name], rows) for name in ("validation", "test")}
-        pools = {name: self._pools(found, table.pool_size) for name, found in items.items() if found}
+        items = self.test_items(table)
+        pools = {name: self._pools(found, table.pool_size) for name, found in items.items()}
         result = TableResult(table, pools["test"], len(self.splits["test"]) - len(items["test"]))
         bar = tqdm(rows, desc=table.title, unit="line", disable=not self.progress)
         for row in bar:
@@ -183,7 +194,7 @@ class TableMaker:
         settings = TrainingSettings(**{**recipe.settings, **self.settings, **dict(system.settings), "seed": seed})
         store = self.store.with_texts(system.texts) if system.texts else self.store
         items = [item for item in store.usable() if item.fields.get("split") == "train"]
-        made_of = digest([recipe.config, vars(settings), [[i.id, i.texts, i.fields.get("weight")] for i in items]])
+        made_of = digest([recipe.config, vars(settings), items_digest(store, items)])
         if (folder / DONE).is_file():
             if json.loads((folder / DONE).read_text())["made_of"] != made_of:
                 raise ViMLError(f"{folder}: trained with other settings, texts or items; give another output folder")

@@ -17,6 +17,7 @@ from transformers.utils import logging
 from viml_hf.encoders.encoder_settings import pinned_name
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError, in_one_line
+from viml_hf.features.checksums import digest
 from viml_hf.features.store import Store, StoreItem
 from viml_hf.modeling.configuration_viml import ViMLConfig
 from viml_hf.modeling.encoder_names import is_published_features
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = "checkpoints"
 FEW_STEPS = 200
+VALIDATION = ("validation", "val", "eval")  # names of the split that is evaluated on while choosing
 
 logger = logging.get_logger(__name__)
 
@@ -112,19 +114,27 @@ class TrainingSettings:
                 raise ViMLError(f"{name}={getattr(self, name)}: give {hint}")
 
 
-def split_items(store: Store, *, evaluation_share: float = 0.1) -> tuple[list[StoreItem], list[StoreItem]]:
-    """Training and evaluation items by their `split` field; without one, every tenth item by id is held out.
+def split_items(store: Store) -> tuple[list[StoreItem], list[StoreItem]]:
+    """Training and evaluation items, by their field `split`.
 
-    Items of the split `test` are in neither, where there is a split `validation` (or `eval`) to evaluate on.
+    Evaluated on is `validation` (or `val`, `eval`), else `test`, which is never trained on. Where nothing is said to be
+    `train`, all else is, and without anything to evaluate on every tenth item is held out.
     """
     usable = store.usable()
-    splits = {name: [item for item in usable if item.fields.get("split") == name] for name in ("train", "test")}
-    splits["validation"] = [item for item in usable if item.fields.get("split") in ("validation", "val", "eval")]
-    if splits["train"]:
-        return splits["train"], splits["validation"] or splits["test"]
-    stride = max(2, round(1 / evaluation_share))
-    held_out = {item.id for item in usable[stride - 1 :: stride]}
-    return [i for i in usable if i.id not in held_out], [i for i in usable if i.id in held_out]
+    validation = [item for item in usable if item.fields.get("split") in VALIDATION]
+    test = [item for item in usable if item.fields.get("split") == "test"]
+    train = [item for item in usable if item.fields.get("split") == "train"]
+    train = train or [item for item in usable if item.fields.get("split") not in ("test", *VALIDATION)]
+    if validation or test or any(item.fields.get("split") == "train" for item in train):
+        return train, validation or test
+    held_out = {item.id for item in train[9::10] or train[1::2]}
+    return [i for i in train if i.id not in held_out], [i for i in train if i.id in held_out]
+
+
+def items_digest(store: Store, items: Sequence[StoreItem]) -> str:
+    """A checksum of what is trained on: the encoders, and the content, texts and weights of the items."""
+    contents = [[i.id, i.texts, i.fields.get("weight"), i.fields.get("sha256"), len(i.video)] for i in items]
+    return digest([asdict(store.spec), contents])
 
 
 def training_arguments(
@@ -183,9 +193,22 @@ def make_trainer(
     Raises:
         ViMLError: Fewer than two training items: there would be no negatives.
     """
+    asked = model.config.query_modalities
+    if list(asked) == ["text"]:
+        items, eval_items = ([item for item in part if len(item.text)] for part in (items, eval_items))
     if len(items) < 2:
         raise ViMLError(
             f"{store.folder}: {len(items)} training items; give at least 2, and hundreds to learn something"
+        )
+    if "text" in asked and not any(len(item.text) for item in items):
+        raise ViMLError(
+            f"{store.folder}: no training item has a text, but queries are made of {' and '.join(asked)}; take texts "
+            "of `viml describe` with --texts NAME, or train with --query video"
+        )
+    if model.config.textless_loss_weight and settings.video_dropout:
+        raise ViMLError(
+            f"video_dropout={settings.video_dropout} with textless_loss_weight={model.config.textless_loss_weight}: a "
+            "query without video and text asks for nothing; set one of them to 0"
         )
     dataset = StoreDataset(store, items)
     # Dropping the only modality of a query would leave nothing of it.
@@ -278,13 +301,10 @@ def train_model(
     store.check_finite()
     items, eval_items = split_items(store)
     checkpoints = Path(output) / CHECKPOINTS
-    _prepare_checkpoints(
-        checkpoints,
-        resume,
-        {"settings": asdict(settings), "config": config, "store": asdict(store.spec), "texts": texts},
-    )
     model = new_model(store, settings.seed, **config)
     _check_lengths(model.config, items, settings)
+    run = {"settings": asdict(settings), "config": config, "texts": texts, "items": items_digest(store, items)}
+    checkpoint = _prepare_checkpoints(checkpoints, resume, run)
     steps = settings.epochs * max(1, len(items) // settings.batch_size)
     if steps < FEW_STEPS:
         logger.warning(
@@ -301,12 +321,12 @@ def train_model(
         save_strategy="epoch",
         save_total_limit=1,
     )
-    trainer.train(resume_from_checkpoint=resume or None)
-    if trainer.is_world_process_zero():
-        save_retrieval_model(model, store, output)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    # Before saving, which takes the model off its device.
     metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()} if eval_items else {}
     if not trainer.is_world_process_zero():
         return metrics
+    save_retrieval_model(model, store, output)
     summary = {
         "settings": asdict(settings),
         "store": store.spec.encoders,
@@ -322,15 +342,17 @@ def train_model(
 def _check_lengths(config: ViMLConfig, items: Sequence[StoreItem], settings: TrainingSettings) -> None:
     """Refuse tracks that the model has no positions for, before training and not in its middle."""
     longest = max((max(len(item.video), len(item.audio)) for item in items), default=0)
-    if settings.clip_segments is None and longest > config.max_position_embeddings:
+    if config.encoder == "transformer" and settings.clip_segments is None and longest > config.max_position_embeddings:
         raise ViMLError(
             f"the longest track has {longest} segments, but max_position_embeddings={config.max_position_embeddings}: "
             "train on clips, or give a larger max_position_embeddings in --config"
         )
 
 
-def _prepare_checkpoints(folder: Path, resume: bool, run: dict[str, Any]) -> None:
-    """Make sure that the checkpoints at hand are those of this run, or none.
+def _prepare_checkpoints(folder: Path, resume: bool, run: dict[str, Any]) -> str | None:
+    """The checkpoint to resume from; makes sure that those at hand are of this run, or none.
+
+    What a killed run left of a checkpoint is deleted: its `trainer_state.json` is written last.
 
     Raises:
         ViMLError: There is nothing to resume, or it was another run.
@@ -339,15 +361,30 @@ def _prepare_checkpoints(folder: Path, resume: bool, run: dict[str, Any]) -> Non
     if not resume:
         # Older checkpoints would be taken for this run's own later on.
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    elif not any(folder.glob("checkpoint-*")):
+        return None
+    found = sorted(folder.glob("checkpoint-*"), key=lambda one: int(one.name.rpartition("-")[2]))
+    whole = [one for one in found if _is_whole(one)]
+    for one in found:
+        if one not in whole:
+            shutil.rmtree(one, ignore_errors=True)
+    if not whole:
         raise ViMLError(f"{folder}: no checkpoint to resume from; leave --resume out")
-    elif not path.exists() or path.read_text() != text:
+    if not path.exists() or path.read_text() != text:
         raise ViMLError(
             f"{folder}: the checkpoints are of other settings or another store; leave --resume out, or repeat "
             f"the settings of {path}"
         )
+    return str(whole[-1])
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def save_retrieval_model(viml: ViMLModel, store: Store, output: str | Path) -> None:

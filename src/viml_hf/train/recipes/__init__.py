@@ -65,13 +65,26 @@ def load_recipe(name: str) -> Recipe:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ViMLError(f"{path}: no recipe ({error}); give a JSON object with `config` and `settings`") from error
-    if not isinstance(found, dict) or not set(found) <= {"description", "based_on", *PARTS}:
+    if (
+        not isinstance(found, dict)
+        or not set(found) <= {"description", "based_on", *PARTS}
+        or not isinstance(found.get("based_on", ""), str)
+        or not all(isinstance(found.get(part, {}), dict) for part in PARTS)
+    ):
         raise ViMLError(f"{path}: no recipe; give a JSON object with description, based_on, config and settings")
-    base = load_recipe(found["based_on"]) if "based_on" in found else Recipe("", "", {}, {})
+    base = Recipe("", "", {}, {})
+    if "based_on" in found:
+        if found["based_on"] not in recipe_names():
+            raise ViMLError(f"{path}: based_on {found['based_on']!r}; give one of {', '.join(recipe_names())}")
+        base = load_recipe(found["based_on"])
     for part, kind in PARTS.items():
         unknown = sorted(set(found.get(part, {})) - {field.name for field in fields(kind)})
         if unknown:
             raise ViMLError(f"{path}: {kind.__name__} has no field {unknown[0]}; see its documentation")
+    try:
+        TrainingSettings(**found.get("settings", {}))
+    except TypeError as error:
+        raise ViMLError(f"{path}: settings: {error}; give numbers as numbers") from error
     return Recipe(
         path.stem,
         found.get("description", base.description),
