@@ -66,6 +66,7 @@ _PUBLIC = {
     "find_music": "retrieval.index",
     "Recommendation": "retrieval.recommender",
     "Recommender": "retrieval.recommender",
+    "VideoToMusicPipeline": "retrieval.video_to_music_pipeline",
     "save_with_code": "hub_code",
     "ViMLError": "errors",
     "MediaDecodeError": "errors",

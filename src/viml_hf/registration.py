@@ -1,8 +1,9 @@
-"""Makes the classes of this package known to the Auto classes of transformers."""
+"""Makes the classes of this package known to the Auto classes and to `pipeline` of transformers."""
 
 from typing import Any
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from viml_hf.modeling.configuration_deepsim import DeepSimConfig
 from viml_hf.modeling.configuration_descriptors import DESCRIPTOR_CONFIGS, ViMLAudioDescriptorsConfig
@@ -16,6 +17,8 @@ from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor
 from viml_hf.processing.feature_extraction_descriptors import ViMLDescriptorsFeatureExtractor
 from viml_hf.processing.processing_viml import ViMLProcessor
+
+VIDEO_TO_MUSIC = "video-to-music"
 
 
 def register_auto_classes() -> None:
@@ -40,3 +43,22 @@ def register_auto_classes() -> None:
     AutoFeatureExtractor.register(ViMLAudioDescriptorsConfig, ViMLDescriptorsFeatureExtractor, exist_ok=True)
     AutoFeatureExtractor.register(DeepSimConfig, DeepSimFeatureExtractor, exist_ok=True)
     AutoProcessor.register(ViMLForMusicRetrievalConfig, ViMLProcessor, exist_ok=True)
+    if VIDEO_TO_MUSIC not in PIPELINE_REGISTRY.get_supported_tasks():
+        PIPELINE_REGISTRY.register_pipeline(VIDEO_TO_MUSIC, _LazyPipeline, pt_model=AutoModel, type="multimodal")
+
+
+class _LazyPipeline:
+    """Stands for [`VideoToMusicPipeline`] until one is made: that module loads much, and a class is to be registered.
+
+    What is registered also gets its code named in every config that it saves, which then loads only with
+    `trust_remote_code=True`: one more reason not to register the class itself.
+    """
+
+    # Those of VideoToMusicPipeline.
+    _load_processor = None
+    _load_tokenizer = _load_feature_extractor = _load_image_processor = _load_video_processor = False
+
+    def __new__(cls, **kwargs: Any) -> Any:
+        from viml_hf.retrieval.video_to_music_pipeline import VideoToMusicPipeline
+
+        return VideoToMusicPipeline(**kwargs)
