@@ -125,7 +125,7 @@ def test_train_saves_a_model_that_indexes(run, demo, tmp_path):
     out_folder = tmp_path / "model"
     small = tmp_path / "small.json"
     small.write_text(json.dumps({"num_hidden_layers": 1, "num_fusion_layers": 1, "intermediate_size": 32}))
-    words = ["--epochs", 2, "--batch-size", 4, "--config", small, "--quiet"]
+    words = ["--epochs", 2, "--batch-size", 4, "--config", small, "--texts", "data2text-rules", "--quiet"]
     status, out, _ = run("train", demo / "store", "-o", out_folder, *words)
     assert status == 0
     assert "R@10" in out
@@ -135,7 +135,7 @@ def test_train_saves_a_model_that_indexes(run, demo, tmp_path):
 
 
 def test_train_resumes_to_the_same_model(run, demo, tmp_path):
-    words = ["--batch-size", 4, "--seed", 3, "--quiet", "--loader-workers", 0]
+    words = ["--batch-size", 4, "--seed", 3, "--texts", "data2text-rules", "--quiet", "--loader-workers", 0]
     small = tmp_path / "small.json"
     small.write_text(json.dumps({"num_hidden_layers": 1, "num_fusion_layers": 1, "intermediate_size": 32}))
     assert run("train", demo / "store", "-o", tmp_path / "a", "--epochs", 3, "--config", small, *words)[0] == 0
