@@ -31,20 +31,6 @@ def media(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def viml(capsys):
-    """Run the command line; its exit status, and the lines of its output and of its errors."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        status = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return status, captured.out.splitlines(), [line for line in captured.err.splitlines() if line.strip()]
-
-    return run
-
-
 def extract(viml, *arguments):
     return viml("extract", *arguments, "--workers", 1, "--quiet")
 

@@ -3,21 +3,6 @@ import pytest
 
 from tests.tfrecords import example, video_record, write_tfrecord
 from viml_hf import Store
-from viml_hf.cli.main import main
-
-
-@pytest.fixture
-def viml(capsys):
-    """Run the command line; its exit status, and the lines of its output and of its errors."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        status = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return status, captured.out.splitlines(), [line for line in captured.err.splitlines() if line.strip()]
-
-    return run
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from viml_hf.data.generated_corpus import CorpusItem
     from viml_hf.evaluation.statistics import PairedComparison
-    from viml_hf.features.store import Store, StoreItem
+    from viml_hf.features.store import Store
     from viml_hf.modeling.modeling_viml import ViMLModel
     from viml_hf.retrieval.recommender import Recommender
 
@@ -212,21 +212,15 @@ def _train(
             trainer.train()
             bar.update()
             if modalities == ["video"]:
-                ranks[VIDEO_ONLY].append(_ranks(model, store, held_out, ("video",)))
+                ranks[VIDEO_ONLY].append(evaluate_ranks(model, store, held_out, query_modalities=["video"]))
             else:
-                ranks[WITHOUT_TEXT].append(_ranks(model, store, held_out, ("video",)))
+                ranks[WITHOUT_TEXT].append(evaluate_ranks(model, store, held_out, query_modalities=["video"]))
                 ranks[WITH_TEXT].append(evaluate_ranks(model, store, held_out))
                 kept = kept or model
     bar.close()
     torch.set_num_threads(threads)
     assert kept is not None
     return kept, {name: np.stack(rows) for name, rows in ranks.items()}
-
-
-def _ranks(model: "ViMLModel", store: "Store", items: "list[StoreItem]", query: tuple[str, ...]) -> "np.ndarray":
-    from viml_hf.train.store_evaluation import evaluate_ranks
-
-    return evaluate_ranks(model, store, items, query_modalities=query)
 
 
 def _metrics(ranks: "dict[str, np.ndarray]") -> dict[str, dict[str, float]]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from viml_hf.evaluation.pools import Pool
     from viml_hf.evaluation.statistics import PairedComparison
-    from viml_hf.features.store import Store, StoreItem
+    from viml_hf.features.store import Store
     from viml_hf.modeling.modeling_viml import ViMLModel
     from viml_hf.train.store_evaluation import EvaluationItems
 
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
     from viml_hf.evaluation.plots import check_plots, plot_recall
     from viml_hf.features.store import Store
     from viml_hf.processing.segments import CLIP_SEGMENTS
-    from viml_hf.train.store_evaluation import check_query, evaluate_ranks, select_items
+    from viml_hf.train.store_evaluation import check_query, evaluate_ranks, pools_of, select_items
 
     if options.plot:
         check_plots(options.plot)
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     chosen = select_items(
         store, split=options.split, queries=[QUERIES[query] for query in queries], group_by=options.group_by
     )
-    pools = _pools(chosen.items, options)
+    pools = pools_of(chosen.items, group_by=options.group_by, pool_size=options.pool_size, seed=options.seed)
     ranks = {
         query: evaluate_ranks(
             model,
@@ -137,15 +137,6 @@ def _check_encoders(name: str, store: "Store", fingerprints: dict[str, str], que
                 f"{store.folder}: its {modality} features are by {by}, which is not the {modality} encoder of {name}; "
                 "extract the media again with the model's encoders, or give a model trained on this store"
             )
-
-
-def _pools(items: "list[StoreItem]", options: argparse.Namespace) -> "list[Pool]":
-    from viml_hf.evaluation.pools import make_pools, pools_from_groups
-
-    if options.group_by:
-        return pools_from_groups(str(item.fields[options.group_by]) for item in items)
-    size = len(items) if options.pool_size is None else options.pool_size
-    return make_pools(len(items), size, seed=options.seed)
 
 
 def _summary(

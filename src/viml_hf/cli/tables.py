@@ -2,9 +2,8 @@
 
 import argparse
 import json
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from viml_hf.train.tables import TableResult
@@ -30,17 +29,15 @@ with the system it was at. Tables and figures are written to OUT, too."""
 
 def run(options: argparse.Namespace) -> None:
     """Make the tables, one after another."""
+    from viml_hf.cli.train import given_settings
     from viml_hf.errors import ViMLError
     from viml_hf.evaluation.plots import check_plots
     from viml_hf.features.store import Store
     from viml_hf.train.table_definitions import TABLES
     from viml_hf.train.tables import TableMaker, format_result
-    from viml_hf.train.training import TrainingSettings
 
     if options.seeds < 1:
         raise ViMLError(f"--seeds {options.seeds}: give 1 or more")
-    given = {f.name: getattr(options, f.name, None) for f in fields(TrainingSettings)}
-    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     check_plots(output / "table-1.png")
@@ -48,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
         Store(options.store),
         output,
         seeds=range(options.seeds),
-        settings=settings,
+        settings=given_settings(options),
         group_by=options.group_by,
         progress=not options.quiet,
     )

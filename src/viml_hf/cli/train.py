@@ -41,8 +41,7 @@ def run(options: argparse.Namespace) -> None:
     from viml_hf.train.recipes import load_recipe
     from viml_hf.train.training import TrainingSettings, train_model
 
-    given = {f.name: getattr(options, f.name, None) for f in fields(TrainingSettings)}
-    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    chosen = given_settings(options)
     if options.whole_tracks:
         chosen["clip_segments"] = None
     recipe = load_recipe(options.recipe or DEFAULT_RECIPE)
@@ -64,6 +63,14 @@ def run(options: argparse.Namespace) -> None:
         query = "+".join(config.get("query_modalities", QUERIES["video+text"]))
         print(format_table({f"{recipe.name}, held out, {query}": metrics}))
     print(f"model: {options.output}")
+
+
+def given_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Those fields of `TrainingSettings` that were given as options."""
+    from viml_hf.train.training import TrainingSettings
+
+    given = {field.name: getattr(options, field.name, None) for field in fields(TrainingSettings)}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _read_config(path: str) -> dict[str, Any]:

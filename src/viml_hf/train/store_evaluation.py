@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from viml_hf.errors import ViMLError
-from viml_hf.evaluation.pools import Pool
+from viml_hf.evaluation.pools import Pool, make_pools, pools_from_groups
 from viml_hf.evaluation.ranks import retrieval_ranks
 from viml_hf.features.store import Store, StoreItem
 from viml_hf.modeling.modeling_viml import ViMLModel
@@ -104,6 +104,28 @@ def select_items(
             "another split with --split, or other queries"
         )
     return EvaluationItems(name, items, dict(left_out), sum(not len(item.text) for item in items))
+
+
+def pools_of(
+    items: Sequence[StoreItem], *, group_by: str | None = None, pool_size: int | None = None, seed: int = 0
+) -> list[Pool]:
+    """The pools in which items are ranked: by a field of theirs, or dealt.
+
+    Args:
+        items: Queries and tracks.
+        group_by: The field, if any.
+        pool_size: Tracks per dealt pool; by default all items are one.
+        seed: Of the dealing.
+
+    Raises:
+        ViMLError: An item lacks the field, a group has one item only, or the size is out of range.
+    """
+    if group_by is None:
+        return make_pools(len(items), len(items) if pool_size is None else pool_size, seed=seed)
+    for item in items:
+        if item.fields.get(group_by) is None:
+            raise ViMLError(f"{item.id} has no field {group_by!r}; group by another, or leave it out")
+    return pools_from_groups(str(item.fields[group_by]) for item in items)
 
 
 def _split(store: Store, split: str | None) -> tuple[str, list[StoreItem]]:

@@ -11,10 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from viml_hf.errors import ViMLError
-from viml_hf.evaluation.cca import fit_cca
+from viml_hf.evaluation.cca import LinearCCA, fit_cca
 from viml_hf.evaluation.ensembles import ensemble_ranks, tune_alpha
 from viml_hf.evaluation.metrics import chance_metrics_over_pools, decimals, format_table, retrieval_metrics
-from viml_hf.evaluation.pools import Pool, make_pools, pools_from_groups
+from viml_hf.evaluation.pools import Pool
 from viml_hf.evaluation.ranks import retrieval_ranks
 from viml_hf.evaluation.statistics import Interval, metric_intervals
 from viml_hf.features.checksums import digest
@@ -23,9 +23,9 @@ from viml_hf.features.store import Store, StoreItem
 from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.processing.segments import CLIP_SEGMENTS
 from viml_hf.train.recipes import load_recipe
-from viml_hf.train.store_evaluation import can_be_ranked, embed_items, mean_features
+from viml_hf.train.store_evaluation import can_be_ranked, embed_items, mean_features, pools_of
 from viml_hf.train.table_definitions import COLUMNS, DROPOUT_RATES, Row, System, Table, without_clips
-from viml_hf.train.training import VALIDATION, TrainingSettings, items_digest, make_trainer, new_model
+from viml_hf.train.training import SPLITS, TrainingSettings, items_digest, items_for, make_trainer, new_model
 
 CCA_DIMENSIONS, CCA_RIDGE = 64, 1.0  # chosen on the validation pool of the YouTube-8M music set
 DONE = "system.json"  # in a system's folder, written last
@@ -85,12 +85,10 @@ class TableMaker:
     ):
         self.store, self.output, self.seeds = store, Path(output), tuple(seeds)
         self.settings, self.group_by, self.progress = dict(settings or {}), group_by, progress
-        self.splits = {
-            name: [item for item in store.usable() if item.fields.get("split") in names]
-            for name, names in {"train": ("train",), "validation": VALIDATION, "test": ("test",)}.items()
-        }
+        self.splits = {purpose: items_for(store, purpose) for purpose in SPLITS}
         for split in ("train", "test"):
             self._check(split, self.splits[split])
+        self._ccas: dict[tuple[tuple[str, ...], int | None], LinearCCA] = {}
         # A clip of a short item is the whole of it: both levels are then one, and trained once.
         self._longest = max(max(len(item.video), len(item.audio)) for items in self.splits.values() for item in items)
 
@@ -124,7 +122,10 @@ class TableMaker:
         rows = [without_clips(row) if whole else row for row in table.rows]
         clip = None if whole else CLIP_SEGMENTS
         items = self.test_items(table)
-        pools = {name: self._pools(found, table.pool_size) for name, found in items.items()}
+        pools = {
+            name: pools_of(found, group_by=self.group_by, pool_size=min(table.pool_size, len(found)))
+            for name, found in items.items()
+        }
         result = TableResult(table, pools["test"], len(self.splits["test"]) - len(items["test"]))
         bar = tqdm(rows, desc=table.title, unit="line", disable=not self.progress)
         for row in bar:
@@ -161,25 +162,24 @@ class TableMaker:
         queries = {query for row in rows for query in row.queries}
         return [item for item in items if all(can_be_ranked(item, query) for query in queries)]
 
-    def _pools(self, items: Sequence[StoreItem], pool_size: int) -> list[Pool]:
-        if self.group_by is None:
-            return make_pools(len(items), min(pool_size, len(items)), seed=0)
-        groups = [item.fields.get(self.group_by) for item in items]
-        if None in groups:
-            raise ViMLError(f"{self.store.folder}: {items[groups.index(None)].id} has no field {self.group_by!r}")
-        return pools_from_groups(str(group) for group in groups)
-
     def _embed(
         self, system: System, query: tuple[str, ...], seed: int, items: Sequence[StoreItem], clip: int | None
     ) -> Embeddings:
         """Embeddings of the queries and the music of items; the texts of queries are always the store's own."""
         if system.recipe == "cca":
-            seen = mean_features(self.store, self.splits["train"], query_modalities=query, clip_segments=clip)
             asked = mean_features(self.store, items, query_modalities=query, clip_segments=clip)
-            cca = fit_cca(*seen, min(CCA_DIMENSIONS, *(part.shape[1] for part in seen)), CCA_RIDGE)
+            cca = self._fit_cca(query, clip)
             return cca.embed_queries(asked[0]), cca.embed_audio(asked[1])
         model = self.trained(system, seed)
         return embed_items(model, self.store, items, query_modalities=query, clip_segments=clip)
+
+    def _fit_cca(self, query: tuple[str, ...], clip: int | None) -> LinearCCA:
+        """The same for every seed, and fitted once."""
+        if (query, clip) not in self._ccas:
+            seen = mean_features(self.store, self.splits["train"], query_modalities=query, clip_segments=clip)
+            dimensions = min(CCA_DIMENSIONS, *(part.shape[1] for part in seen))
+            self._ccas[query, clip] = fit_cca(*seen, dimensions, CCA_RIDGE)
+        return self._ccas[query, clip]
 
     def _folder(self, system: System, seed: int) -> Path:
         return self.output / "systems" / system.key / f"seed-{seed}"
@@ -193,7 +193,7 @@ class TableMaker:
         folder, recipe = self._folder(system, seed), load_recipe(system.recipe)
         settings = TrainingSettings(**{**recipe.settings, **self.settings, **dict(system.settings), "seed": seed})
         store = self.store.with_texts(system.texts) if system.texts else self.store
-        items = [item for item in store.usable() if item.fields.get("split") == "train"]
+        items = items_for(store, "train")
         made_of = digest([recipe.config, vars(settings), items_digest(store, items)])
         if (folder / DONE).is_file():
             if json.loads((folder / DONE).read_text())["made_of"] != made_of:

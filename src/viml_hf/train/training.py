@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = "checkpoints"
 FEW_STEPS = 200
-VALIDATION = ("validation", "val", "eval")  # names of the split that is evaluated on while choosing
+# Values of the field `split`, by what the items are for: learned from, evaluated on while choosing, and reported.
+SPLITS = {"train": ("train",), "validation": ("validation", "val", "eval"), "test": ("test",)}
 
 logger = logging.get_logger(__name__)
 
@@ -120,15 +121,20 @@ def split_items(store: Store) -> tuple[list[StoreItem], list[StoreItem]]:
     Evaluated on is `validation` (or `val`, `eval`), else `test`, which is never trained on. Where nothing is said to be
     `train`, all else is, and without anything to evaluate on every tenth item is held out.
     """
-    usable = store.usable()
-    validation = [item for item in usable if item.fields.get("split") in VALIDATION]
-    test = [item for item in usable if item.fields.get("split") == "test"]
-    train = [item for item in usable if item.fields.get("split") == "train"]
-    train = train or [item for item in usable if item.fields.get("split") not in ("test", *VALIDATION)]
-    if validation or test or any(item.fields.get("split") == "train" for item in train):
+    train, validation, test = (items_for(store, purpose) for purpose in SPLITS)
+    if train:
         return train, validation or test
-    held_out = {item.id for item in train[9::10] or train[1::2]}
-    return [i for i in train if i.id not in held_out], [i for i in train if i.id in held_out]
+    reserved = {item.id for item in (*validation, *test)}
+    others = [item for item in store.usable() if item.id not in reserved]
+    if reserved:
+        return others, validation or test
+    held_out = {item.id for item in others[9::10] or others[1::2]}
+    return [i for i in others if i.id not in held_out], [i for i in others if i.id in held_out]
+
+
+def items_for(store: Store, purpose: str) -> list[StoreItem]:
+    """The usable items whose field `split` says that they are for a purpose of `SPLITS`."""
+    return [item for item in store.usable() if item.fields.get("split") in SPLITS[purpose]]
 
 
 def items_digest(store: Store, items: Sequence[StoreItem]) -> str:
