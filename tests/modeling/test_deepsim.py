@@ -232,7 +232,7 @@ def test_a_saved_model_reloads_bit_for_bit_with_its_running_statistics(loader, t
 def test_its_code_travels_with_it(tmp_path):
     save_with_code(tiny_model(), tmp_path)
     assert {path.name for path in tmp_path.glob("*.py")} == {
-        *("configuration_deepsim.py", "modeling_deepsim.py"),
+        *("configuration_deepsim.py", "modeling_deepsim.py", "checked_loading.py"),
         *("loss_deepsim.py", "loss_viml.py"),
     }
 

@@ -201,6 +201,8 @@ class ViMLForMusicRetrievalConfig(PreTrainedConfig):
             `from_pretrained` too.
         encoder_dtypes: `"float32"` or `"bfloat16"` per modality (`video`, `text`, `audio`) of the encoders' weights.
             The features depend on it, so it is kept.
+        encoder_sources: Where each modality's encoder came from: its `name`, and where known its `revision` on the Hub
+            and its `licence`. Information only.
 
     Example:
         >>> from viml_hf import ViMLForMusicRetrievalConfig
@@ -224,6 +226,7 @@ class ViMLForMusicRetrievalConfig(PreTrainedConfig):
     audio_encoder_config: dict | PreTrainedConfig | None = None
     freeze_encoders: bool = True
     encoder_dtypes: dict | None = None
+    encoder_sources: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Turn the encoders' dicts into the config classes that their `model_type` names."""

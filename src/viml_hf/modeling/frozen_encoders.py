@@ -1,9 +1,7 @@
 """The frozen base encoders inside a [`ViMLForMusicRetrieval`]: how they are loaded, built and read out."""
 
-import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +9,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from .checked_loading import without_load_report
 from .configuration_deepsim import DeepSimConfig
 from .configuration_descriptors import (
     ViMLAudioDescriptorsConfig,
@@ -125,12 +124,29 @@ def load_encoder(modality: str, encoder: str | PreTrainedModel, **kwargs: Any) -
     if kwargs.get("local_files_only"):
         # Else transformers asks the Hub, in a thread, to convert what lies there as `.bin`.
         os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    with loading(encoder, "weights"), _without_report():
+    with loading(encoder, "weights"), without_load_report():
         model, report = loader.from_pretrained(
             hub_id, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
         )
     _refuse_random_weights(modality, encoder, model, report)
     return model
+
+
+def encoder_source(name: str, encoder: PreTrainedModel) -> dict[str, str]:
+    """Where a named encoder came from: its name, and its commit on the Hub. Of a folder nothing but its own name.
+
+    Example:
+        >>> encoder_source("descriptors", load_encoder("text", "descriptors"))
+        {'name': 'descriptors'}
+    """
+    parsed = parse_encoder_name(name)
+    if parsed.hub_id is None:
+        return {"name": name}
+    if Path(parsed.hub_id).is_dir():
+        return {"name": Path(parsed.hub_id).resolve().name}  # a model that is given away tells no paths
+    source = {"name": f"{parsed.name}:{parsed.hub_id}"}
+    revision = getattr(encoder.config, "_commit_hash", None) or parsed.revision
+    return source | ({"revision": revision} if revision else {})
 
 
 def refuse_other_kinds(modality: str, encoder: str, config: PreTrainedConfig) -> None:
@@ -204,21 +220,6 @@ def _refuse_random_weights(modality: str, encoder: str, model: PreTrainedModel, 
             f"{encoder}: the checkpoint lacks weights that a {type(model).__name__} needs ({lacking[0]}{more}): give "
             "one that was saved with them."
         )
-
-
-@contextmanager
-def _without_report() -> Iterator[None]:
-    """Without transformers' list of the weights that a tower leaves in the file; what is missing is looked at here."""
-
-    def is_other(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
-
-    logger = logging.getLogger("transformers.modeling_utils")
-    logger.addFilter(is_other)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_other)
 
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:

@@ -15,6 +15,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
+from .checked_loading import CheckedLoadingMixin
 from .configuration_deepsim import DeepSimConfig
 from .loss_deepsim import condition_relations, deepsim_loss
 
@@ -112,7 +113,7 @@ class DeepSimMix(nn.Module):
         return torch.cat([self.point(maps), self.wide(maps), self.deep(maps), self.pooled(mean)], dim=1)
 
 
-class DeepSimPreTrainedModel(PreTrainedModel):
+class DeepSimPreTrainedModel(CheckedLoadingMixin, PreTrainedModel):
     """What the models of this file share: config, names, and the initialisation of their weights."""
 
     config: DeepSimConfig

@@ -11,6 +11,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
+from .checked_loading import CheckedLoadingMixin
 from .configuration_mel_statistics import MelStatisticsConfig
 from .modeling_deepsim import DeepSimTaggingOutput
 
@@ -37,7 +38,7 @@ def mel_statistics(features: Tensor) -> Tensor:
     return torch.cat(statistics, dim=-1)
 
 
-class MelStatisticsForMusicTagging(PreTrainedModel):
+class MelStatisticsForMusicTagging(CheckedLoadingMixin, PreTrainedModel):
     """Mel statistics → batch normalisation → hidden layer → dense → sigmoid.
 
     Args:

@@ -16,6 +16,7 @@ from .frozen_encoders import (
     build_encoder,
     encode_sound,
     encode_text_tokens,
+    encoder_source,
     encoder_width,
     load_encoder,
     pooled_embedding,
@@ -112,8 +113,17 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         configs: dict[str, Any] = {
             f"{modality}_encoder_config": encoder.config for modality, encoder in encoders.items()
         }
+        sources = {
+            modality: encoder_source(name, encoders[modality])
+            for modality, name in zip(MODALITIES, (video, text, audio), strict=True)
+            if isinstance(name, str)
+        }
         config = ViMLForMusicRetrievalConfig(
-            viml_config=viml.config, freeze_encoders=freeze_encoders, encoder_dtypes=encoder_dtypes, **configs
+            viml_config=viml.config,
+            freeze_encoders=freeze_encoders,
+            encoder_dtypes=encoder_dtypes,
+            encoder_sources=sources,
+            **configs,
         )
         with torch.device("meta"):  # the weights are at hand
             model = cls(config)

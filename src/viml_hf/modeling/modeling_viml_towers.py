@@ -18,6 +18,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .checked_loading import CheckedLoadingMixin
 from .configuration_viml import ViMLConfig
 
 
@@ -103,7 +104,7 @@ class ViMLEncoderLayer(GradientCheckpointingLayer):
         return self.final_layer_norm(hidden_states + self.dropout(transformed))
 
 
-class ViMLPreTrainedModel(PreTrainedModel):
+class ViMLPreTrainedModel(CheckedLoadingMixin, PreTrainedModel):
     """Weight initialisation, loading and saving of all ViML models."""
 
     config: ViMLConfig
@@ -123,7 +124,7 @@ class ViMLPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load a checkpoint (see `PreTrainedModel.from_pretrained`); it computes bit for bit as before it was saved."""
+        """Load a whole checkpoint (see `CheckedLoadingMixin`); it computes bit for bit as before it was saved."""
         loaded = super().from_pretrained(*args, **kwargs)
         align_weights(loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded
@@ -228,7 +229,7 @@ class ViMLTransformerTower(ViMLTower):
             valid = None if valid is None else nn.functional.pad(valid, (1, 0), value=True)
         elif valid is not None:
             # A row without any valid segment attends to its first one, or its softmax would be NaN.
-            first = nn.functional.one_hot(torch.zeros_like(valid[:, 0], dtype=torch.long), valid.shape[1]).bool()
+            first = torch.arange(valid.shape[1], device=valid.device) == 0
             valid = valid | (first & ~valid.any(1, keepdim=True))
         hidden_states = self.dropout(hidden_states)
         layer_mask = create_bidirectional_mask(self.config, hidden_states, valid)

@@ -415,5 +415,8 @@ def save_retrieval_model(viml: ViMLModel, store: Store, output: str | Path) -> N
                 f"{store.folder}: its {modality} features are by another {store.spec.encoders[modality]} than the one "
                 "that loads now; extract the store again, or bring back the encoder it was made with"
             )
+    for modality, source in (model.config.encoder_sources or {}).items():
+        if licence := store.spec.licences.get(modality):
+            source["licence"] = licence
     model.save_pretrained(output)
     processor.save_pretrained(output)
