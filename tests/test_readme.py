@@ -39,7 +39,7 @@ def test_encoder_snippet_and_saving_with_code(tmp_path, monkeypatch):
     exec(compile(PYTHON[1].replace(names, "{}"), "README.md", "exec"), variables)
     assert variables["output"].logits_per_query.shape == (1, 2)
     exec(compile(PYTHON[2], "README.md", "exec"), variables)
-    assert (tmp_path / "my-model" / "modeling_viml.py").exists()
+    assert (tmp_path / "my-model" / "code" / "modeling_viml.py").exists()
 
 
 def test_every_path_exists():

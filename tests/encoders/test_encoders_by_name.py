@@ -18,10 +18,9 @@ from transformers import (
 )
 from transformers.configuration_utils import SubConfigSpec
 
-from tests import test_hub_code
 from tests.encoders import checkpoints
 from tests.media import write_audio, write_video
-from viml_hf import DeepSimFeatureExtractor, MediaEncoder, save_with_code
+from viml_hf import DeepSimFeatureExtractor, MediaEncoder
 from viml_hf.retrieval.model_loading import load_encoder_and_model
 
 # The encoders of video, text and music of one model each; together they are all families in all their modalities.
@@ -309,16 +308,3 @@ def test_bits_depend_on_nothing_but_the_file(saved, film, tmp_path, dtype):
     single = torch.cat([encoder._embed_frames(tail[index : index + 1]) for index in range(11)])
     assert torch.equal(encoder._embed_frames(tail), single)
     assert encoder.info["video"].dtype == dtype
-
-
-@torch.no_grad()
-def test_a_model_with_deepsim_loads_without_the_package(saved, music, tmp_path, monkeypatch):
-    encoder = MediaEncoder.from_names("descriptors", "descriptors", f"deepsim:{saved['deepsim'][0]}", threads=1)
-    save_with_code(encoder.model, tmp_path / "model")
-    _, segments = music(8000)
-    inputs = dict(encoder.processor.audio_inputs([segments]))
-    embeds = encoder.model.get_audio_features(**inputs).pooler_output
-    code = test_hub_code.CODE.replace("get_query_features", "get_audio_features")
-    monkeypatch.setattr(test_hub_code, "CODE", code)
-    found = test_hub_code.load_elsewhere(tmp_path / "model", inputs, embeds, tmp_path)
-    assert found == ["viml_music_retrieval", "True"]

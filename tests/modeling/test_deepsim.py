@@ -9,7 +9,6 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from viml_hf import save_with_code
 from viml_hf.modeling.configuration_deepsim import DeepSimConfig
 from viml_hf.modeling.loss_deepsim import condition_relations, deepsim_loss
 from viml_hf.modeling.modeling_deepsim import (
@@ -227,14 +226,6 @@ def test_a_saved_model_reloads_bit_for_bit_with_its_running_statistics(loader, t
     assert again.config.to_dict() == AutoConfig.from_pretrained(tmp_path).to_dict()
     assert torch.equal(again(features).pooler_output, model(features).pooler_output)
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
-
-
-def test_its_code_travels_with_it(tmp_path):
-    save_with_code(tiny_model(), tmp_path)
-    assert {path.name for path in tmp_path.glob("*.py")} == {
-        *("configuration_deepsim.py", "modeling_deepsim.py", "checked_loading.py"),
-        *("loss_deepsim.py", "loss_viml.py"),
-    }
 
 
 def test_it_answers_with_a_tuple_when_asked():

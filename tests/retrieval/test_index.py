@@ -9,7 +9,7 @@ import torch
 
 from tests.media import sine, write_audio
 from viml_hf import MusicIndex, Store, ViMLError, build_index, extract, find_music, read_sources
-from viml_hf.retrieval import index as index_module
+from viml_hf.retrieval import index_files, indexing
 
 
 def build(encoder, folder, **options):
@@ -108,12 +108,17 @@ def test_a_store_of_the_users_is_left_alone(encoder, library, tmp_path):
     assert len(Store(tmp_path / "store").items) == len(store.items) == 1
 
 
+def test_the_plain_way_gives_the_same_index(index, encoder, library):
+    plain = index_files(find_music(library), encoder, model="a-model", root=library, progress=False)
+    assert np.array_equal(plain.embeddings, index.embeddings)
+    assert [vars(track) for track in plain.tracks] == [vars(track) for track in index.tracks]
+    assert (plain.model, plain.fingerprint, plain.encoders) == (index.model, index.fingerprint, index.encoders)
+
+
 def test_what_an_older_index_has_is_not_embedded_again(index, encoder, library, monkeypatch):
     embedded = []
-    embed = index_module.embed_windows
-    monkeypatch.setattr(
-        index_module, "embed_windows", lambda e, rows, spans: embedded.append(1) or embed(e, rows, spans)
-    )
+    embed = indexing.embed_windows
+    monkeypatch.setattr(indexing, "embed_windows", lambda e, rows, spans: embedded.append(1) or embed(e, rows, spans))
     again = build(encoder, library, previous=index)
     assert np.array_equal(again.embeddings, index.embeddings)
     assert embedded == []

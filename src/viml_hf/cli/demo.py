@@ -78,7 +78,7 @@ def run_demo(options: argparse.Namespace) -> DemoResult:
     from viml_hf.errors import ViMLError
     from viml_hf.evaluation.statistics import paired_bootstrap
     from viml_hf.modeling.encoder_names import parse_encoder_name
-    from viml_hf.retrieval.index import build_index
+    from viml_hf.retrieval.indexing import build_index
     from viml_hf.retrieval.model_loading import load_encoder_and_model
     from viml_hf.retrieval.recommender import Recommender
     from viml_hf.train.training import save_retrieval_model

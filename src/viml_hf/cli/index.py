@@ -19,7 +19,8 @@ def run(options: argparse.Namespace) -> None:
     from viml_hf.data.sources import read_sources
     from viml_hf.encoders.media_encoder import best_device
     from viml_hf.errors import ViMLError
-    from viml_hf.retrieval.index import FEATURES_FOLDER, MusicIndex, build_index
+    from viml_hf.retrieval.index import MusicIndex
+    from viml_hf.retrieval.indexing import FEATURES_FOLDER, build_index
     from viml_hf.retrieval.model_loading import SavedModel, load_encoder_and_model
 
     sources = read_sources(options.music)

@@ -26,12 +26,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from viml_hf.data.media_files import AUDIO_SUFFIXES, suffix_of
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.features.media_item import MediaItem
 from viml_hf.processing.media import printable
 
-_AUDIO = ".aac .aif .aiff .flac .m4a .mka .mp2 .mp3 .oga .ogg .opus .wav .wma"
-AUDIO_SUFFIXES = frozenset(_AUDIO.split())
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 FILE_COLUMNS = ("file_name", "video", "path")  # the first that a row has; the others are kept as fields
 SOUND_COLUMNS = ("audio", "music")
@@ -166,16 +165,6 @@ def parse_seconds(value: Any) -> float:
     if seconds < 0:
         raise ViMLError(f"{_shown(value)}: negative; give seconds from the file's start")
     return seconds
-
-
-def suffix_of(path: str) -> str:
-    """A path's suffix with its dot, in lower case.
-
-    Example:
-        >>> suffix_of("music/Song.MP3")
-        '.mp3'
-    """
-    return os.path.splitext(path)[1].lower()
 
 
 def _read_rows(path: str) -> Iterable[tuple[str, Row]]:

@@ -13,14 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from viml_hf.data.manifests import (
-    AUDIO_SUFFIXES,
-    FILE_COLUMNS,
-    SOUND_COLUMNS,
-    Placed,
-    parse_row,
-    suffix_of,
-)
+from viml_hf.data.manifests import FILE_COLUMNS, SOUND_COLUMNS, Placed, parse_row
+from viml_hf.data.media_files import AUDIO_SUFFIXES, suffix_of
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.features.media_item import MediaItem
 from viml_hf.processing.media import printable

@@ -127,6 +127,10 @@ class ViMLConfig(PreTrainedConfig):
             return self.audio_num_hidden_layers
         return self.num_hidden_layers
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Forget where a folder has code: see `_without_pointers`."""
+        super().__post_init__(**_without_pointers(kwargs))
+
     def validate_query_modalities(self) -> None:
         """Refuse queries made of nothing, or of the same modality twice."""
         if not self.query_modalities or len(set(self.query_modalities)) != len(self.query_modalities):
@@ -240,7 +244,7 @@ class ViMLForMusicRetrievalConfig(PreTrainedConfig):
                 text_dim=ViMLTextDescriptorsConfig().projection_dim,
                 audio_dim=ViMLAudioDescriptorsConfig().projection_dim,
             )
-        super().__post_init__(**kwargs)
+        super().__post_init__(**_without_pointers(kwargs))
 
     def validate_encoder_dtypes(self) -> None:
         """Refuse what names no modality or no dtype."""
@@ -249,6 +253,17 @@ class ViMLForMusicRetrievalConfig(PreTrainedConfig):
                 raise ValueError(
                     f"encoder_dtypes has {modality}={dtype!r}: give float32 or bfloat16 for video, text and audio."
                 )
+
+
+def _without_pointers(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings without those that point to the code in a folder, unless this is that code.
+
+    Where the package is, its classes are registered: `pipeline` would not look at them, and a model saved again would
+    point to code that is not saved with it.
+    """
+    if __name__.startswith("transformers_modules."):
+        return settings
+    return {name: value for name, value in settings.items() if name not in ("auto_map", "custom_pipelines")}
 
 
 def _encoder_config(name: str, value: dict) -> PreTrainedConfig:

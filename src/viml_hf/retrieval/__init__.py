@@ -1,6 +1,8 @@
-"""Index, recommender and report page."""
+"""Index, recommender, pipeline and report page."""
 
-from viml_hf.retrieval.index import MusicIndex, build_index, find_music
+from viml_hf.retrieval.index import MusicIndex
+from viml_hf.retrieval.indexing import build_index
 from viml_hf.retrieval.recommender import Recommendation, Recommender
+from viml_hf.retrieval.tracks import find_music, index_files
 
-__all__ = ["MusicIndex", "Recommendation", "Recommender", "build_index", "find_music"]
+__all__ = ["MusicIndex", "Recommendation", "Recommender", "build_index", "find_music", "index_files"]

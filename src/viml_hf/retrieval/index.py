@@ -1,16 +1,12 @@
 """The index: the embeddings of a music library, one row per 30 s window, ready to be searched.
 
-A folder: `index.json` (model fingerprint, widths, counts), `embeddings.safetensors`, `tracks.parquet`. `viml index`
-keeps the base features in `features/` beside them, so that a file is analysed once.
+A folder: `index.json` (model fingerprint, widths, counts), `embeddings.safetensors`, `tracks.parquet`.
 """
 
 import json
-import os
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,24 +15,11 @@ import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tqdm import tqdm
 
-from viml_hf.data.sources import MEDIA_SUFFIXES, find_media_files
-from viml_hf.encoders.encoder_settings import EncoderLoader
-from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
-from viml_hf.features.extraction import Run, run_extraction, store_spec
-from viml_hf.features.media_item import MediaItem
-from viml_hf.features.store import Store, StoreItem, StoreSpec
-from viml_hf.features.store_writer import LOCK_FILE, SPEC_FILE, lock_folder, unlock_folder
-from viml_hf.processing.media import printable
-from viml_hf.processing.segments import CLIP_SEGMENTS, segment_bounds, windows
-from viml_hf.retrieval.model_loading import fingerprint
 
 SCHEMA_VERSION = 2
 INDEX_FILE, EMBEDDINGS_FILE, TRACKS_FILE = "index.json", "embeddings.safetensors", "tracks.parquet"
-FEATURES_FOLDER = "features"
-WINDOWS_PER_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -134,7 +117,7 @@ class MusicIndex:
         try:
             description = json.loads(path.read_text())
             version = description.get("schema_version")
-            embeddings = _aligned(load_file(folder / EMBEDDINGS_FILE)["embeddings"])
+            embeddings = aligned(load_file(folder / EMBEDDINGS_FILE)["embeddings"])
             tracks = _tracks_from_table(pq.read_table(folder / TRACKS_FILE))
         except (OSError, ValueError, KeyError, SafetensorError, pa.ArrowException) as error:
             raise ViMLError(f"{folder}: the index is damaged ({error}); make it again with `viml index`") from error
@@ -147,169 +130,7 @@ class MusicIndex:
         return cls(embeddings, tracks, description["model"], description["fingerprint"], description["encoders"])
 
 
-def find_music(folder: str | Path) -> list[Path]:
-    """All media files below a folder, sorted by name; a single file is a library of one.
-
-    Raises:
-        ViMLError: There is no such folder, or no media file in it.
-    """
-    folder = Path(folder)
-    if folder.is_file():
-        return [folder]
-    if not folder.is_dir():
-        raise ViMLError(f"{folder}: no such folder; give a folder of music files")
-    files = find_media_files(folder)
-    if not files:
-        accepted = " ".join(sorted(MEDIA_SUFFIXES))
-        raise ViMLError(f"{folder}: no music in this folder; files that end in {accepted} are read")
-    return files
-
-
-def build_index(
-    files: Sequence[Path | MediaItem],
-    encoder: MediaEncoder,
-    *,
-    model: str,
-    root: Path | None = None,
-    features: str | Path | None = None,
-    loader: EncoderLoader | None = None,
-    workers: int | None = None,
-    previous: "MusicIndex | None" = None,
-    progress: bool = True,
-) -> MusicIndex:
-    """Embed music files. A file that cannot be read is a track with an error; the others are indexed.
-
-    Args:
-        files: The music: paths, or the items of [`read_sources`], whose sound is taken.
-        encoder: Encoders and heads.
-        model: Name of the model, to be kept in the index.
-        root: Folder that track names are relative to; by default the folder that holds all the files.
-        features: Folder of a store for the base features. With it, an interrupted run goes on where it stopped, and
-            only new and changed files are analysed, also for other heads on the same encoders.
-        loader: Loads the same encoders in a worker; without it everything runs in this process.
-        workers: Worker processes, see [`extract`].
-        previous: An older index: a track whose content it has is not embedded again by the same model.
-        progress: Show a progress bar.
-
-    Returns:
-        The index.
-
-    Raises:
-        ViMLError: There are no files, two have one name, not one of them could be read, or `workers` is below 1.
-    """
-    items = _named(files, root)
-    run = Run(workers=workers, progress=progress, title="index")
-    with ExitStack() as stack:
-        folder = features or stack.enter_context(TemporaryDirectory())
-        store = _extract_sound(items, encoder, Path(folder), loader, run)
-        found = {item.id: item for item in store.items}
-        tracks = tuple(_track(item, found[item.id]) for item in items)
-        known = _known_rows(previous, model_fingerprint := fingerprint(encoder))
-        rows = []
-        for track in tqdm(tracks, desc="embed", unit="track", disable=not progress):
-            if track.error is None:
-                stored = found[track.name]
-                embeddings = known.get((track.sha256, track.windows))
-                if embeddings is None:
-                    embeddings = embed_windows(encoder, store.rows("audio", stored.audio).numpy(), _spans(stored))
-                rows.append(embeddings)
-    if not rows:
-        raise ViMLError(f"none of {len(files)} files could be indexed; the first error was: {tracks[0].error}")
-    encoders = {modality: e.config.model_type for modality, e in encoder.model.encoders.items()}
-    embeddings = _aligned(torch.from_numpy(np.concatenate(rows)))
-    return MusicIndex(embeddings, tracks, model, model_fingerprint, encoders)
-
-
-def _named(files: Sequence[Path | MediaItem], root: Path | None) -> list[MediaItem]:
-    """One item per file, its sound alone, under the name of its track."""
-    if not files or len({f.id if isinstance(f, MediaItem) else f for f in files}) != len(files):
-        raise ViMLError(
-            f"{len(files)} files, {len(set(map(str, files)))} of them different: give each once, at least one"
-        )
-    paths = [file for file in files if isinstance(file, Path)]
-    root = root or Path(os.path.commonpath([path.parent for path in paths]) if paths else ".")
-    return [
-        replace(file, audio=file.audio or file.video, video=None, texts=())
-        if isinstance(file, MediaItem)
-        else MediaItem(printable(file.relative_to(root).as_posix()), audio=str(file.absolute()))
-        for file in files
-    ]
-
-
-def _extract_sound(
-    items: list[MediaItem], encoder: MediaEncoder, folder: Path, loader: EncoderLoader | None, run: Run
-) -> Store:
-    """The base features of the items' sound; an older store of other encoders gives way."""
-    model_types = {modality: e.config.model_type for modality, e in encoder.model.encoders.items()}
-    spec = store_spec(model_types, encoder)
-    spec = replace(spec, fingerprints={"audio": spec.fingerprints["audio"]})
-    _make_room(folder, spec)
-    return run_extraction(items, folder, encoder, spec, loader, run)
-
-
-def _make_room(folder: Path, spec: StoreSpec) -> None:
-    """Remove features that an index kept of another audio encoder; any other store is the user's.
-
-    Raises:
-        ViMLError: The folder holds a store that no index made, or another run is at work in it.
-    """
-    known = folder / SPEC_FILE
-    if not known.is_file():
-        return
-    fingerprints = json.loads(known.read_text()).get("fingerprints", {})
-    if set(fingerprints) != {"audio"}:
-        raise ViMLError(f"{folder}: a store that was not made for an index; give another folder for the features")
-    if fingerprints != spec.fingerprints:
-        lock = lock_folder(folder)
-        try:
-            for path in folder.iterdir():
-                if path.is_file() and path.name != LOCK_FILE:
-                    path.unlink()
-        finally:
-            unlock_folder(lock)
-
-
-def _spans(item: StoreItem) -> list[tuple[int, int]]:
-    return windows(len(item.audio), CLIP_SEGMENTS)
-
-
-def _track(item: MediaItem, stored: StoreItem) -> Track:
-    """The track of an extracted item."""
-    path, licence = printable(str(item.audio)), item.fields.get("licence")
-    if stored.error is not None:
-        error = f"{item.id}: {stored.error}"
-        return Track(item.id, path, "", 0.0, (), error, licence)
-    duration, begin = stored.fields["audio_seconds"], item.start or 0.0
-    bounds = segment_bounds(duration)
-    found = tuple(Window(begin + bounds[first][0], begin + bounds[stop - 1][1]) for first, stop in _spans(stored))
-    return Track(item.id, path, stored.fields["sha256"], duration, found, None, licence)
-
-
-def _known_rows(
-    previous: MusicIndex | None, model_fingerprint: str
-) -> dict[tuple[str, tuple[Window, ...]], np.ndarray]:
-    """Embeddings of an older index by content and windows, if the same model made it."""
-    known, first = {}, 0
-    if previous is not None and previous.fingerprint == model_fingerprint:
-        for track in previous.tracks:
-            known[track.sha256, track.windows] = previous.embeddings[first : first + len(track.windows)]
-            first += len(track.windows)
-    return known
-
-
-@torch.inference_mode()
-def embed_windows(encoder: MediaEncoder, rows: np.ndarray, spans: Iterable[tuple[int, int]]) -> np.ndarray:
-    """Embeddings `(windows, dim)` float32 of row ranges of one track's base features `(segments, width)`.
-
-    The windows of a track, all of one length, go in batches of their own: what a track gives depends on no other.
-    """
-    viml = encoder.model.viml
-    parts = torch.stack([torch.from_numpy(rows[first:stop]).float() for first, stop in spans])
-    batches = [viml.get_audio_features(part.to(viml.device)).pooler_output for part in parts.split(WINDOWS_PER_BATCH)]
-    return torch.cat(batches).cpu().numpy()
-
-
-def _aligned(embeddings: torch.Tensor) -> np.ndarray:
+def aligned(embeddings: torch.Tensor) -> np.ndarray:
     """A copy at an address of torch's choice: a built and a loaded index then give the same scores to the last bit."""
     return embeddings.clone().numpy()
 

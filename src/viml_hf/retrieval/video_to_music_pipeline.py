@@ -14,13 +14,14 @@ from torch.utils.data import IterableDataset
 from transformers import Pipeline, PreTrainedModel
 from transformers.utils import logging
 
-from viml_hf.data.sources import MEDIA_SUFFIXES
+from viml_hf.data.media_files import MEDIA_SUFFIXES
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
 from viml_hf.modeling.configuration_viml import ViMLForMusicRetrievalConfig
 from viml_hf.processing.processing_viml import Video, ViMLProcessor
-from viml_hf.retrieval.index import INDEX_FILE, MusicIndex, build_index, find_music
+from viml_hf.retrieval.index import INDEX_FILE, MusicIndex
 from viml_hf.retrieval.recommender import Recommendation, Recommender
+from viml_hf.retrieval.tracks import find_music, index_files
 
 Music = str | os.PathLike | MusicIndex | Iterable[str | os.PathLike]
 
@@ -90,7 +91,7 @@ class VideoToMusicPipeline(Pipeline):
                 f"A model of type {model_type}: give a {ViMLForMusicRetrievalConfig.model_type}, which has the "
                 "encoders; `viml train` and ViMLForMusicRetrieval.save_pretrained leave one"
             )
-        if not isinstance(processor, ViMLProcessor):
+        if type(processor).__name__ != ViMLProcessor.__name__:
             raise ViMLError(
                 f"A processor of type {type(processor).__name__}: give processor=, a ViMLProcessor, or save one beside "
                 "the model with ViMLProcessor.save_pretrained"
@@ -178,9 +179,9 @@ class VideoToMusicPipeline(Pipeline):
         """Plain dicts, without the path that the file had when it was indexed."""
         return [{name: value for name, value in asdict(one).items() if name != "path"} for one in found]
 
-    def _index(self, music: Music) -> MusicIndex:
+    def _index(self, music: Any) -> MusicIndex:
         """The index of what a user may call music."""
-        if isinstance(music, MusicIndex):
+        if type(music).__name__ == MusicIndex.__name__:
             return music
         root = None
         if isinstance(music, str | os.PathLike):
@@ -195,7 +196,7 @@ class VideoToMusicPipeline(Pipeline):
                 accepted = "a folder, a list of files, or an index made by `viml index`"
                 raise ViMLError(f"music of type {type(music).__name__} ({error}): give {accepted}") from error
         model = self.model.name_or_path or type(self.model).__name__
-        return build_index(files, self.encoder, model=model, root=root, progress=logging.is_progress_bar_enabled())
+        return index_files(files, self.encoder, model=model, root=root, progress=logging.is_progress_bar_enabled())
 
 
 def _is_video(query: Any) -> bool:

@@ -1,0 +1,1 @@
+"""A saved model and the Hub: what is known of it, and its card."""

@@ -1,0 +1,158 @@
+"""The code that a saved model carries, so that it loads where this package is not installed."""
+
+import ast
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, ProcessorMixin
+
+import viml_hf
+from viml_hf.errors import ViMLError
+from viml_hf.modeling.configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
+from viml_hf.modeling.frozen_encoders import OWN_MODELS
+from viml_hf.modeling.modeling_viml import ViMLModel
+from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
+from viml_hf.registration import VIDEO_TO_MUSIC
+
+CODE_FOLDER = "code"
+PACKAGE = "viml_hf"
+# Classes by the model type of a saved config: config and model.
+MODELS = {
+    config.model_type: (f"{config.__module__}.{config.__name__}", f"{model.__module__}.{model.__name__}")
+    for config, model in [
+        (ViMLConfig, ViMLModel),
+        (ViMLForMusicRetrievalConfig, ViMLForMusicRetrieval),
+        *((model.config_class, model) for model in OWN_MODELS.values()),
+    ]
+}
+PROCESSOR = "viml_hf.processing.processing_viml.ViMLProcessor"
+PIPELINE = "viml_hf.retrieval.video_to_music_pipeline.VideoToMusicPipeline"
+FEATURE_EXTRACTORS = {
+    "ViMLDescriptorsFeatureExtractor": (
+        "viml_hf.processing.feature_extraction_descriptors.ViMLDescriptorsFeatureExtractor"
+    ),
+    "DeepSimFeatureExtractor": "viml_hf.processing.feature_extraction_deepsim.DeepSimFeatureExtractor",
+}
+
+
+def save_with_code(
+    model: PreTrainedModel, folder: str | Path, processor: ProcessorMixin | None = None, **kwargs: Any
+) -> None:
+    """Save a model, its processor and the code that they need.
+
+    The folder then loads with `AutoModel`, `AutoProcessor` and `pipeline("video-to-music", …)` and
+    `trust_remote_code=True` in a process that has transformers, torch and PyAV but not `viml_hf`. A plain
+    `save_pretrained` saves no code; it is for those who have the package, and for whom this folder loads too, without
+    any of the code in it being run.
+
+    Args:
+        model: A [`ViMLModel`], [`ViMLForMusicRetrieval`] or [`DeepSimModel`].
+        folder: Where to.
+        processor: The [`ViMLProcessor`] of the model, where it has one.
+        kwargs: Passed to both `save_pretrained`.
+
+    Example:
+        >>> import tempfile
+        >>> from viml_hf import ViMLConfig, ViMLModel, save_with_code
+        >>> folder = tempfile.mkdtemp()
+        >>> save_with_code(ViMLModel(ViMLConfig(hidden_size=16, projection_dim=16, num_attention_heads=2)), folder)
+        >>> (Path(folder) / "code" / "modeling_viml.py").exists()
+        True
+    """
+    model.save_pretrained(folder, **kwargs)
+    if processor is not None:
+        processor.save_pretrained(folder, **kwargs)
+    add_code(folder)
+
+
+def add_code(folder: str | Path) -> None:
+    """Put the code that a saved model needs into its folder, and the pointers to it into its configs.
+
+    Raises:
+        ViMLError: The folder holds no model of this package.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config_class, model_class = MODELS[config["model_type"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise ViMLError(
+            f"{folder}: not a saved model of viml_hf ({error!r}); give a folder of save_pretrained"
+        ) from error
+    entries = [config_class, model_class]
+    config["auto_map"] = {"AutoConfig": _pointer(config_class), "AutoModel": _pointer(model_class)}
+    processor_file = folder / "processor_config.json"
+    if processor_file.is_file():
+        settings = json.loads(processor_file.read_text(encoding="utf-8"))
+        settings["auto_map"] = {"AutoProcessor": _pointer(PROCESSOR)}
+        extractor = settings.get("feature_extractor", {})
+        if own := FEATURE_EXTRACTORS.get(extractor.get("feature_extractor_type")):
+            extractor["auto_map"] = {"AutoFeatureExtractor": _pointer(own)}
+        config["custom_pipelines"] = {
+            VIDEO_TO_MUSIC: {"impl": _pointer(PIPELINE), "pt": ["AutoModel"], "type": "multimodal"}
+        }
+        entries += [PROCESSOR, PIPELINE, *FEATURE_EXTRACTORS.values()]
+        _write_json(processor_file, settings)
+    _write_json(folder / "config.json", config)
+    (folder / CODE_FOLDER).mkdir(exist_ok=True)
+    for name, source in flattened_code(entry.rpartition(".")[0] for entry in entries).items():
+        (folder / CODE_FOLDER / name).write_text(source, encoding="utf-8")
+
+
+def flattened_code(modules: Iterable[str]) -> dict[str, str]:
+    """Source files by name of modules of this package, and of all that they import from it, as siblings of each other.
+
+    transformers loads code that came with a model from one folder, where a file may import its siblings only.
+
+    Args:
+        modules: Full names.
+
+    Raises:
+        ValueError: A file imports what cannot travel: a whole package, or a second file of one name.
+
+    Example:
+        >>> files = flattened_code(["viml_hf.processing.segments"])
+        >>> sorted(files), "from .errors import ViMLError" in files["segments.py"]
+        (['errors.py', 'segments.py'], True)
+    """
+    todo, done = list(modules), set()
+    found: dict[str, str] = {}
+    while todo:
+        module = todo.pop()
+        if module in done:
+            continue
+        done.add(module)
+        path = Path(viml_hf.__file__).parent.parent.joinpath(*module.split(".")).with_suffix(".py")
+        if not path.is_file() or path.name in found:
+            raise ValueError(f"{module}: not a file, or one of a name that another has; it cannot travel")
+        found[path.name], imported = _flattened(module, path.read_text(encoding="utf-8"))
+        todo += imported
+    return dict(sorted(found.items()))
+
+
+def _flattened(module: str, source: str) -> tuple[str, list[str]]:
+    """A file's source with imports from this package made imports of siblings, and the modules that it imports so."""
+    lines, imported = source.splitlines(keepends=True), []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import) and any(alias.name.split(".")[0] == PACKAGE for alias in node.names):
+            raise ValueError(f"{module}, line {node.lineno}: write `from {PACKAGE}.… import …`, so that it can travel")
+        if not isinstance(node, ast.ImportFrom) or node.module is None:
+            continue
+        if node.level == 1:
+            imported.append(f"{module.rpartition('.')[0]}.{node.module}")
+        elif node.module.split(".")[0] == PACKAGE:
+            sibling = f"from .{node.module.rpartition('.')[2]} import"
+            lines[node.lineno - 1] = lines[node.lineno - 1].replace(f"from {node.module} import", sibling, 1)
+            imported.append(node.module)
+    return "".join(lines), imported
+
+
+def _pointer(name: str) -> str:
+    """How a config points to a class: file and name."""
+    return "/".join([CODE_FOLDER, ".".join(name.split(".")[-2:])])
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

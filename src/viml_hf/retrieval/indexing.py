@@ -1,0 +1,128 @@
+"""Making the index of a large library: many processes, and base features kept in `features/` beside it.
+
+So a file is analysed once, whatever interrupts the work and whichever heads come later.
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from tqdm import tqdm
+
+from viml_hf.encoders.encoder_settings import EncoderLoader
+from viml_hf.encoders.media_encoder import MediaEncoder
+from viml_hf.errors import ViMLError
+from viml_hf.features.extraction import Run, run_extraction, store_spec
+from viml_hf.features.media_item import MediaItem
+from viml_hf.features.store import Store, StoreItem, StoreSpec
+from viml_hf.features.store_writer import LOCK_FILE, SPEC_FILE, lock_folder, unlock_folder
+from viml_hf.retrieval.index import MusicIndex, Track, Window
+from viml_hf.retrieval.model_loading import fingerprint
+from viml_hf.retrieval.tracks import assemble_index, embed_windows, make_track, named_items, track_spans
+
+FEATURES_FOLDER = "features"
+
+
+def build_index(
+    files: Sequence[Path | MediaItem],
+    encoder: MediaEncoder,
+    *,
+    model: str,
+    root: Path | None = None,
+    features: str | Path | None = None,
+    loader: EncoderLoader | None = None,
+    workers: int | None = None,
+    previous: "MusicIndex | None" = None,
+    progress: bool = True,
+) -> MusicIndex:
+    """Embed music files. A file that cannot be read is a track with an error; the others are indexed.
+
+    Args:
+        files: The music: paths, or the items of [`read_sources`], whose sound is taken.
+        encoder: Encoders and heads.
+        model: Name of the model, to be kept in the index.
+        root: Folder that track names are relative to; by default the folder that holds all the files.
+        features: Folder of a store for the base features. With it, an interrupted run goes on where it stopped, and
+            only new and changed files are analysed, also for other heads on the same encoders.
+        loader: Loads the same encoders in a worker; without it everything runs in this process.
+        workers: Worker processes, see [`extract`].
+        previous: An older index: a track whose content it has is not embedded again by the same model.
+        progress: Show a progress bar.
+
+    Returns:
+        The index.
+
+    Raises:
+        ViMLError: There are no files, two have one name, not one of them could be read, or `workers` is below 1.
+    """
+    items = named_items(files, root)
+    run = Run(workers=workers, progress=progress, title="index")
+    with ExitStack() as stack:
+        folder = features or stack.enter_context(TemporaryDirectory())
+        store = _extract_sound(items, encoder, Path(folder), loader, run)
+        found = {item.id: item for item in store.items}
+        tracks = [_track(item, found[item.id]) for item in items]
+        known = _known_rows(previous, fingerprint(encoder))
+        rows = []
+        for track in tqdm(tracks, desc="embed", unit="track", disable=not progress):
+            if track.error is None:
+                stored = found[track.name].audio
+                embeddings = known.get((track.sha256, track.windows))
+                if embeddings is None:
+                    embeddings = embed_windows(encoder, store.rows("audio", stored).numpy(), track_spans(len(stored)))
+                rows.append(embeddings)
+    return assemble_index(tracks, rows, encoder, model)
+
+
+def _extract_sound(
+    items: list[MediaItem], encoder: MediaEncoder, folder: Path, loader: EncoderLoader | None, run: Run
+) -> Store:
+    """The base features of the items' sound; an older store of other encoders gives way."""
+    model_types = {modality: e.config.model_type for modality, e in encoder.model.encoders.items()}
+    spec = store_spec(model_types, encoder)
+    spec = replace(spec, fingerprints={"audio": spec.fingerprints["audio"]})
+    _make_room(folder, spec)
+    return run_extraction(items, folder, encoder, spec, loader, run)
+
+
+def _make_room(folder: Path, spec: StoreSpec) -> None:
+    """Remove features that an index kept of another audio encoder; any other store is the user's.
+
+    Raises:
+        ViMLError: The folder holds a store that no index made, or another run is at work in it.
+    """
+    known = folder / SPEC_FILE
+    if not known.is_file():
+        return
+    fingerprints = json.loads(known.read_text()).get("fingerprints", {})
+    if set(fingerprints) != {"audio"}:
+        raise ViMLError(f"{folder}: a store that was not made for an index; give another folder for the features")
+    if fingerprints != spec.fingerprints:
+        lock = lock_folder(folder)
+        try:
+            for path in folder.iterdir():
+                if path.is_file() and path.name != LOCK_FILE:
+                    path.unlink()
+        finally:
+            unlock_folder(lock)
+
+
+def _track(item: MediaItem, stored: StoreItem) -> Track:
+    """The track of a stored item."""
+    return make_track(item, len(stored.audio), stored.fields, stored.error)
+
+
+def _known_rows(
+    previous: MusicIndex | None, model_fingerprint: str
+) -> dict[tuple[str, tuple[Window, ...]], np.ndarray]:
+    """Embeddings of an older index by content and windows, if the same model made it."""
+    known, first = {}, 0
+    if previous is not None and previous.fingerprint == model_fingerprint:
+        for track in previous.tracks:
+            known[track.sha256, track.windows] = previous.embeddings[first : first + len(track.windows)]
+            first += len(track.windows)
+    return known
