@@ -10,3 +10,17 @@ def shared_media() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder ../shared/media with real media files beside the repository")
     return folder
+
+
+@pytest.fixture
+def viml(capsys):
+    """Run the command line; its exit status, and the lines of its output and of its errors."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return status, captured.out.splitlines(), [line for line in captured.err.splitlines() if line.strip()]
+
+    return run

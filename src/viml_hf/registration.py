@@ -9,6 +9,7 @@ from viml_hf.modeling.configuration_deepsim import DeepSimConfig
 from viml_hf.modeling.configuration_descriptors import DESCRIPTOR_CONFIGS, ViMLAudioDescriptorsConfig
 from viml_hf.modeling.configuration_ordering import SentenceOrderingConfig
 from viml_hf.modeling.configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
+from viml_hf.modeling.hub_upload import HubUploadMixin
 from viml_hf.modeling.modeling_deepsim import DeepSimModel
 from viml_hf.modeling.modeling_descriptors import DESCRIPTOR_MODELS
 from viml_hf.modeling.modeling_ordering import SentenceOrderingModel
@@ -22,7 +23,7 @@ VIDEO_TO_MUSIC = "video-to-music"
 
 
 def register_auto_classes() -> None:
-    """Register all configs, models and processors; `import viml_hf` does it.
+    """Register all configs, models and processors, and what uploads them; `import viml_hf` does it.
 
     Example:
         >>> import viml_hf
@@ -45,6 +46,14 @@ def register_auto_classes() -> None:
     AutoProcessor.register(ViMLForMusicRetrievalConfig, ViMLProcessor, exist_ok=True)
     if VIDEO_TO_MUSIC not in PIPELINE_REGISTRY.get_supported_tasks():
         PIPELINE_REGISTRY.register_pipeline(VIDEO_TO_MUSIC, _LazyPipeline, pt_model=AutoModel, type="multimodal")
+    HubUploadMixin.uploader = _push_to_hub
+
+
+def _push_to_hub(part: Any, repo_id: str, **kwargs: Any) -> Any:
+    """Upload a model, with a card, or a processor. What writes cards is loaded when it is needed."""
+    from viml_hf.hub.uploading import push_part
+
+    return push_part(part, repo_id, **kwargs)
 
 
 class _LazyPipeline:

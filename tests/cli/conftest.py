@@ -11,17 +11,3 @@ def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "out"
     assert main(["demo", "-o", str(folder), *SMALL]) == 0
     return folder
-
-
-@pytest.fixture
-def viml(capsys):
-    """Run the command line; its exit status, and the lines of its output and of its errors."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        status = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return status, captured.out.splitlines(), [line for line in captured.err.splitlines() if line.strip()]
-
-    return run

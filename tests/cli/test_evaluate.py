@@ -7,10 +7,12 @@ import torch
 
 from viml_hf import MediaEncoder, Store, StoreSpec, StoreWriter, ViMLForMusicRetrieval, ViMLModel, ViMLProcessor
 from viml_hf.cli.main import main
+from viml_hf.errors import ViMLError
 from viml_hf.evaluation.metrics import chance_metrics, chance_metrics_over_pools
 from viml_hf.evaluation.pools import make_pools, pools_from_groups
 from viml_hf.evaluation.statistics import metric_intervals, paired_bootstrap
 from viml_hf.features.named_texts import write_texts
+from viml_hf.hub.card_facts import gather_facts
 from viml_hf.train.store_evaluation import evaluate_ranks
 
 HEADS = {"hidden_size": 16, "projection_dim": 16, "num_attention_heads": 2, "intermediate_size": 32}
@@ -186,6 +188,49 @@ def test_the_table_says_what_was_ranked(evaluate, folder):
     assert len(lines) == 13
 
 
+@pytest.fixture
+def copied(folder, tmp_path):
+    """A copy of a model, to keep results with."""
+
+    def copied(model):
+        return shutil.copytree(folder / model, tmp_path / model)
+
+    return copied
+
+
+@pytest.mark.parametrize("model", ["model", "heads"])
+def test_kept_results_are_those_printed_and_lead_to_the_card(evaluate, figures, copied, model):
+    words = ["--query", "video", "--query", "text", "--texts", "mine"]
+    target = copied(model)
+    status, out, err = evaluate(*words, "--save", "--json", model=target)
+    printed = json.loads(out)
+    assert (status, printed["rows"]) == (0, figures(*words, model=model)["rows"])
+    assert err == f"kept in {target}/evaluation.json\n"
+    evaluate("--save", "--pool-size", 5, "--dataset", "me/bench:clips", model=target)
+    evaluate(*words, "--save", "--seed", 1, model=target)
+    bench, kept = gather_facts(target, "me/model").results
+    assert (bench["dataset"], list(bench["rows"])) == ({"id": "me/bench", "task": "clips"}, ["video+text"])
+    assert (kept["store"], kept["texts"], kept["seed"], list(kept["rows"])) == ("store", "mine", 1, ["video", "text"])
+    assert {name: kept[name] for name in ("items", "queries", "pools", "left_out")} == {
+        name: printed[name] for name in ("items", "queries", "pools", "left_out")
+    }
+    assert str(target) not in (target / "evaluation.json").read_text()
+
+
+def test_results_of_a_model_that_was_trained_anew_go_and_are_counted(evaluate, folder, copied):
+    target = copied("heads")
+    evaluate("--save", model=target)
+    model = ViMLModel.from_pretrained(target)
+    model.fusion.projection.weight.data += 1
+    model.save_pretrained(target)
+    with pytest.raises(ViMLError, match="of other weights"):
+        gather_facts(target, "me/model")
+    assert evaluate("--save", "--query", "video", model=target)[2].splitlines()[1] == (
+        "removed from it: results of other weights (1)"
+    )
+    assert [list(one["rows"]) for one in gather_facts(target, "me/model").results] == [["video"]]
+
+
 def test_a_plot_is_written(evaluate, tmp_path):
     pytest.importorskip("matplotlib")
     assert evaluate("--query", "video", "--plot", tmp_path / "recall.png")[0] == 0
@@ -212,6 +257,9 @@ def refusal(outcome):
         (["--texts", "yours"], {}, "no texts named 'yours' (mine)"),
         (["--plot", "recall.svg"], {}, "ends in .png"),
         (["--batch-size", 0], {}, "batch_size=0"),
+        (["--save"], {"model": "nowhere"}, "nowhere is no folder to keep the figures in"),
+        (["--dataset", "me/bench"], {}, "--dataset me/bench: give --save too"),
+        (["--dataset", "bench", "--save"], {}, "dataset 'bench': give OWNER/NAME"),
         ([], {"model": "nowhere"}, "no such model folder"),
         ([], {"model": "store"}, "not a saved ViML model"),
     ],

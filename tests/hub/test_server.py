@@ -36,6 +36,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from transformers import AutoModel, AutoProcessor
+from transformers.utils import PushToHubMixin
 
 from tests.hub.server import CUT, DROP, READ_TOKEN, TOKEN, concerns_the_hub
 from tests.modeling.tiny import HEADS
@@ -78,6 +79,11 @@ def same_weights(one, other):
     return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
 
 
+def push(part, **options):
+    """Upload as transformers does by itself; the package's own way has its own tests."""
+    return PushToHubMixin.push_to_hub(part, ID, **options)
+
+
 def put(text="hello", path="notes.txt", **options):
     return upload_file(path_or_fileobj=text.encode(), path_in_repo=path, repo_id=ID, **options)
 
@@ -85,7 +91,7 @@ def put(text="hello", path="notes.txt", **options):
 def test_a_pushed_model_loads_here_and_elsewhere_and_then_offline(
     connected_hub, model, run_clean, tmp_path, monkeypatch
 ):
-    model.push_to_hub(ID)
+    push(model)
     assert sorted(connected_hub.repos[ID].files) == [".gitattributes", "README.md", "config.json", "model.safetensors"]
     assert same_weights(AutoModel.from_pretrained(ID), model)
     torch.save(model.state_dict(), tmp_path / "weights.pt")
@@ -113,7 +119,7 @@ def test_a_model_with_its_code_loads_offline_without_the_package(connected_hub, 
 
 
 def test_weights_go_to_storage_and_no_token_goes_with_them(connected_hub, model):
-    model.push_to_hub(ID)
+    push(model)
     commit = connected_hub.repos[ID].at("main")
     assert commit.large == {"model.safetensors"}
     assert list(connected_hub.objects.values()) == [commit.files["model.safetensors"]]
@@ -140,7 +146,7 @@ def test_part_of_a_file_can_be_asked_for(connected_hub):
 
 
 def test_a_pushed_processor_loads(connected_hub):
-    ViMLProcessor.from_encoders().push_to_hub(ID)
+    push(ViMLProcessor.from_encoders())
     commit = connected_hub.repos[ID].commits[-1]
     assert commit.message == "Upload processor"
     assert "processor_config.json" in commit.files
@@ -174,18 +180,18 @@ def test_every_commit_has_its_own_sha_and_branches_stay_apart(connected_hub):
 def test_a_fault_in_any_step_leaves_no_file(connected_hub, model, step, status):
     connected_hub.fail("PUT" if step == "/storage/" else "POST", step, status)
     with pytest.raises(Exception, match=r"500|403|disconnected|Error while uploading"):
-        model.push_to_hub(ID)
+        push(model)
     repos = list(connected_hub.repos.values())
     assert [list(repo.files) for repo in repos] == ([] if step == "/api/repos/create" else [[".gitattributes"]])
     connected_hub.mend()
-    model.push_to_hub(ID)
+    push(model)
     assert "model.safetensors" in connected_hub.repos[ID].files
 
 
 def test_what_fails_once_is_tried_again_and_a_cut_download_goes_on(connected_hub, model):
     for method, step in [("POST", "/preupload/"), ("POST", "/objects/batch"), ("PUT", "/storage/")]:
         connected_hub.fail(method, step, times=1)
-    model.push_to_hub(ID)
+    push(model)
     connected_hub.fail("GET", "/storage/", CUT, times=1)
     assert same_weights(AutoModel.from_pretrained(ID), model)
     assert [request.method for request in connected_hub.requests if "/storage/" in request.path] == [
@@ -241,7 +247,7 @@ def test_the_token_of_the_environment_is_read_when_used(connected_hub, monkeypat
 
 
 def test_a_private_repo_needs_the_token(connected_hub, model):
-    model.push_to_hub(ID, private=True)
+    push(model, private=True)
     assert connected_hub.repos[ID].private
     assert model_info(ID, token=READ_TOKEN).private
     for read in (model_info, list_repo_files, snapshot_download):
@@ -253,7 +259,7 @@ def test_a_private_repo_needs_the_token(connected_hub, model):
 
 
 def test_cards_lists_downloads_and_deletion(connected_hub, model, tmp_path):
-    model.push_to_hub(ID)
+    push(model)
     card = ModelCard("---\nlicense: apache-2.0\npipeline_tag: video-to-music\n---\n# A model\n")
     card.push_to_hub(ID)
     put("deep", "a/b/c.txt")

@@ -106,6 +106,7 @@ def run_demo(options: argparse.Namespace) -> DemoResult:
     with _timed("train", seconds):
         model, ranks = _train(described, store, options, output)
         save_retrieval_model(model, store, output / "model")
+        _note_training(store, items, held_out, options, output / "model")
     with _timed("index", seconds):
         encoder = load_encoder_and_model(output / "model")
         music = [corpus / item.music for item in held_out]
@@ -221,6 +222,21 @@ def _train(
     torch.set_num_threads(threads)
     assert kept is not None
     return kept, {name: np.stack(rows) for name, rows in ranks.items()}
+
+
+def _note_training(
+    store: "Store",
+    items: "list[CorpusItem]",
+    held_out: "list[CorpusItem]",
+    options: argparse.Namespace,
+    model: Path,
+) -> None:
+    """What the card of the kept model tells of its training."""
+    from viml_hf.train.training import TrainingSettings, write_training_facts
+
+    settings = TrainingSettings(**{**TRAINING, "epochs": options.epochs, "seed": 0})
+    data = "a generated corpus: rendered pictures and synthetic music, with texts made by rules of a tagger's tags"
+    write_training_facts(model, settings, store, len(items) - len(held_out), len(held_out), texts=TEXTS, data=data)
 
 
 def _metrics(ranks: "dict[str, np.ndarray]") -> dict[str, dict[str, float]]:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the pools and the bootstrap")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--plot", metavar="FILE.png", help="draw recall over the number of tracks looked at")
+    parser.add_argument("--save", action="store_true", help="keep the figures in MODEL/evaluation.json, for its card")
+    parser.add_argument(
+        "--dataset", metavar="HUB_ID[:TASK]", help="with --save: the benchmark on the Hub that STORE was made of"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -47,6 +52,7 @@ def run(options: argparse.Namespace) -> None:
     from viml_hf.errors import ViMLError
     from viml_hf.evaluation.plots import check_plots, plot_recall
     from viml_hf.features.store import Store
+    from viml_hf.hub.evaluation_results import parse_dataset
     from viml_hf.processing.segments import CLIP_SEGMENTS
     from viml_hf.train.store_evaluation import check_query, evaluate_ranks, pools_of, select_items
 
@@ -54,6 +60,13 @@ def run(options: argparse.Namespace) -> None:
         check_plots(options.plot)
     if options.group_by and options.pool_size:
         raise ViMLError("--group-by and --pool-size: give one of them; a group is a pool of its own size")
+    if options.dataset and not options.save:
+        raise ViMLError(f"--dataset {options.dataset}: give --save too, which keeps the figures with the model")
+    dataset = parse_dataset(options.dataset) if options.dataset else None
+    if options.save and not Path(options.model).is_dir():
+        raise ViMLError(
+            f"--save: {options.model} is no folder to keep the figures in; download the model, or leave it out"
+        )
     store = Store(options.store)
     if options.texts:
         store = store.with_texts(options.texts)
@@ -80,6 +93,8 @@ def run(options: argparse.Namespace) -> None:
     }
     summary = _summary(options, chosen, pools, ranks)
     print(json.dumps(summary, indent=1) if options.json else _text(summary))
+    if options.save:
+        _save(options.model, model, store, chosen, summary, dataset)
     if options.plot:
         plot_recall(ranks, options.plot, pools=pools, seed=options.seed)
 
@@ -182,22 +197,30 @@ def _comparison(first: str, other: str, compared: "PairedComparison") -> dict[st
     }
 
 
+def _save(
+    folder: str,
+    model: "ViMLModel",
+    store: "Store",
+    chosen: "EvaluationItems",
+    summary: dict[str, Any],
+    dataset: dict[str, str] | None,
+) -> None:
+    """Keep the summary with the model."""
+    from viml_hf.hub.evaluation_results import EVALUATION_FILE, save_evaluation
+    from viml_hf.train.training import items_digest
+
+    kept = {**summary, "items_sha256": items_digest(store, chosen.items)}
+    removed = save_evaluation(folder, model.config, kept, dataset)
+    print(f"kept in {Path(folder) / EVALUATION_FILE}", file=sys.stderr)
+    if removed:
+        print(f"removed from it: results of other weights ({removed})", file=sys.stderr)
+
+
 def _text(summary: dict[str, Any]) -> str:
     """The summary as a table with what must be known to read it."""
     from viml_hf.evaluation.metrics import decimals, format_table
+    from viml_hf.hub.evaluation_results import comparison_text, conditions
 
-    pools = summary["pools"]
-    size = f"{pools['smallest']} to {pools['largest']}" if pools["smallest"] < pools["largest"] else pools["largest"]
-    span = "whole tracks" if summary["whole_tracks"] else "their middle 30 s"
-    lines = [
-        f"{summary['queries']} queries from {summary['items']}, compared by {span}; {pools['count']} "
-        f"pool{'s' if pools['count'] > 1 else ''} of {size} tracks"
-        + (f", one per {pools['group_by']}" if pools["group_by"] else "")
-    ]
-    if summary["left_out"]:
-        lines.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in summary["left_out"].items()))
-    if summary["without_text"]:
-        lines.append(f"{summary['without_text']} queries have no text: the model's null text stands in for it")
     rows: dict[str, dict[str, float | str]] = {"chance": summary["chance"]}
     for query, figures in summary["rows"].items():
         rows[query] = {name: figure["estimate"] for name, figure in figures.items()}
@@ -205,13 +228,5 @@ def _text(summary: dict[str, Any]) -> str:
             name: f"{figure['low']:.{decimals(name)}f}–{figure['high']:.{decimals(name)}f}"
             for name, figure in figures.items()
         }
-    return "\n".join([*lines, "", format_table(rows, columns=COLUMNS), *map(_comparison_text, summary["comparisons"])])
-
-
-def _comparison_text(compared: dict[str, Any]) -> str:
-    a, b = compared["a"], compared["b"]
-    verdict = f"{a if compared['low'] > 0 else b} is better" if compared["significant"] else "no clear difference"
-    return (
-        f"\nmean log rank of {b} minus that of {a}: {compared['mean_log_rank_of_b_minus_a']:+.2f}, 95 % interval "
-        f"{compared['low']:+.2f} to {compared['high']:+.2f} (paired over queries): {verdict}"
-    )
+    lines = [*conditions(summary), "", format_table(rows, columns=COLUMNS)]
+    return "\n".join([*lines, *(f"\n{comparison_text(compared)}" for compared in summary["comparisons"])])

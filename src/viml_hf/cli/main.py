@@ -6,7 +6,20 @@ import os
 import sys
 from collections.abc import Sequence
 
-from viml_hf.cli import demo, describe, evaluate, extract, import_yt8m, index, recommend, tables, tag, train, verify
+from viml_hf.cli import (
+    demo,
+    describe,
+    evaluate,
+    extract,
+    import_yt8m,
+    index,
+    publish,
+    recommend,
+    tables,
+    tag,
+    train,
+    verify,
+)
 from viml_hf.errors import in_one_line
 
 COMMANDS = {
@@ -21,6 +34,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "index": index,
     "recommend": recommend,
+    "publish": publish,
 }
 
 

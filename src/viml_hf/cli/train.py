@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> None:
         options.output,
         TrainingSettings(**{**recipe.settings, **chosen}),
         texts=options.texts,
+        recipe=recipe.name,
         resume=options.resume,
         progress=not options.quiet,
         **config,

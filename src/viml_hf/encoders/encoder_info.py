@@ -54,8 +54,18 @@ class EncoderInfo:
             >>> EncoderInfo("x/y", "hubert", 768, 24000, None, "float32", licence="cc-by-nc-4.0").non_commercial
             True
         """
-        licence = (self.licence or "").lower()
-        return "-nc" in licence or "non-commercial" in licence or "noncommercial" in licence
+        return forbids_commercial_use(self.licence)
+
+
+def forbids_commercial_use(licence: str | None) -> bool:
+    """Whether a licence is known, by its name, to forbid commercial use.
+
+    Example:
+        >>> forbids_commercial_use("cc-by-nc-4.0"), forbids_commercial_use("mit"), forbids_commercial_use(None)
+        (True, False, False)
+    """
+    name = (licence or "").lower()
+    return "-nc" in name or "non-commercial" in name or "noncommercial" in name
 
 
 def encoder_info(

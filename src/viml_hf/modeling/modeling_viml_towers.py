@@ -20,6 +20,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .checked_loading import CheckedLoadingMixin
 from .configuration_viml import ViMLConfig
+from .hub_upload import HubUploadMixin
 
 
 def eager_attention_forward(
@@ -104,7 +105,7 @@ class ViMLEncoderLayer(GradientCheckpointingLayer):
         return self.final_layer_norm(hidden_states + self.dropout(transformed))
 
 
-class ViMLPreTrainedModel(CheckedLoadingMixin, PreTrainedModel):
+class ViMLPreTrainedModel(CheckedLoadingMixin, HubUploadMixin, PreTrainedModel):  # type: ignore[misc]
     """Weight initialisation, loading and saving of all ViML models."""
 
     config: ViMLConfig

@@ -31,7 +31,8 @@ from viml_hf.synthesis.tag_vocabulary import TagVocabulary
 from viml_hf.synthesis.tagger import MelStatisticsTagger
 from viml_hf.train.dataset import EpochCallback
 from viml_hf.train.tagger_metrics import make_tagger_metrics
-from viml_hf.train.training import ViMLTrainer, training_arguments
+from viml_hf.train.trainer import ViMLTrainer
+from viml_hf.train.training import training_arguments
 
 WINDOWS_PER_TRACK = 2
 KEPT_SECONDS = 30.0

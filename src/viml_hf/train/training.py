@@ -3,15 +3,14 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.utils import logging
 
 from viml_hf.encoders.encoder_settings import pinned_name
@@ -26,8 +25,9 @@ from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 from viml_hf.processing.processing_viml import ViMLProcessor
 from viml_hf.processing.segments import CLIP_SEGMENTS
 from viml_hf.train.data_collator import ViMLDataCollator
-from viml_hf.train.dataset import EpochCallback, StoreDataset, give_own_generator
+from viml_hf.train.dataset import EpochCallback, StoreDataset
 from viml_hf.train.metrics import make_compute_metrics
+from viml_hf.train.trainer import ViMLTrainer
 
 if TYPE_CHECKING:
     from viml_hf.train.tagger_training import TaggerSettings
@@ -38,30 +38,6 @@ FEW_STEPS = 200
 SPLITS = {"train": ("train",), "validation": ("validation", "val", "eval"), "test": ("test",)}
 
 logger = logging.get_logger(__name__)
-
-
-class ViMLTrainer(Trainer):
-    """Trainer that drops an incomplete last batch in training only.
-
-    `dataloader_drop_last` drops it in evaluation too, and with it queries and tracks of the pool, without a word.
-    """
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """The evaluation batches, all of them."""
-        return self._whole_loader(super().get_eval_dataloader, eval_dataset)
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """The test batches, all of them."""
-        return self._whole_loader(super().get_test_dataloader, test_dataset)
-
-    def _whole_loader(self, make: Callable[[Any], DataLoader], dataset: Any) -> DataLoader:
-        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
-            loader = make(dataset)
-        finally:
-            self.args.dataloader_drop_last = drop_last
-        give_own_generator(loader, self.args.seed)
-        return loader
 
 
 @dataclass(frozen=True)
@@ -281,6 +257,7 @@ def train_model(
     settings: TrainingSettings | None = None,
     *,
     texts: str | None = None,
+    recipe: str | None = None,
     resume: bool = False,
     progress: bool = True,
     **config: Any,
@@ -292,6 +269,7 @@ def train_model(
         output: The model's folder. Its `checkpoints/` hold what a resumed run needs.
         settings: How to train.
         texts: Name of the texts to train on, of those that `viml describe` wrote; the store's own by default.
+        recipe: Name of the recipe that settings and config are of; for the model card.
         resume: Go on from the last checkpoint.
         progress: Show progress bars.
         config: Fields of [`ViMLConfig`].
@@ -333,16 +311,38 @@ def train_model(
     if not trainer.is_world_process_zero():
         return metrics
     save_retrieval_model(model, store, output)
-    summary = {
+    facts: dict[str, Any] = {"metrics": metrics, "texts": texts} | ({"recipe": recipe} if recipe else {})
+    write_training_facts(output, settings, store, len(items), len(eval_items), **facts)
+    return metrics
+
+
+def write_training_facts(
+    output: str | Path,
+    settings: TrainingSettings,
+    store: Store,
+    training_items: int,
+    evaluation_items: int,
+    **more: Any,
+) -> None:
+    """Note in `training.json` how a model was trained, for its model card.
+
+    Args:
+        output: The model's folder.
+        settings: How it was trained.
+        store: On what.
+        training_items: On how many items.
+        evaluation_items: How many were held out.
+        more: What else is known: `metrics` on the held-out items, `texts` by name, `recipe` by name, and `data`, a
+            sentence on the data.
+    """
+    facts = {
         "settings": asdict(settings),
         "store": store.spec.encoders,
-        "texts": texts,
-        "training_items": len(items),
-        "evaluation_items": len(eval_items),
-        "metrics": metrics,
+        "training_items": training_items,
+        "evaluation_items": evaluation_items,
+        **more,
     }
-    (Path(output) / "training.json").write_text(json.dumps(summary, indent=1) + "\n")
-    return metrics
+    (Path(output) / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def _check_lengths(config: ViMLConfig, items: Sequence[StoreItem], settings: TrainingSettings) -> None:

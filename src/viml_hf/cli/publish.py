@@ -1,0 +1,64 @@
+"""`viml publish`: put a model on the Hub, with its card, processor and results, in one commit."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from viml_hf.hub.publishing import Publication
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `viml publish`."""
+    parser.add_argument("model", metavar="MODEL", help="folder of a saved model")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub; made if there is none")
+    parser.add_argument("--with-code", action="store_true", help="so that it loads where viml_hf is not installed")
+    parser.add_argument("--private", action="store_true", help="make the repo private, if it is made")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be uploaded, and the card; no upload")
+    parser.add_argument("--accept-licences", action="store_true", help="publish encoders under non-commercial licences")
+    parser.add_argument("--licence", help="of the model, as the Hub spells it (default: follows from the encoders')")
+    parser.add_argument("--dataset", action="append", default=[], metavar="HUB_ID", help="trained on; repeatable")
+    parser.add_argument("--language", action="append", default=[], metavar="CODE", help="of its texts; repeatable")
+    parser.add_argument("--data", metavar="TEXT", help="for the card: what it was trained on, in a sentence")
+    parser.add_argument("--message", help="of the commit")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Show what is to be uploaded, and upload it."""
+    from viml_hf.hub.card_facts import OwnerFacts
+    from viml_hf.hub.publishing import plan_publication, publish
+
+    owner = OwnerFacts(options.licence, tuple(options.dataset), tuple(options.language), options.data)
+    publication = plan_publication(options.model, options.repo_id, with_code=options.with_code, owner=owner)
+    print(_summary(publication, private=options.private))
+    if options.dry_run:
+        print(f"\nREADME.md:\n\n{publication.card}\nnothing was uploaded (--dry-run)")
+        return
+    accepted = options.accept_licences or (bool(publication.non_commercial) and _asked(publication))
+    commit = publish(publication, private=options.private or None, accept_licences=accepted, message=options.message)
+    print(f"\npublished: {commit.commit_url}")
+
+
+def _summary(publication: "Publication", *, private: bool) -> str:
+    """Files with their sizes, and the encoders with their licences."""
+    sizes = publication.sizes
+    width = max(map(len, sizes))
+    lines = [f"{publication.repo_id}{' (private)' if private else ''}, in one commit:"]
+    lines += [f"  {name:{width}}  {size:>13,} bytes" for name, size in sizes.items()]
+    if publication.left_out:
+        lines.append(f"left out: {', '.join(publication.left_out)}")
+    if publication.facts.whole:
+        lines.append("encoders inside, with their licences:")
+    for modality, encoder in publication.facts.encoders.items() if publication.facts.whole else ():
+        licence = encoder.licence or "unknown: look it up before you publish"
+        warning = ", not for commercial use" if encoder.non_commercial else ""
+        lines.append(f"  {modality}: {encoder.name or encoder.model_type} ({licence}{warning})")
+    return "\n".join(lines)
+
+
+def _asked(publication: "Publication") -> bool:
+    """Whether somebody at the terminal accepts the licences."""
+    if not sys.stdin.isatty():
+        return False
+    print(f"\nNot for commercial use: {', '.join(publication.non_commercial)}.")
+    return input("May you publish these weights, and do you keep to their licences? [y/N] ").strip().lower() == "y"

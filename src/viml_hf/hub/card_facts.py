@@ -1,0 +1,301 @@
+"""What a model card is written from: everything that a saved model, or a model alone, tells of itself."""
+
+import json
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from huggingface_hub.utils import validate_repo_id
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from viml_hf.encoders.encoder_info import OWN_LICENCE, forbids_commercial_use, licence_of
+from viml_hf.errors import ViMLError, in_one_line
+from viml_hf.hub.evaluation_results import EVALUATION_FILE, HUB_ID, read_evaluations
+from viml_hf.hub.saved_weights import parameter_counts, saved_parameters, weights_checksum
+from viml_hf.modeling.configuration_descriptors import DESCRIPTOR_CONFIGS
+from viml_hf.modeling.configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
+from viml_hf.modeling.encoder_names import EncoderName, is_published_features, parse_encoder_name
+from viml_hf.modeling.frozen_encoders import MODALITIES
+
+TRAINING_FILE = "training.json"
+DESCRIPTORS = "descriptors"
+
+
+@dataclass(frozen=True)
+class OwnerFacts:
+    """What only the owner of a model can say.
+
+    Args:
+        licence: Of the model, as the Hub spells it, such as `"cc-by-4.0"`; by default it follows from the encoders'.
+        datasets: Ids on the Hub of what it was trained on.
+        language: Codes of the languages of the texts, such as `("en",)`.
+        data: A sentence or more on what it was trained on.
+
+    Raises:
+        ViMLError: A dataset is no id on the Hub.
+    """
+
+    licence: str | None = None
+    datasets: tuple[str, ...] = ()
+    language: tuple[str, ...] = ()
+    data: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what the Hub would refuse."""
+        for dataset in self.datasets:
+            if not re.fullmatch(r"(?:[\w-]+/)?[\w.-]+", dataset):
+                raise ViMLError(f"dataset {dataset!r}: give OWNER/NAME of a dataset on the Hub, or leave it out")
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """What is known of the base encoder of one modality.
+
+    Args:
+        width: Numbers of a base feature.
+        model_type: Of its config, where it is in the model.
+        name: Hub id, name of the folder that it came from, or `"descriptors"`; `features:…` of published features.
+        hub_id: Where it is on the Hub.
+        revision: Commit on the Hub.
+        licence: Of its weights.
+    """
+
+    width: int
+    model_type: str | None = None
+    name: str | None = None
+    hub_id: str | None = None
+    revision: str | None = None
+    licence: str | None = None
+
+    @property
+    def non_commercial(self) -> bool:
+        """Whether its licence is known to forbid commercial use."""
+        return forbids_commercial_use(self.licence)
+
+    @property
+    def is_descriptors(self) -> bool:
+        """Whether it is hand-crafted, without weights."""
+        return self.model_type in DESCRIPTOR_CONFIGS or (self.model_type is None and self.name == DESCRIPTORS)
+
+
+@dataclass(frozen=True, eq=False)
+class CardFacts:
+    """What a model card is written from. What is not known is `None` or empty, and the card does not speak of it.
+
+    Args:
+        repo_id: Of the model on the Hub.
+        heads: The config of the heads.
+        whole: Whether the encoders are inside, or the heads are alone.
+        frozen: Whether the encoders were kept out of training.
+        encoders: By modality, those that the model has, or that its base features are by.
+        parameters: Per part, see `parameter_counts`.
+        training: `training.json`, as `viml train` writes it.
+        results: What `viml evaluate --save` kept, of these weights.
+        with_code: Whether the model's code lies beside it.
+        owner: What the owner says.
+    """
+
+    repo_id: str
+    heads: ViMLConfig
+    whole: bool
+    frozen: bool
+    encoders: dict[str, EncoderFacts]
+    parameters: dict[str, int]
+    training: dict[str, Any] | None = None
+    results: list[dict[str, Any]] = field(default_factory=list)
+    with_code: bool = False
+    owner: OwnerFacts = OwnerFacts()
+
+    @property
+    def name(self) -> str:
+        """The repo's name without its owner."""
+        return self.repo_id.rpartition("/")[2]
+
+    @property
+    def takes(self) -> list[str]:
+        """What a query can be made of, video first."""
+        return [modality for modality in ("video", "text") if modality in self.heads.query_modalities]
+
+
+def gather_facts(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    owner: OwnerFacts | None = None,
+    with_code: bool | None = None,
+    local_files_only: bool = True,
+) -> CardFacts:
+    """Read the facts of a saved model.
+
+    Args:
+        folder: The model's folder: `config.json` and safetensors, and what there is of `training.json` and
+            `evaluation.json`.
+        repo_id: Where the model will be on the Hub.
+        owner: What its owner says.
+        with_code: Whether the model's code is published with it; by default, whether `config.json` names code.
+        local_files_only: Look for the licences of encoders in what was downloaded before only, and not on the Hub.
+
+    Raises:
+        ViMLError: The folder holds no ViML model, a file of it is damaged, or its results are of other weights.
+
+    Example:
+        >>> import tempfile
+        >>> from viml_hf import ViMLConfig, ViMLModel
+        >>> folder = tempfile.mkdtemp()
+        >>> ViMLModel(ViMLConfig(fusion="linear")).save_pretrained(folder)
+        >>> gather_facts(folder, "me/heads").parameters["fusion"]
+        131328
+    """
+    folder = Path(folder)
+    config, names_code = _read_config(folder)
+    facts = _facts(
+        config,
+        repo_id,
+        saved_parameters(folder),
+        training=_read_training(folder),
+        owner=owner,
+        with_code=names_code if with_code is None else with_code,
+        local_files_only=local_files_only,
+    )
+    results = read_evaluations(folder)
+    if results:
+        checksum = weights_checksum(folder, facts.heads)
+        if any(result["weights"] != checksum for result in results):
+            raise ViMLError(
+                f"{folder / EVALUATION_FILE}: its results are of other weights than the model's; run `viml evaluate` "
+                "with --save again, or delete the file"
+            )
+    return replace(facts, results=results)
+
+
+def facts_of_model(
+    model: PreTrainedModel,
+    repo_id: str,
+    *,
+    owner: OwnerFacts | None = None,
+    with_code: bool = False,
+    local_files_only: bool = True,
+) -> CardFacts:
+    """The facts that a model in memory tells: no training and no results, which may be of other weights.
+
+    Args:
+        model: A [`ViMLModel`] or [`ViMLForMusicRetrieval`].
+        repo_id: Where it will be on the Hub.
+        owner: As for `gather_facts`.
+        with_code: Whether the model's code is published with it.
+        local_files_only: As for `gather_facts`.
+
+    Raises:
+        ViMLError: It is another kind of model.
+
+    Example:
+        >>> from viml_hf import ViMLForMusicRetrieval
+        >>> facts_of_model(ViMLForMusicRetrieval.from_encoders(), "me/model").encoders["text"].width
+        512
+    """
+    counts = parameter_counts((name, parameter.numel()) for name, parameter in model.named_parameters())
+    return _facts(model.config, repo_id, counts, owner=owner, with_code=with_code, local_files_only=local_files_only)
+
+
+def _facts(
+    config: PreTrainedConfig,
+    repo_id: str,
+    parameters: dict[str, int],
+    *,
+    owner: OwnerFacts | None,
+    with_code: bool,
+    local_files_only: bool,
+    training: dict[str, Any] | None = None,
+) -> CardFacts:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ViMLError(f"{repo_id!r}: give a repo on the Hub as OWNER/NAME ({in_one_line(error)})") from error
+    # By the type's name: code that came with a model has a class of its own.
+    if config.model_type not in (ViMLConfig.model_type, ViMLForMusicRetrievalConfig.model_type):
+        raise ViMLError(f"a model of type {config.model_type!r}: give a ViMLModel or a ViMLForMusicRetrieval")
+    whole = config.model_type == ViMLForMusicRetrievalConfig.model_type
+    heads: Any = config.viml_config if whole else config
+    sources = getattr(config, "encoder_sources", None) or {}
+    names = (training or {}).get("store") or {}
+    return CardFacts(
+        repo_id,
+        heads,
+        whole,
+        bool(getattr(config, "freeze_encoders", True)),
+        {
+            modality: _encoder(
+                heads.base_feature_dim(modality),
+                getattr(config, f"{modality}_encoder_config").model_type if whole else None,
+                sources.get(modality) or {},
+                names.get(modality),
+                local_files_only,
+            )
+            for modality in MODALITIES
+            if whole or modality in (*heads.query_modalities, "audio")
+        },
+        parameters,
+        training,
+        with_code=with_code,
+        owner=owner or OwnerFacts(),
+    )
+
+
+def _encoder(
+    width: int, model_type: str | None, source: dict[str, Any], store_name: str | None, local_files_only: bool
+) -> EncoderFacts:
+    """What is known of an encoder: first by what the model says of its source, then by the store's name for it."""
+    if model_type in DESCRIPTOR_CONFIGS or (model_type is None and store_name == DESCRIPTORS):
+        return EncoderFacts(width, model_type, DESCRIPTORS, licence=OWN_LICENCE)
+    name: str | None = source.get("name") or store_name
+    if name is None or is_published_features(name):
+        return EncoderFacts(width, model_type, name)
+    licence: str | None = source.get("licence")
+    # The model calls an encoder that came from a folder by the folder's own name, without a colon.
+    parsed = None if "name" in source and ":" not in name else _on_hub(name)
+    if parsed is None or parsed.hub_id is None:
+        # Of a folder only its own name: a path is nobody else's business.
+        return EncoderFacts(width, model_type, Path(name.rpartition(":")[2]).name, licence=licence)
+    revision = source.get("revision") or parsed.revision
+    if licence is None:
+        licence = licence_of(f"auto:{parsed.hub_id}", revision=revision, local_files_only=local_files_only)
+    return EncoderFacts(width, model_type, parsed.hub_id, parsed.hub_id, revision, licence)
+
+
+def _on_hub(name: str) -> EncoderName | None:
+    """The parsed name of an encoder that is on the Hub; `None` where it came from a folder."""
+    try:
+        parsed = parse_encoder_name(name)
+    except ValueError:  # such as the path of a folder of another machine
+        return None
+    hub_id = parsed.hub_id or ""
+    return parsed if HUB_ID.fullmatch(hub_id) and not Path(hub_id).is_dir() else None
+
+
+def _read_config(folder: Path) -> tuple[PreTrainedConfig, bool]:
+    """The config of a saved model, and whether it names code."""
+    classes = {one.model_type: one for one in (ViMLConfig, ViMLForMusicRetrievalConfig)}
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config_class = classes[found["model_type"]]
+        return config_class.from_pretrained(folder), "auto_map" in found
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        raise ViMLError(
+            f"{folder}: no saved ViML model ({in_one_line(error)}); give a folder made by `viml train` or "
+            "save_pretrained"
+        ) from error
+
+
+def _read_training(folder: Path) -> dict[str, Any] | None:
+    path = folder / TRAINING_FILE
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ViMLError(f"{path}: not JSON ({in_one_line(error)}); train again, or delete it") from error
+    if not isinstance(found, dict):
+        raise ViMLError(f"{path}: not what `viml train` writes; train again, or delete it")
+    return found

@@ -1,0 +1,218 @@
+"""The results of `viml evaluate` that are kept with a model: `evaluation.json`, and what the Hub reads of them.
+
+The Hub knows two forms. `.eval_results/*.yaml` is the current one: one value of a dataset that is registered there as a
+benchmark, under one of its tasks; leaderboards are made of these. `model-index`, in the head of a card, is the older
+one and takes any dataset and any number of figures. So R@10, the figure that the paper compares systems by, goes to
+`.eval_results` where a result names its benchmark, and all other figures go to `model-index`: none is lost, and none is
+there twice.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
+from huggingface_hub.utils import yaml_dump
+
+from viml_hf.errors import ViMLError, in_one_line
+from viml_hf.evaluation.metrics import decimals
+from viml_hf.features.store_writer import replacing
+from viml_hf.hub.saved_weights import weights_checksum
+from viml_hf.modeling.configuration_viml import ViMLConfig
+
+EVALUATION_FILE = "evaluation.json"
+EVAL_RESULTS_FOLDER = ".eval_results"
+BENCHMARK_METRIC = "R@10"
+DEFAULT_TASK = "default"
+TASK_TYPE = "video-to-music"
+METRIC_TYPES = {"R@1": "recall_at_1", "R@5": "recall_at_5", "R@10": "recall_at_10", "MR": "median_rank", "MRR": "mrr"}
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# What makes two results results of the same: a newer one then takes the older one's place.
+SAME = ("store", "items", "items_sha256", "pools", "texts", "whole_tracks")
+
+
+def parse_dataset(text: str) -> dict[str, str]:
+    """A benchmark on the Hub, named `HUB_ID[:TASK]`; the task is one of those in the `eval.yaml` of the dataset.
+
+    Raises:
+        ViMLError: It is no such name.
+
+    Example:
+        >>> parse_dataset("me/music-videos")
+        {'id': 'me/music-videos', 'task': 'default'}
+    """
+    hub_id, colon, task = text.partition(":")
+    if not HUB_ID.fullmatch(hub_id) or (colon and not re.fullmatch(r"[\w.-]+", task)):
+        raise ViMLError(f"dataset {text!r}: give OWNER/NAME of a dataset on the Hub, with :TASK if it has several")
+    return {"id": hub_id, "task": task or DEFAULT_TASK}
+
+
+def read_evaluations(folder: str | Path) -> list[dict[str, Any]]:
+    """The results that are kept with a saved model; none where there is no `evaluation.json`.
+
+    Args:
+        folder: The model's folder.
+
+    Raises:
+        ViMLError: The file is damaged.
+    """
+    path = Path(folder) / EVALUATION_FILE
+    if not path.is_file():
+        return []
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ViMLError(
+            f"{path}: not JSON ({in_one_line(error)}); delete it, and evaluate with --save again"
+        ) from error
+    needed = {*SAME, "rows", "weights"}
+    if not isinstance(found, list) or not all(isinstance(one, dict) and needed <= set(one) for one in found):
+        raise ViMLError(f"{path}: not a list of results of `viml evaluate`; delete it, and evaluate with --save")
+    return found
+
+
+def save_evaluation(
+    folder: str | Path, heads: ViMLConfig, summary: dict[str, Any], dataset: dict[str, str] | None = None
+) -> int:
+    """Keep a summary of `viml evaluate` with the model, in the place of older ones of the same.
+
+    Results of other weights are removed: that model is no more. No path is kept, only the name of the store's folder.
+
+    Args:
+        folder: The model's folder.
+        heads: The config of its heads.
+        summary: What `viml evaluate --json` prints, with `items_sha256`, a checksum of what was ranked.
+        dataset: The benchmark on the Hub that was ranked, see `parse_dataset`.
+
+    Returns:
+        How many results of other weights were removed.
+
+    Raises:
+        ViMLError: The weights or an older `evaluation.json` are damaged.
+    """
+    entry = {name: value for name, value in summary.items() if name != "model"}
+    entry |= {"store": Path(entry["store"]).resolve().name, "weights": weights_checksum(folder, heads)}
+    if dataset is not None:
+        entry["dataset"] = dataset
+    older = read_evaluations(folder)
+    kept = [one for one in older if one["weights"] == entry["weights"]]
+    others = [one for one in kept if not _replaces(entry, one)]
+    with replacing(Path(folder) / EVALUATION_FILE) as path:
+        path.write_text(json.dumps([*others, entry], indent=1) + "\n", encoding="utf-8")
+    return len(older) - len(kept)
+
+
+def _replaces(newer: dict[str, Any], older: dict[str, Any]) -> bool:
+    return all(newer[name] == older[name] for name in SAME) and set(older["rows"]) <= set(newer["rows"])
+
+
+def conditions(summary: dict[str, Any]) -> list[str]:
+    """What must be known to read the figures of a result: queries, pools, and what was left out."""
+    pools = summary["pools"]
+    size = f"{pools['smallest']} to {pools['largest']}" if pools["smallest"] < pools["largest"] else pools["largest"]
+    span = "whole tracks" if summary["whole_tracks"] else "their middle 30 s"
+    found = [
+        f"{summary['queries']} queries from {summary['items']}, compared by {span}; {pools['count']} "
+        f"pool{'s' if pools['count'] > 1 else ''} of {size} tracks"
+        + (f", one per {pools['group_by']}" if pools["group_by"] else "")
+    ]
+    if summary["left_out"]:
+        found.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in summary["left_out"].items()))
+    if summary["without_text"]:
+        found.append(f"{summary['without_text']} queries have no text: the model's null text stands in for it")
+    return found
+
+
+def comparison_text(compared: dict[str, Any]) -> str:
+    """One of a result's `comparisons`, in a line."""
+    a, b = compared["a"], compared["b"]
+    verdict = f"{a if compared['low'] > 0 else b} is better" if compared["significant"] else "no clear difference"
+    return (
+        f"mean log rank of {b} minus that of {a}: {compared['mean_log_rank_of_b_minus_a']:+.2f}, 95 % interval "
+        f"{compared['low']:+.2f} to {compared['high']:+.2f} (paired over queries): {verdict}"
+    )
+
+
+def with_interval(metric: str, figure: dict[str, float]) -> str:
+    """A figure with its 95 % interval.
+
+    Example:
+        >>> with_interval("R@10", {"estimate": 51.231, "low": 48.3, "high": 54.2})
+        '51.23 (48.30–54.20)'
+    """
+    estimate, low, high = (f"{figure[end]:.{decimals(metric)}f}" for end in ("estimate", "low", "high"))
+    return f"{estimate} ({low}–{high})"
+
+
+def benchmark_files(results: list[dict[str, Any]]) -> dict[str, str]:
+    """The files of `.eval_results` for the results that name a benchmark.
+
+    One file per kind of query.
+
+    Args:
+        results: From `read_evaluations`.
+
+    Returns:
+        Path in the repo to YAML; each has R@10, in percent, and in its notes how it came about.
+
+    Example:
+        >>> benchmark_files([])
+        {}
+    """
+    files: dict[str, list[EvalResultEntry]] = {}
+    for result in results:
+        dataset = result.get("dataset")
+        if dataset is None:
+            continue
+        for query, figures in result["rows"].items():
+            notes = f"{BENCHMARK_METRIC} in percent, query {_asked(query, result)}: {'; '.join(conditions(result))}"
+            notes += f"; with its 95 % interval {with_interval(BENCHMARK_METRIC, figures[BENCHMARK_METRIC])}"
+            value = round(figures[BENCHMARK_METRIC]["estimate"], decimals(BENCHMARK_METRIC))
+            name = "-".join(_slug(part) for part in (dataset["id"], dataset["task"], query))
+            files.setdefault(f"{EVAL_RESULTS_FOLDER}/{name}.yaml", []).append(
+                EvalResultEntry(dataset_id=dataset["id"], task_id=dataset["task"], value=value, notes=notes)
+            )
+    return {
+        path: yaml_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
+        for path, entries in sorted(files.items())
+    }
+
+
+def model_index(results: list[dict[str, Any]]) -> list[EvalResult]:
+    """The figures for the head of a card: all but those of `benchmark_files`."""
+    found = []
+    for result in results:
+        dataset = result.get("dataset")
+        for query, figures in result["rows"].items():
+            asked = f"query {_asked(query, result)}, {conditions(result)[0]}"
+            found += [
+                EvalResult(
+                    task_type=TASK_TYPE,
+                    task_name="Music retrieval",
+                    # The Hub refuses anything but letters, digits, dashes and dots here.
+                    dataset_type=dataset["id"] if dataset else _slug(result["store"]),
+                    dataset_name=dataset["id"] if dataset else result["store"],
+                    metric_type=METRIC_TYPES.get(metric, metric),
+                    metric_name=f"{metric} ({asked}; 95 % interval {figure['low']:.4g} to {figure['high']:.4g})",
+                    metric_value=round(figure["estimate"], 4),
+                )
+                for metric, figure in figures.items()
+                if not (dataset and metric == BENCHMARK_METRIC)
+            ]
+    return found
+
+
+def _asked(query: str, result: dict[str, Any]) -> str:
+    texts = f" with the texts {result['texts']}" if result["texts"] and "text" in query else ""
+    return query + texts
+
+
+def _slug(text: str) -> str:
+    """Lower-case letters, digits, dashes and dots only.
+
+    Example:
+        >>> _slug("me/Music videos")
+        'me-music-videos'
+    """
+    return re.sub(r"[^a-z0-9.-]+", "-", text.lower()).strip("-") or "unnamed"

@@ -1,0 +1,109 @@
+"""What the safetensors of a model's folder tell: how many parameters each part has, and whether they are the same."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from viml_hf.errors import ViMLError, in_one_line
+from viml_hf.modeling.configuration_viml import ViMLConfig
+
+# Parts of a model in the order of a table, by the first word of a parameter's name without the prefix of the heads.
+PARTS = {
+    "video_encoder": "video encoder",
+    "text_encoder": "text encoder",
+    "audio_encoder": "audio encoder",
+    "video_tower": "video tower",
+    "text_tower": "text tower",
+    "fusion": "fusion",
+    "query_projection": "query projection",
+    "audio_tower": "audio tower",
+    "audio_projection": "audio projection",
+    "log_temperature": "temperature",
+}
+HEADS_PREFIX = "viml."
+# What is saved beside the parameters, by the end of its name; numbers that are not floating point are no parameters.
+BUFFERS = ("null_text_features", "running_mean", "running_var")
+
+
+def parameter_counts(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Parameters per part of a model.
+
+    Args:
+        sizes: Name and number of elements of each parameter.
+
+    Returns:
+        The parts that have parameters, in the order of the data's way.
+
+    Example:
+        >>> parameter_counts([("viml.audio_tower.projection.weight", 6), ("viml.fusion.bias", 2)])
+        {'fusion': 2, 'audio tower': 6}
+    """
+    found: Counter[str] = Counter()
+    for name, size in sizes:
+        found[name.removeprefix(HEADS_PREFIX).partition(".")[0]] += size
+    return {part: found[name] for name, part in PARTS.items() if found[name]}
+
+
+def saved_parameters(folder: str | Path) -> dict[str, int]:
+    """Parameters per part of a saved model, from the headers of its safetensors alone.
+
+    Args:
+        folder: The model's folder.
+
+    Returns:
+        As `parameter_counts`.
+
+    Raises:
+        ViMLError: There are no weights, or they are damaged.
+    """
+    sizes = []
+    for name, file in _tensors(Path(folder)):
+        part = file.get_slice(name)
+        if part.get_dtype().startswith(("F", "BF")) and not name.endswith(BUFFERS):
+            sizes.append((name, prod(part.get_shape())))
+    return parameter_counts(sizes)
+
+
+def weights_checksum(folder: str | Path, heads: ViMLConfig) -> str:
+    """A checksum of what decides a saved model's results: all its weights, and the config of its heads.
+
+    The tensors are hashed and not the files: the same model saved again, with its code or in other shards, is the same.
+
+    Args:
+        folder: The model's folder.
+        heads: The config of its heads.
+
+    Returns:
+        SHA-256, in hex.
+
+    Raises:
+        ViMLError: There are no weights, or they are damaged.
+    """
+    # The config's own fields: those that every config has say nothing of the results.
+    settings = {name: getattr(heads, name) for name in sorted(type(heads).__annotations__)}
+    digest = hashlib.sha256(json.dumps(settings, default=str).encode())
+    for name, file in _tensors(Path(folder)):
+        tensor = file.get_tensor(name)
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Every tensor's name, in order, with the open file that it is in."""
+    paths = sorted(folder.glob("model*.safetensors"))
+    if not paths:
+        raise ViMLError(f"{folder}: no model.safetensors; give a folder made by `viml train` or save_pretrained")
+    try:
+        files = [safe_open(path, "pt") for path in paths]
+    except (SafetensorError, OSError) as error:
+        raise ViMLError(f"{folder}: its weights cannot be read ({in_one_line(error)}); save the model again") from error
+    named = ((name, file) for file in files for name in file.keys())  # noqa: SIM118 (it cannot be iterated over itself)
+    yield from sorted(named, key=lambda found: found[0])

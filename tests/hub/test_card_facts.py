@@ -1,0 +1,165 @@
+import json
+
+import pytest
+import torch
+
+from tests.hub.cards import result
+from tests.modeling.tiny import HEADS, tiny_model
+from viml_hf import DeepSimConfig, DeepSimModel, ViMLConfig, ViMLError, ViMLForMusicRetrieval, ViMLModel
+from viml_hf.hub.card_facts import OwnerFacts, facts_of_model, gather_facts
+from viml_hf.hub.evaluation_results import EVALUATION_FILE, save_evaluation
+
+TRAINING = {"settings": {"epochs": 2}, "store": {"video": "clip", "text": "clip", "audio": "descriptors"}}
+
+
+@pytest.fixture(scope="module")
+def whole():
+    torch.manual_seed(0)
+    return ViMLForMusicRetrieval.from_encoders(**HEADS)
+
+
+def with_sources(**sources):
+    model = tiny_model("clap")
+    model.config.encoder_sources = sources
+    return facts_of_model(model, "me/model").encoders
+
+
+def heads_of(tmp_path, training, **config):
+    ViMLModel(ViMLConfig(**{**HEADS, **config})).save_pretrained(tmp_path)
+    if training is not None:
+        (tmp_path / "training.json").write_text(json.dumps(training))
+    return gather_facts(tmp_path, "me/model")
+
+
+def test_a_folder_and_the_model_in_memory_tell_the_same(whole, tmp_path):
+    whole.save_pretrained(tmp_path)
+    saved, living = gather_facts(tmp_path, "me/model"), facts_of_model(whole, "me/model")
+    for name in ("repo_id", "whole", "frozen", "encoders", "parameters", "with_code", "training", "results", "owner"):
+        assert getattr(saved, name) == getattr(living, name), name
+    assert saved.heads.to_dict() == living.heads.to_dict()
+    assert (saved.whole, saved.frozen, saved.name, saved.takes) == (True, True, "model", ["video", "text"])
+    assert {encoder.name for encoder in saved.encoders.values()} == {"descriptors"}
+    assert {encoder.licence for encoder in saved.encoders.values()} == {"apache-2.0"}
+    assert [encoder.width for encoder in saved.encoders.values()] == [160, 512, 168]
+
+
+def test_where_an_encoder_came_from_is_as_the_model_says():
+    found = with_sources(
+        video={"name": "clip:openai/clip-vit-base-patch32", "revision": "abc"},
+        text={"name": "clip"},  # a folder of this name, not the checkpoint that the name stands for
+        audio={"name": "clap:x/y@main", "licence": "cc-by-nc-4.0"},
+    )
+    video, text, audio = found["video"], found["text"], found["audio"]
+    assert (video.hub_id, video.revision, video.licence) == ("openai/clip-vit-base-patch32", "abc", "mit")
+    assert (text.name, text.hub_id, text.revision, text.licence) == ("clip", None, None, None)
+    assert (audio.hub_id, audio.revision, audio.licence, audio.non_commercial) == ("x/y", "main", "cc-by-nc-4.0", True)
+    assert [encoder.model_type for encoder in found.values()] == [
+        "clip_vision_model",
+        "clip_text_model",
+        "clap_audio_model",
+    ]
+
+
+def test_without_a_source_only_the_type_and_the_width_are_known():
+    video = with_sources()["video"]
+    assert (video.model_type, video.width) == ("clip_vision_model", 12)
+    assert (video.name, video.hub_id, video.revision, video.licence) == (None, None, None, None)
+
+
+def test_heads_alone_learn_of_their_encoders_from_the_training(tmp_path):
+    facts = heads_of(tmp_path, TRAINING)
+    assert not facts.whole
+    assert facts.training == TRAINING
+    assert facts.encoders["video"].hub_id == "openai/clip-vit-base-patch32"
+    assert (facts.encoders["audio"].name, facts.encoders["audio"].is_descriptors) == ("descriptors", True)
+
+
+def test_the_path_of_an_encoder_stays_at_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "minilm").mkdir(parents=True)
+    names = {"video": "features:youtube8m", "text": "models/minilm", "audio": "deepsim:/home/me/deep"}
+    facts = heads_of(tmp_path, {"store": names})
+    assert [encoder.name for encoder in facts.encoders.values()] == ["features:youtube8m", "minilm", "deep"]
+    assert all(encoder.hub_id is None for encoder in facts.encoders.values())
+
+
+def test_heads_alone_without_training_know_the_widths_of_what_they_take(tmp_path):
+    facts = heads_of(tmp_path, None, query_modalities=["video"], video_dim=7)
+    assert {modality: encoder.width for modality, encoder in facts.encoders.items()} == {"video": 7, "audio": 256}
+    assert (facts.takes, facts.training, facts.results) == (["video"], None, [])
+
+
+def test_results_are_taken_of_these_weights_and_refused_of_others(whole, tmp_path):
+    whole.save_pretrained(tmp_path)
+    save_evaluation(tmp_path, whole.config.viml_config, result())
+    assert [one["rows"] for one in gather_facts(tmp_path, "me/model").results] == [result()["rows"]]
+    other = ViMLForMusicRetrieval.from_encoders(**HEADS)
+    other.save_pretrained(tmp_path)
+    with pytest.raises(ViMLError, match=r"evaluation\.json: its results are of other weights .* or delete the file"):
+        gather_facts(tmp_path, "me/model")
+    (tmp_path / EVALUATION_FILE).unlink()
+    assert gather_facts(tmp_path, "me/model").results == []
+
+
+def test_code_is_there_where_the_config_names_it_or_the_caller_says_so(whole, tmp_path):
+    whole.save_pretrained(tmp_path)
+    assert not gather_facts(tmp_path, "me/model").with_code
+    assert gather_facts(tmp_path, "me/model", with_code=True).with_code
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["auto_map"] = {"AutoModel": "modeling_viml.ViMLModel"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert gather_facts(tmp_path, "me/model").with_code
+
+
+def test_licences_are_not_looked_up_on_the_network_unless_asked(monkeypatch):
+    asked = []
+
+    def licence_of(name, **kwargs):
+        asked.append((name, kwargs))
+
+    monkeypatch.setattr("viml_hf.hub.card_facts.licence_of", licence_of)
+    model = tiny_model()
+    model.config.encoder_sources = {"video": {"name": "clip:x/y", "revision": "abc"}}
+    facts_of_model(model, "me/model")
+    facts_of_model(model, "me/model", local_files_only=False)
+    assert asked == [("auto:x/y", {"revision": "abc", "local_files_only": only}) for only in (True, False)]
+
+
+@pytest.mark.parametrize("repo_id", ["", "a/b/c", 'me/"x"', "me/../x", "/tmp/model"])
+def test_what_is_no_repo_is_refused(whole, repo_id):
+    with pytest.raises(ViMLError, match="give a repo on the Hub as OWNER/NAME"):
+        facts_of_model(whole, repo_id)
+
+
+def test_another_model_is_refused(tmp_path):
+    model = DeepSimModel(DeepSimConfig())
+    with pytest.raises(ViMLError, match="a model of type 'deepsim'"):
+        facts_of_model(model, "me/model")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ViMLError, match="no saved ViML model"):
+        gather_facts(tmp_path, "me/model")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "{", "no saved ViML model"),
+        ("config.json", "[]", "no saved ViML model"),
+        ("config.json", '{"model_type": "viml", "fusion": "glue"}', "no saved ViML model"),
+        ("training.json", "{", "training.json: not JSON"),
+        ("training.json", "[]", "training.json: not what"),
+        ("evaluation.json", "{", "evaluation.json: not JSON"),
+    ],
+)
+def test_a_damaged_file_is_named(whole, tmp_path, name, content, message):
+    whole.save_pretrained(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ViMLError, match=message) as caught:
+        gather_facts(tmp_path, "me/model")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_dataset_that_the_hub_would_refuse_is_refused():
+    assert OwnerFacts(datasets=("me/data", "squad")).datasets
+    with pytest.raises(ViMLError, match="give OWNER/NAME of a dataset"):
+        OwnerFacts(datasets=("/home/me/data",))

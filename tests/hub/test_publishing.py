@@ -1,0 +1,421 @@
+"""Publishing to a local Hub, and loading from it in processes that know nothing else."""
+
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, ModelCard, create_commit, upload_file
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoProcessor, pipeline
+
+from tests.hub.cards import result
+from tests.hub.server import CUT, DROP, READ_TOKEN, TOKEN
+from tests.media import sine, write_audio, write_video
+from tests.train.conftest import write_store
+from viml_hf import (
+    DeepSimConfig,
+    DeepSimModel,
+    MediaEncoder,
+    Recommender,
+    TrainingSettings,
+    ViMLConfig,
+    ViMLError,
+    ViMLForMusicRetrieval,
+    ViMLModel,
+    ViMLProcessor,
+    build_index,
+    make_trainer,
+)
+from viml_hf.cli.main import main
+from viml_hf.hub.card_facts import OwnerFacts
+from viml_hf.hub.evaluation_results import save_evaluation
+from viml_hf.hub.publishing import plan_publication, publish
+
+ID = "tester/model"
+SMALL = {"hidden_size": 16, "projection_dim": 16, "num_attention_heads": 2, "intermediate_size": 32}
+
+RANK = """
+import json, sys
+import torch
+{imports}
+from transformers import AutoModel, AutoProcessor, pipeline
+
+id, embeds, video, *music = sys.argv[1:]
+trust = {trust}
+model = AutoModel.from_pretrained(id, **trust)
+processor = AutoProcessor.from_pretrained(id, **trust)
+with torch.no_grad():
+    output = model(**processor(videos=[video], text=["slow piano"], audio=music))
+expected = torch.load(embeds)
+recommend = pipeline("video-to-music", model=id, music=music, device="cpu", **trust)
+print(json.dumps([
+    torch.equal(output.query_embeds, expected["query"]) and torch.equal(output.audio_embeds, expected["audio"]),
+    [type(part).__module__.split(".")[0] for part in (model, processor, recommend)],
+    recommend({{"video": video, "text": "slow piano"}}, top_k=1),
+]))
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A model with its processor, what training leaves beside them, and one result."""
+    folder = tmp_path_factory.mktemp("saved") / "my model"
+    torch.manual_seed(0)
+    model = ViMLForMusicRetrieval.from_encoders(**SMALL)
+    model.save_pretrained(folder)
+    ViMLProcessor.from_encoders().save_pretrained(folder)
+    store = {"video": "clip:/home/somebody/clip", "text": "descriptors", "audio": "descriptors"}
+    training = {"store": store, "training_items": 320, "evaluation_items": 80, "settings": {"epochs": 3}}
+    (folder / "training.json").write_text(json.dumps(training))
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "optimizer.pt").write_bytes(b"not for others")
+    (folder / "training_args.bin").write_bytes(b"a pickle")
+    dataset = {"id": "tester/benchmark", "task": "default"}
+    save_evaluation(folder, model.config.viml_config, result(store=str(folder / "STORE")), dataset)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "saved")
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("media")
+    music = [write_audio(folder / f"{pitch}.wav", sine(pitch, 5, 22050), 22050) for pitch in (220, 440)]
+    return [str(write_video(folder / "query.mp4", 48)), *map(str, music)]
+
+
+def publish_as(folder, **options):
+    names = ("private", "accept_licences", "message")
+    chosen = {name: options.pop(name) for name in names if name in options}
+    return publish(plan_publication(folder, ID, **options), **chosen)
+
+
+@pytest.mark.parametrize("with_code", [False, True])
+def test_published_then_loaded_by_id_in_a_clean_process(
+    hub, run_clean, folder, media, tmp_path, monkeypatch, with_code
+):
+    words = ["publish", str(folder), ID, *["--with-code"] * with_code]
+    code = "import sys; from viml_hf.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    environment = hub.environment(tmp_path)
+    printed = run_clean(code, *words, env=environment)
+    assert re.search(r"config\.json +[\d,]+ bytes", printed)
+    assert len(hub.repos[ID].commits) == 2  # the first is the Hub's own
+    assert ("code/modeling_viml.py" in hub.repos[ID].files) is with_code
+
+    video, *music = media
+    model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    with torch.no_grad():
+        output = model(**processor(videos=[video], text=["slow piano"], audio=music))
+    torch.save({"query": output.query_embeds, "audio": output.audio_embeds}, tmp_path / "embeds.pt")
+    ranking = pipeline("video-to-music", model=str(folder), music=music, device="cpu")(
+        {"video": video, "text": "slow piano"}, top_k=1
+    )
+    variants = [("viml_hf", {}, False)]
+    if with_code:
+        variants += [("viml_hf", {"trust_remote_code": False}, False)]
+        variants += [("transformers_modules", {"trust_remote_code": True}, True)]
+    for module, trust, without_package in variants:
+        snippet = RANK.format(imports="" if without_package else "import viml_hf", trust=trust)
+        home = tmp_path / f"{module}{len(trust)}"
+        for offline in (False, True):  # the second time from the cache
+            environment = hub.environment(home, offline=offline)
+            asked = len(hub.requests)
+            found = run_clean(
+                snippet, ID, tmp_path / "embeds.pt", *media, env=environment, without_package=without_package
+            )
+            assert json.loads(found) == [True, [module] * 3, ranking]
+            assert (len(hub.requests) > asked) is not offline
+
+
+def test_what_is_published(connected_hub, folder):
+    commit = publish_as(folder, owner=OwnerFacts(datasets=("tester/benchmark",)))
+    repo = connected_hub.repos[ID]
+    assert commit.oid == repo.commits[-1].sha
+    assert not repo.private
+    names = set(repo.files)
+    assert {"README.md", "config.json", "model.safetensors", "processor_config.json", "training.json"} <= names
+    assert {"evaluation.json", ".eval_results/tester-benchmark-default-video-text.yaml"} <= names
+    assert not any("checkpoint" in name or name.endswith((".bin", ".pt")) for name in names)
+    assert repo.files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    everything = b"".join(repo.files.values())
+    for secret in (str(folder), "/home/somebody", TOKEN, os.path.expanduser("~/")):
+        assert secret.encode() not in everything
+    card = ModelCard(repo.files["README.md"].decode())
+    assert card.data.library_name == "transformers"
+    assert "51.23 (48.30–54.20)" in card.text
+    assert "more information needed" not in card.text.lower()
+
+
+def test_again_renews_and_removes_what_is_no_longer_part_of_it(connected_hub, folder):
+    publish_as(folder, with_code=True)
+    upload_file(path_or_fileobj=b"of the owner", path_in_repo="NOTES.md", repo_id=ID)
+    (folder / "evaluation.json").unlink()
+    publish_as(folder)
+    names = set(connected_hub.repos[ID].files)
+    assert not [name for name in names if name.startswith(("code/", ".eval_results/"))]
+    assert {"NOTES.md", "model.safetensors"} <= names
+    assert "auto_map" not in json.loads(connected_hub.repos[ID].files["config.json"])
+    assert len(connected_hub.repos[ID].commits) == 4
+
+
+def test_a_card_of_ones_own_and_a_private_repo(connected_hub, folder):
+    (folder / "README.md").write_text("---\nlicense: mit\n---\nMy own words.\n")
+    publish_as(folder, private=True)
+    repo = connected_hub.repos[ID]
+    assert repo.private
+    assert repo.files["README.md"].decode().endswith("My own words.\n")
+
+
+def test_heads_alone(connected_hub, tmp_path):
+    torch.manual_seed(0)
+    model = ViMLModel(ViMLConfig(**SMALL, video_dim=7)).eval()
+    model.save_pretrained(tmp_path / "heads")
+    publish(plan_publication(tmp_path / "heads", ID))
+    again = ViMLModel.from_pretrained(ID)
+    features = torch.randn(2, 3, 7)
+    assert torch.equal(
+        again.get_query_features(features).pooler_output, model.get_query_features(features).pooler_output
+    )
+
+
+def test_a_recommender_by_id(connected_hub, folder, media):
+    video, *music = media
+    publish_as(folder)
+    here, there = (
+        MediaEncoder(ViMLForMusicRetrieval.from_pretrained(name), ViMLProcessor.from_pretrained(name))
+        for name in (folder, ID)
+    )
+    paths = [folder.__class__(path) for path in music]
+    index = build_index(paths, here, model=ID, progress=False)
+    assert np.array_equal(build_index(paths, there, model=ID, progress=False).embeddings, index.embeddings)
+    found = Recommender.from_pretrained(index=index).recommend(video, "slow piano")
+    assert [vars(one) for one in found] == [
+        vars(one) for one in Recommender(here, index).recommend(video, "slow piano")
+    ]
+
+
+# Every step of an upload, in its order.
+STEPS = [
+    ("POST", "/api/repos/create"),
+    ("POST", "/preupload/"),
+    ("POST", "/info/lfs/objects/batch"),
+    ("PUT", "/"),
+    ("POST", "/commit/"),
+]
+
+
+@pytest.mark.parametrize("status", [500, 403, DROP])
+@pytest.mark.parametrize("step", range(len(STEPS)))
+def test_a_failed_upload_leaves_nothing(connected_hub, folder, step, status):
+    connected_hub.fail(*STEPS[step], status)
+    with pytest.raises(ViMLError) as error:
+        publish_as(folder)
+    line = str(error.value)
+    assert "\n" not in line
+    assert "nothing was published" in line
+    assert TOKEN not in line
+    assert connected_hub.repos == {}
+    connected_hub.mend()
+    publish_as(folder)
+    assert "model.safetensors" in connected_hub.repos[ID].files
+
+
+@pytest.mark.parametrize("step", range(1, len(STEPS)))
+def test_a_failed_second_upload_leaves_the_first(connected_hub, folder, step):
+    publish_as(folder)
+    before = list(connected_hub.repos[ID].commits)
+    ViMLForMusicRetrieval.from_encoders(**SMALL).save_pretrained(folder)
+    (folder / "evaluation.json").unlink()
+    connected_hub.fail(*STEPS[step], 403)
+    with pytest.raises(ViMLError, match="nothing was published"):
+        publish_as(folder)
+    assert connected_hub.repos[ID].commits == before
+
+
+def test_a_repo_that_cannot_be_removed_again_is_named(connected_hub, folder):
+    connected_hub.fail("POST", "/commit/", 400)
+    connected_hub.fail("DELETE", "/api/repos/delete", 403)
+    with pytest.raises(ViMLError, match=r"was made and is empty; it could not be removed .*: remove it with `hf repos"):
+        publish_as(folder)
+
+
+def test_stopping_it_leaves_nothing(connected_hub, folder, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("huggingface_hub.hf_api.HfApi.create_commit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        publish_as(folder)
+    assert connected_hub.repos == {}
+
+
+def test_without_the_right_token(connected_hub, folder, monkeypatch):
+    for token, said in ((None, "HF_TOKEN"), ("hf_wrong", "401"), (READ_TOKEN, "HF_TOKEN to a token that may write")):
+        monkeypatch.setenv("HF_TOKEN", token) if token else monkeypatch.delenv("HF_TOKEN")
+        with pytest.raises(ViMLError, match=said) as error:
+            publish_as(folder)
+        assert "\n" not in str(error.value)
+        assert token is None or token not in str(error.value)
+    assert connected_hub.repos == {}
+
+
+@pytest.fixture
+def non_commercial(tmp_path):
+    """A model with an audio encoder that is not for commercial use."""
+    model = ViMLForMusicRetrieval.from_encoders(audio=DeepSimModel(DeepSimConfig()), **SMALL)
+    model.config.encoder_sources["audio"] = {"name": "weights-of-mine", "licence": "cc-by-nc-4.0"}
+    model.save_pretrained(tmp_path / "non-commercial")
+    return tmp_path / "non-commercial"
+
+
+def test_licences_that_forbid_commercial_use_are_to_be_accepted(connected_hub, viml, non_commercial):
+    status, out, err = viml("publish", non_commercial, ID)
+    assert status == 2
+    assert "  audio: weights-of-mine (cc-by-nc-4.0, not for commercial use)" in out
+    assert "audio (weights-of-mine: cc-by-nc-4.0); if you may publish them, say so with --accept-licences" in err[-1]
+    assert connected_hub.repos == {}
+    assert viml("publish", non_commercial, ID, "--accept-licences")[0] == 0
+    assert "cc-by-nc-4.0" in connected_hub.repos[ID].files["README.md"].decode()
+
+
+@pytest.mark.parametrize(("answer", "published"), [("y", True), ("", False), ("no", False)])
+def test_somebody_at_a_terminal_is_asked(connected_hub, viml, non_commercial, monkeypatch, answer, published):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: answer)
+    assert viml("publish", non_commercial, ID)[0] == (0 if published else 2)
+    assert (ID in connected_hub.repos) is published
+
+
+def test_dry_run_shows_all_and_asks_nobody(connected_hub, viml, folder):
+    status, out, err = viml("publish", folder, ID, "--with-code", "--private", "--dry-run", "--dataset", "tester/data")
+    assert (status, err) == (0, [])
+    assert out[0] == f"{ID} (private), in one commit:"
+    shown = {line.split()[0] for line in out if line.endswith(" bytes")}
+    assert {"README.md", "config.json", "code/modeling_viml.py", "model.safetensors"} <= shown
+    assert "left out: checkpoints/, training_args.bin" in out
+    assert "  video: descriptors (apache-2.0)" in out
+    assert "# model" in out
+    assert "- tester/data" in out
+    assert connected_hub.repos == {}
+    assert not [request for request in connected_hub.requests if request.method != "GET"]
+
+
+@pytest.mark.parametrize("name", ["model", "a/b/c", "me/…", "me/--x"])
+def test_names_that_are_none(viml, folder, name):
+    status, _, err = viml("publish", folder, name)
+    assert status == 2
+    assert "OWNER/NAME" in err[-1]
+
+
+def test_a_damaged_model_is_not_published(connected_hub, viml, folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-50])
+    (folder / "evaluation.json").unlink()
+    status, _, err = viml("publish", folder, ID)
+    assert status == 2
+    assert len(err) == 1
+    assert connected_hub.repos == {}
+
+
+def test_a_model_without_weights_of_its_config_is_not_published(connected_hub, folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["viml_config"]["hidden_size"] = config["viml_config"]["projection_dim"] = 32
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evaluation.json").unlink()
+    with pytest.raises(ViMLError, match="does not load"):
+        publish_as(folder)
+
+
+def test_push_to_hub_of_model_and_processor(connected_hub):
+    torch.manual_seed(0)
+    model, processor = ViMLForMusicRetrieval.from_encoders(**SMALL), ViMLProcessor.from_encoders()
+    processor.push_to_hub(ID)
+    assert "README.md" not in connected_hub.repos[ID].files
+    model.push_to_hub(ID, tags=["mine"], commit_message="First")
+    assert connected_hub.repos[ID].commits[-1].message == "First"
+    card = ModelCard.load(ID)
+    assert "mine" in card.data.tags
+    assert "More Information Needed" not in card.text
+    inputs = processor(text=["slow piano"])
+    again = AutoModel.from_pretrained(ID)
+    with torch.no_grad():
+        assert torch.equal(again(**inputs).query_embeds, model(**inputs).query_embeds)
+    assert AutoProcessor.from_pretrained(ID)(text=["slow piano"])["input_ids"].equal(inputs["input_ids"])
+
+
+def test_push_to_hub_leaves_a_card_that_somebody_wrote(connected_hub):
+    model = ViMLModel(ViMLConfig(**SMALL))
+    model.push_to_hub(ID)
+    upload_file(path_or_fileobj=b"My own words.", path_in_repo="README.md", repo_id=ID)
+    model.push_to_hub(ID)
+    assert connected_hub.repos[ID].files["README.md"] == b"My own words."
+
+
+def test_push_to_hub_that_fails_leaves_nothing(connected_hub):
+    connected_hub.fail("POST", "/commit/", CUT)
+    with pytest.raises(ViMLError, match="nothing was published"):
+        ViMLModel(ViMLConfig(**SMALL)).push_to_hub(ID)
+    assert connected_hub.repos == {}
+
+
+@pytest.mark.parametrize("how", ["missing", "shape", "nan", "pickle"])
+def test_a_repo_that_was_tampered_with_is_refused(connected_hub, folder, capsys, media, how):
+    publish_as(folder)
+    path = folder / "model.safetensors"
+    weights, name = load_file(path), "viml.audio_tower.projection.weight"
+    if how == "missing":
+        del weights[name]
+    elif how == "shape":
+        weights[name] = weights[name][:3].clone()
+    elif how == "nan":
+        weights[name][0, 0] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+    changes = [CommitOperationAdd("model.safetensors", path)]
+    if how == "pickle":
+        changes = [CommitOperationDelete("model.safetensors"), CommitOperationAdd("pytorch_model.bin", path)]
+    create_commit(ID, changes, commit_message="Tampered with")
+    with pytest.raises((ValueError, OSError)) as error:
+        AutoModel.from_pretrained(ID)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(ID)
+    capsys.readouterr()
+    assert main(["index", media[1], "-o", str(folder / "index"), "--model", ID, "--quiet"]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_no_token_is_written_anywhere(hub, run_clean, folder, tmp_path):
+    code = "import sys; from viml_hf.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    run_clean(code, "publish", folder, ID, env=hub.environment(tmp_path))  # it looks at what was printed
+    load = "import sys, viml_hf; from transformers import AutoModel; AutoModel.from_pretrained(sys.argv[1])"
+    run_clean(load, ID, env=hub.environment(tmp_path))
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
+    assert TOKEN.encode() not in b"".join(hub.repos[ID].files.values())
+
+
+def test_a_trainer_that_pushes(connected_hub, tmp_path):
+    store = write_store(tmp_path / "store", count=12)
+    model = ViMLModel(ViMLConfig(**SMALL, **{f"{name}_dim": width for name, width in store.spec.widths.items()}))
+    settings = TrainingSettings(epochs=1, batch_size=4)
+    usable = store.usable()
+    pushing = {"push_to_hub": True, "hub_model_id": ID, "hub_strategy": "end", "eval_strategy": "epoch"}
+    trainer = make_trainer(
+        model, store, usable[4:], settings, tmp_path / "out", eval_items=usable[:4], progress=False, **pushing
+    )
+    trainer.train()
+    trainer.push_to_hub(dataset="tester/data", license="mit", tags="mine")
+    card = ModelCard.load(ID)
+    assert (card.data.license, card.data.datasets) == ("mit", ["tester/data"])
+    assert "mine" in card.data.tags
+    for said in ("Items: 8", "epochs 1", "batch_size 4", "on 4 held-out items: R@1"):
+        assert said in card.text, said
+    assert "more information needed" not in card.text.lower()
+    weights = ViMLModel.from_pretrained(ID).state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.cpu().state_dict().items())
