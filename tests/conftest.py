@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from viml_hf.cli.main import main
+
 
 @pytest.fixture(scope="session")
 def shared_media() -> Path:

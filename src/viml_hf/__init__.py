@@ -61,6 +61,7 @@ _PUBLIC = {
     "ViMLTrainer": "train.trainer",
     "make_trainer": "train.training",
     "train_model": "train.training",
+    "export_model": "export.exporting",
     "MusicIndex": "retrieval.index",
     "build_index": "retrieval.indexing",
     "find_music": "retrieval.tracks",
@@ -76,6 +77,7 @@ _PUBLIC = {
     "plan_publication": "hub.publishing",
     "publish": "hub.publishing",
     "save_with_code": "hub.code",
+    "save_for_sentence_transformers": "hub.sentence_transformers_files",
     "ViMLError": "errors",
     "MediaDecodeError": "errors",
 }

@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoProcessor, pipeline
 from tests.hub.cards import result
 from tests.hub.server import CUT, DROP, READ_TOKEN, TOKEN
 from tests.media import sine, write_audio, write_video
+from tests.modeling.tiny import tiny_model, tiny_processor
 from tests.train.conftest import write_store
 from viml_hf import (
     DeepSimConfig,
@@ -32,6 +33,7 @@ from viml_hf import (
 )
 from viml_hf.cli.main import main
 from viml_hf.hub.card_facts import OwnerFacts
+from viml_hf.hub.card_snippets import snippets_of
 from viml_hf.hub.evaluation_results import save_evaluation
 from viml_hf.hub.publishing import plan_publication, publish
 
@@ -419,3 +421,36 @@ def test_a_trainer_that_pushes(connected_hub, tmp_path):
     assert "more information needed" not in card.text.lower()
     weights = ViMLModel.from_pretrained(ID).state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.cpu().state_dict().items())
+
+
+RUN_SNIPPETS = """
+import os, shlex, sys
+from tests_snippets import python, bash
+
+os.chdir(sys.argv[1])
+for line in bash:
+    from viml_hf.cli.main import main
+    assert main(shlex.split(line)[1:]) == 0, line
+for code in python:
+    exec(compile(code, "README.md", "exec"), {})
+print("all run:", len(python), len(bash))
+"""
+
+
+@pytest.mark.parametrize("without_package", [False, True])
+def test_the_snippets_of_a_published_card_run_in_a_clean_process(hub, run_clean, media, tmp_path, without_package):
+    folder, environment = tmp_path / "model", hub.environment(tmp_path)
+    tiny_model().save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    code = "import sys; from viml_hf.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    run_clean(code, "publish", folder, ID, "--with-code", env=environment)
+    (tmp_path / "my-music").mkdir()
+    for name, path in zip(("clip.mp4", "my-music/a.mp3", "my-music/b.mp3"), media, strict=True):
+        shutil.copy(path, tmp_path / name)
+    card = hub.repos[ID].files["README.md"].decode()
+    python = [snippet for snippet in snippets_of(card) if ("trust_remote_code" in snippet) is without_package]
+    bash = [] if without_package else "".join(snippets_of(card, "bash")).splitlines()
+    (tmp_path / "tests_snippets.py").write_text(f"python = {python!r}\nbash = {bash!r}\n")
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *filter(None, [environment.get("PYTHONPATH")])])
+    printed = run_clean(RUN_SNIPPETS, tmp_path, env=environment, without_package=without_package)
+    assert printed.splitlines()[-1] == ("all run: 2 0" if without_package else "all run: 3 2")

@@ -1,7 +1,6 @@
 """`viml evaluate`: rank a store's held-out music with a trained model, with intervals and what chance would give."""
 
 import argparse
-import contextlib
 import json
 import sys
 from dataclasses import asdict
@@ -53,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
     from viml_hf.evaluation.plots import check_plots, plot_recall
     from viml_hf.features.store import Store
     from viml_hf.hub.evaluation_results import parse_dataset
-    from viml_hf.processing.segments import CLIP_SEGMENTS
+    from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
     from viml_hf.train.store_evaluation import check_query, evaluate_ranks, pools_of, select_items
 
     if options.plot:
@@ -105,28 +104,13 @@ def _load_model(name: str, store: "Store") -> "ViMLModel":
     Raises:
         ViMLError: There is no such model, or the store's features are of other widths or by other encoders.
     """
-    from safetensors import SafetensorError
-    from transformers import PreTrainedConfig
+    from viml_hf.encoders.media_encoder import MediaEncoder, best_device
+    from viml_hf.errors import ViMLError
+    from viml_hf.retrieval.model_loading import load_model
 
-    from viml_hf.encoders.media_encoder import best_device
-    from viml_hf.errors import ViMLError, in_one_line
-    from viml_hf.modeling.configuration_viml import ViMLConfig
-    from viml_hf.modeling.modeling_viml import ViMLModel
-    from viml_hf.retrieval.model_loading import load_encoder_and_model
-
-    config: dict[str, Any] = {}
-    if Path(name).is_dir() or name.count("/") == 1:
-        with contextlib.suppress(OSError, ValueError):  # it is no model: said below
-            config, _ = PreTrainedConfig.get_config_dict(name)
-    encoder = None
-    if config.get("model_type") == ViMLConfig.model_type:
-        try:
-            model = ViMLModel.from_pretrained(name)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ViMLError(f"{name}: its weights cannot be loaded ({in_one_line(error)})") from error
-    else:
-        encoder = load_encoder_and_model(name)
-        model = encoder.model.viml
+    loaded = load_model(name)
+    encoder = loaded if isinstance(loaded, MediaEncoder) else None
+    model: Any = loaded.model.viml if isinstance(loaded, MediaEncoder) else loaded
     for modality in ("audio", *model.config.query_modalities):
         width, expected = store.spec.widths[modality], model.config.base_feature_dim(modality)
         if width != expected:

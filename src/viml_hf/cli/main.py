@@ -10,6 +10,7 @@ from viml_hf.cli import (
     demo,
     describe,
     evaluate,
+    export,
     extract,
     import_yt8m,
     index,
@@ -34,6 +35,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "index": index,
     "recommend": recommend,
+    "export": export,
     "publish": publish,
 }
 

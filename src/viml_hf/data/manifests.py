@@ -26,10 +26,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from viml_hf.data.media_files import AUDIO_SUFFIXES, suffix_of
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.features.media_item import MediaItem
 from viml_hf.processing.media import printable
+from viml_hf.processing.media_files import AUDIO_SUFFIXES, suffix_of
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 FILE_COLUMNS = ("file_name", "video", "path")  # the first that a row has; the others are kept as fields

@@ -14,11 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from viml_hf.data.manifests import FILE_COLUMNS, SOUND_COLUMNS, Placed, parse_row
-from viml_hf.data.media_files import AUDIO_SUFFIXES, suffix_of
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.features.media_item import MediaItem
+from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.processing.media import printable
-from viml_hf.processing.segments import CLIP_SEGMENTS, SEGMENT_SECONDS
+from viml_hf.processing.media_files import AUDIO_SUFFIXES, suffix_of
+from viml_hf.processing.segments import SEGMENT_SECONDS
 
 COLUMNS = ("video_id", "start", "end", "text")
 CLIP_SECONDS = CLIP_SEGMENTS * SEGMENT_SECONDS

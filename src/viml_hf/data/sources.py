@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from viml_hf.data.manifests import MANIFEST_SUFFIXES, Placed, parse_row, read_manifest
-from viml_hf.data.media_files import MEDIA_SUFFIXES, find_media_files, suffix_of
 from viml_hf.data.musictextclips import is_musictextclips, read_musictextclips
 from viml_hf.errors import ViMLError
 from viml_hf.features.media_item import MediaItem
 from viml_hf.processing.media import printable
+from viml_hf.processing.media_files import MEDIA_SUFFIXES, find_media_files, suffix_of
 
 _MEDIA = " ".join(sorted(MEDIA_SUFFIXES))
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")

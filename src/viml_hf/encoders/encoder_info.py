@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import ModelCard, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from transformers import PreTrainedModel
 
-from viml_hf.modeling.encoder_names import parse_encoder_name
+from viml_hf.modeling.encoder_names import cached_revision, parse_encoder_name
 from viml_hf.modeling.frozen_encoders import encoder_width, weights_dtype
 from viml_hf.processing.encoder_inputs import window_samples
 from viml_hf.processing.processing_viml import ViMLProcessor
@@ -143,11 +143,9 @@ def revision_of(name: str, **kwargs: Any) -> str | None:
         True
     """
     parsed = parse_encoder_name(name)
-    if parsed.hub_id is None or Path(parsed.hub_id).is_dir():
+    if parsed.hub_id is None:
         return None
-    revision = parsed.revision or kwargs.get("revision")
-    config = try_to_load_from_cache(parsed.hub_id, "config.json", cache_dir=kwargs.get("cache_dir"), revision=revision)
-    return Path(config).parent.name if isinstance(config, str) else None  # the cache has a folder per commit
+    return cached_revision(parsed.hub_id, parsed.revision or kwargs.get("revision"), kwargs.get("cache_dir"))
 
 
 def _stated_licence(card: Path) -> str | None:

@@ -16,6 +16,7 @@ from viml_hf.hub.card_facts import TRAINING_FILE, CardFacts, OwnerFacts, gather_
 from viml_hf.hub.code import CODE_FOLDER, add_code
 from viml_hf.hub.evaluation_results import EVAL_RESULTS_FOLDER, EVALUATION_FILE, benchmark_files
 from viml_hf.hub.model_card import render_card
+from viml_hf.hub.sentence_transformers_files import save_for_sentence_transformers
 from viml_hf.hub.uploading import CARD_FILE, check_repo_id, commit_files
 from viml_hf.modeling.configuration_viml import ViMLForMusicRetrievalConfig
 
@@ -98,6 +99,8 @@ def plan_publication(
         _drop_pointers(Path(staging) / "config.json")
         if with_code:
             add_code(staging)
+        if facts.whole:
+            save_for_sentence_transformers(staging)
         made = sorted(path for path in Path(staging).rglob("*") if path.is_file())
         files |= {path.relative_to(staging).as_posix(): path.read_bytes() for path in made}
     for name in FACTS:

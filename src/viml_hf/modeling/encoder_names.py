@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+
 # What a name needs the checkpoint's model type to begin with, and the checkpoint taken when none is named.
 FAMILIES: dict[str, tuple[str, str | None]] = {
     "clip": ("clip", "openai/clip-vit-base-patch32"),
@@ -107,6 +109,14 @@ def locate_encoder(encoder: str, kwargs: dict[str, Any]) -> tuple[str | None, di
             "give a model that transformers has."
         )
     return parsed.hub_id, {**kept, "revision": parsed.revision} if parsed.revision else kept
+
+
+def cached_revision(hub_id: str, revision: str | None = None, cache_dir: str | None = None) -> str | None:
+    """The commit of a checkpoint that was loaded from the Hub; `None` for a folder."""
+    if Path(hub_id).is_dir():
+        return None
+    config = try_to_load_from_cache(hub_id, "config.json", cache_dir=cache_dir, revision=revision)
+    return Path(config).parent.name if isinstance(config, str) else None  # the cache has a folder per commit
 
 
 @contextmanager

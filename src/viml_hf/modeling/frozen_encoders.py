@@ -16,7 +16,7 @@ from .configuration_descriptors import (
     ViMLTextDescriptorsConfig,
     ViMLVideoDescriptorsConfig,
 )
-from .encoder_names import FAMILIES, loading, locate_encoder, parse_encoder_name
+from .encoder_names import FAMILIES, cached_revision, loading, locate_encoder, parse_encoder_name
 from .modeling_deepsim import DeepSimModel
 from .modeling_descriptors import (
     DESCRIPTOR_MODELS,
@@ -132,11 +132,11 @@ def load_encoder(modality: str, encoder: str | PreTrainedModel, **kwargs: Any) -
     return model
 
 
-def encoder_source(name: str, encoder: PreTrainedModel) -> dict[str, str]:
-    """Where a named encoder came from: its name, and its commit on the Hub. Of a folder nothing but its own name.
+def encoder_source(name: str, **kwargs: Any) -> dict[str, str]:
+    """Where a loaded encoder came from: its name, and its commit on the Hub. Of a folder nothing but its own name.
 
     Example:
-        >>> encoder_source("descriptors", load_encoder("text", "descriptors"))
+        >>> encoder_source("descriptors")
         {'name': 'descriptors'}
     """
     parsed = parse_encoder_name(name)
@@ -145,7 +145,7 @@ def encoder_source(name: str, encoder: PreTrainedModel) -> dict[str, str]:
     if Path(parsed.hub_id).is_dir():
         return {"name": Path(parsed.hub_id).resolve().name}  # a model that is given away tells no paths
     source = {"name": f"{parsed.name}:{parsed.hub_id}"}
-    revision = getattr(encoder.config, "_commit_hash", None) or parsed.revision
+    revision = cached_revision(parsed.hub_id, parsed.revision or kwargs.get("revision"), kwargs.get("cache_dir"))
     return source | ({"revision": revision} if revision else {})
 
 

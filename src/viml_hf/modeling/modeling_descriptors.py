@@ -217,9 +217,9 @@ class ViMLAudioDescriptors(ViMLDescriptors):
         level = (strength - masked_moments(strength[..., None], pairs)[0]) * pairs
         energy = level.square().sum(1).clamp(min=1e-6)
         frames_per_minute = 60 * self.config.sampling_rate / self.config.hop_length
-        beats = 40 * (220 / 40) ** (torch.arange(50) / 49)
+        beats = [40 * (220 / 40) ** (step / 49) for step in range(50)]
         tempo = []
-        for lag in (frames_per_minute / beats).round().long().tolist():
+        for lag in (round(frames_per_minute / beat) for beat in beats):
             inside = lag < level.shape[1]
             product = (level[:, lag:] * level[:, : level.shape[1] - lag]).sum(1) if inside else 0 * energy
             tempo.append(product / energy)

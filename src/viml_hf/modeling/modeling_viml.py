@@ -288,7 +288,7 @@ class ViMLModel(ViMLPreTrainedModel):
                 "queries are made of (config.query_modalities)."
             )
         if video is not None and text is not None:
-            rows = len(video.pooler_output), len(text.pooler_output)
+            rows = video.pooler_output.shape[0], text.pooler_output.shape[0]  # len() would fix them in an export
             if rows[0] != rows[1] and 1 not in rows:
                 raise ValueError(
                     f"video_features has {rows[0]} rows, but text_features has {rows[1]}: give as many of both, or one "

@@ -1,5 +1,6 @@
 """`ViMLForMusicRetrieval`: ViML with its frozen base encoders inside, from frames, tokens and sound to a ranking."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
+from .clip_windows import CLIP_SEGMENTS, windows
 from .configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
 from .encoder_names import loading, locate_encoder
 from .frozen_encoders import (
@@ -114,7 +116,7 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
             f"{modality}_encoder_config": encoder.config for modality, encoder in encoders.items()
         }
         sources = {
-            modality: encoder_source(name, encoders[modality])
+            modality: encoder_source(name, **kwargs)
             for modality, name in zip(MODALITIES, (video, text, audio), strict=True)
             if isinstance(name, str)
         }
@@ -236,7 +238,8 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoders):
             features = encode_text_tokens(self.text_encoder, input_ids, text_attention_mask)
-        return self._segment_features(features, (len(input_ids), 1), text_attention_mask.bool().any(1, keepdim=True))
+        mask = text_attention_mask.bool().any(1, keepdim=True)
+        return self._segment_features(features, (input_ids.shape[0], 1), mask)  # len() would fix it in an export
 
     def get_audio_base_features(
         self,
@@ -318,6 +321,65 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         )
         return self.viml.get_audio_features(features, mask, **kwargs)
 
+    def embed_query(
+        self,
+        pixel_values: Tensor | None = None,
+        frame_attention_mask: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        text_attention_mask: Tensor | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Embed queries whose videos may be of any length: the mean of a long one's windows of 30 s, as it was trained.
+
+        Of videos of up to 30 s it is `get_query_features`, of any it is the query of `viml_hf.Recommender`.
+
+        Args:
+            pixel_values: `(batch, segments, frames, 3, height, width)`, segments of 10 s.
+            frame_attention_mask: `(batch, segments, frames)`.
+            input_ids: `(batch, length)`.
+            text_attention_mask: `(batch, length)`; a row of zeros = no text.
+
+        Returns:
+            `pooler_output` is the embedding, `(batch, projection_dim)` float32, L2-normalised.
+        """
+        query = self._query_base_features(pixel_values, frame_attention_mask, input_ids, text_attention_mask)
+        if pixel_values is None:
+            return self.viml.get_query_features(**query)
+        rows, mask = query.pop("video_features"), query.pop("video_attention_mask")
+
+        def embed(item: int, window: Tensor, valid: Tensor | None) -> Tensor:
+            text = {name: value[item, None] for name, value in query.items()}
+            output = self.viml.get_query_features(video_features=window, video_attention_mask=valid, **text)
+            return output.pooler_output[0]
+
+        return BaseModelOutputWithPooling(pooler_output=_embed_windows(rows, mask, CLIP_SEGMENTS, embed))
+
+    def embed_music(
+        self,
+        input_features: Tensor,
+        audio_segment_mask: Tensor | None = None,
+        audio_frame_mask: Tensor | None = None,
+        audio_window_mask: Tensor | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Embed music of any length: the mean of a long track's windows of 30 s, hop 10 s, as an index holds them.
+
+        Args:
+            input_features: As for `get_audio_features`.
+            audio_segment_mask: `(batch, segments)`.
+            audio_frame_mask: `(batch, segments, time)`.
+            audio_window_mask: `(batch, segments, windows)`.
+
+        Returns:
+            `pooler_output` is the embedding, `(batch, projection_dim)` float32, L2-normalised.
+        """
+        rows, mask = self.get_audio_base_features(
+            input_features, audio_segment_mask, audio_frame_mask, audio_window_mask
+        )
+
+        def embed(item: int, window: Tensor, valid: Tensor | None) -> Tensor:
+            return self.viml.get_audio_features(window, valid).pooler_output[0]
+
+        return BaseModelOutputWithPooling(pooler_output=_embed_windows(rows, mask, 1, embed))
+
     def _query_base_features(
         self,
         pixel_values: Tensor | None,
@@ -378,6 +440,25 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
                 input_features, audio_segment_mask, audio_frame_mask, audio_window_mask
             )
         return self.viml(**inputs, sample_weights=sample_weights, return_loss=return_loss, **kwargs)
+
+
+def _embed_windows(
+    rows: Tensor, mask: Tensor, hop: int, embed: Callable[[int, Tensor, Tensor | None], Tensor]
+) -> Tensor:
+    """Embeddings `(batch, dim)` of items: the L2-normalised mean over the clips of each one's valid rows.
+
+    `embed` gives that of an item's clip `(1, segments, dim)`, with a mask of zeros if the item has no valid row.
+    """
+    found = []
+    for item, valid in enumerate(mask.bool()):
+        track = rows[item, valid]
+        if not len(track):
+            found.append(embed(item, rows[item : item + 1, :1], mask[item : item + 1, :1]))
+            continue
+        spans = windows(len(track), CLIP_SEGMENTS, hop)
+        embeds = torch.stack([embed(item, track[None, first:stop], None) for first, stop in spans])
+        found.append(embeds[0] if len(embeds) == 1 else nn.functional.normalize(embeds.mean(0), dim=0))
+    return torch.stack(found)
 
 
 def _masked_mean(embeds: Tensor, mask: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from viml_hf.processing.encoder_inputs import (
 )
 from viml_hf.processing.frames import preprocess_frames, short_side
 from viml_hf.processing.media import MediaSegment, iter_segments
+from viml_hf.processing.media_files import MEDIA_SUFFIXES, suffix_of
 from viml_hf.processing.segments import FRAMES_PER_SECOND, sample_frames, window_starts
 from viml_hf.processing.video_decoding import iter_video_segments
 
@@ -132,7 +133,8 @@ class ViMLProcessor(HubUploadMixin, ProcessorMixin):
             text: One text or a list; `None` or `""` inside a list = no text.
             audio: One piece of music or a list: a path, the bytes of a file, or a waveform `(samples,)` or
                 `(channels, samples)` in [-1, 1] with its rate in `sampling_rate=` (Hz). It is resampled.
-            kwargs: `sampling_rate`, `fps`, and options of the tokenizer and of the image processor.
+            kwargs: `sampling_rate`, `fps` or `video_metadata` (with the `fps` of each video), and options of the
+                tokenizer and of the image processor.
 
         Returns:
             Tensors as in the table above.
@@ -236,11 +238,12 @@ class ViMLProcessor(HubUploadMixin, ProcessorMixin):
         return features, torch.ones(len(features), dtype=torch.long) if mask is None else mask[0]
 
     def _process_video_batch(self, videos: list[Video], options: dict[str, Any]) -> dict[str, Tensor]:
-        fps = options.pop("fps", None)
+        fps, metadata = options.pop("fps", None), options.pop("video_metadata", None)
+        rates = [_frame_rate(one) or fps for one in metadata] if metadata else [fps] * len(videos)
         image_processor = _with_options(self.image_processor, options)
         rows = [
-            [self.prepare_frames(s.data, image_processor) for s in _not_too_many(self.video_segments(video, fps))]
-            for video in videos
+            [self.prepare_frames(s.data, image_processor) for s in _not_too_many(self.video_segments(video, rate))]
+            for video, rate in zip(videos, rates, strict=True)
         ]
         pixel_values, mask = _stack_segments(rows)
         return {"pixel_values": pixel_values, "frame_attention_mask": mask}
@@ -249,6 +252,10 @@ class ViMLProcessor(HubUploadMixin, ProcessorMixin):
         texts = [text] if isinstance(text, str) else list(text or [])
         if not all(t is None or isinstance(t, str) for t in texts):
             raise ValueError(f"text={text!r}: give a string, or a list of strings and None.")
+        for path in texts:
+            # Other libraries take a path for a text if they do not know its suffix.
+            if path and suffix_of(path) in MEDIA_SUFFIXES and os.path.isfile(path):
+                raise ValueError(f"text={path!r} is a media file: give it as videos= or audio=.")
         options = {**self.text_padding, "truncation": True, **options, "return_tensors": "pt"}
         if options["padding"] is False and len(texts) > 1:
             options["padding"] = True
@@ -273,6 +280,11 @@ class ViMLProcessor(HubUploadMixin, ProcessorMixin):
             masks = [[mask for _, mask in track if mask is not None] for track in prepared]
             data["audio_frame_mask"] = _stack_segments(masks)[0].long()
         return BatchFeature(data)
+
+
+def _frame_rate(metadata: Any) -> float | None:
+    """Frames per second by the metadata of a video, a dict or an object; `None` where they do not say."""
+    return metadata.get("fps") if isinstance(metadata, dict) else getattr(metadata, "fps", None)
 
 
 def _extract(extractor: Any, waveform: np.ndarray) -> tuple[Tensor, Tensor | None]:

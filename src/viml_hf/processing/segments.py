@@ -11,7 +11,6 @@ from viml_hf.errors import ViMLError
 SEGMENT_SECONDS = 10.0
 MIN_TAIL_SECONDS = 2.0  # a last segment shorter than this joins its predecessor
 FRAMES_PER_SECOND = 6
-CLIP_SEGMENTS = 3  # a clip is 30 s
 TIMESTAMP_TOLERANCE = 0.001  # seconds; WebM and FLV round every timestamp to a millisecond
 
 FrameT = TypeVar("FrameT")
@@ -87,38 +86,6 @@ def _take(held: deque[np.ndarray], length: int) -> np.ndarray:
             held.appendleft(chunk[length:])
         length -= len(parts[-1])
     return np.concatenate(parts)
-
-
-def windows(num_segments: int, size: int = CLIP_SEGMENTS, hop: int = 1) -> list[tuple[int, int]]:
-    """Places clips over a track: windows of `size` segments, one every `hop` segments.
-
-    Args:
-        num_segments: Segments of the track.
-        size: Segments of a window; 3 are a 30 s clip.
-        hop: Segments from one window's start to the next.
-
-    Returns:
-        Row ranges `(first, last + 1)`. A shorter track is one window of all its rows, a track without segments has
-        none, and where the hop leaves rows over, one more window ends with the last row.
-
-    Raises:
-        ViMLError: If `size` or `hop` is below 1.
-
-    Example:
-        >>> windows(5)
-        [(0, 3), (1, 4), (2, 5)]
-        >>> windows(6, hop=2)
-        [(0, 3), (2, 5), (3, 6)]
-    """
-    if size < 1 or hop < 1:
-        raise ViMLError(f"size={size}, hop={hop}: both count segments; give 1 or more")
-    if num_segments <= 0:
-        return []
-    last_start = max(num_segments - size, 0)
-    starts = list(range(0, last_start + 1, hop))
-    if starts[-1] < last_start:
-        starts.append(last_start)
-    return [(start, min(start + size, num_segments)) for start in starts]
 
 
 def window_starts(length: int, window: int) -> list[int]:

@@ -1,5 +1,6 @@
 """Loading a saved model with its processor, and telling one model from another."""
 
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -7,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from transformers import PreTrainedConfig
 
 from viml_hf.encoders.media_encoder import MediaEncoder
-from viml_hf.errors import ViMLError
+from viml_hf.errors import ViMLError, in_one_line
+from viml_hf.modeling.configuration_viml import ViMLConfig
+from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 from viml_hf.processing.processing_viml import ViMLProcessor
 
@@ -58,6 +62,25 @@ def load_encoder_and_model(
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ViMLError(f"{name}: not a saved ViML model with its processor ({reason})") from error
     return MediaEncoder(loaded.to(device), processor, threads=threads)
+
+
+def load_model(name: str | Path) -> ViMLModel | MediaEncoder:
+    """Load a model folder or Hub repo, be it heads alone or with encoders.
+
+    Raises:
+        ViMLError: There is no such model.
+    """
+    name = str(name)
+    config: dict[str, Any] = {}
+    if Path(name).is_dir() or name.count("/") == 1:
+        with contextlib.suppress(OSError, ValueError):  # it is no model: said below
+            config, _ = PreTrainedConfig.get_config_dict(name)
+    if config.get("model_type") != ViMLConfig.model_type:
+        return load_encoder_and_model(name)
+    try:
+        return ViMLModel.from_pretrained(name)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ViMLError(f"{name}: its weights cannot be loaded ({in_one_line(error)})") from error
 
 
 def fingerprint(encoder: MediaEncoder) -> str:

@@ -9,8 +9,8 @@ import torch
 
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
+from viml_hf.modeling.clip_windows import CLIP_SEGMENTS, windows
 from viml_hf.processing.processing_viml import Video
-from viml_hf.processing.segments import CLIP_SEGMENTS, windows
 from viml_hf.retrieval.index import MusicIndex
 from viml_hf.retrieval.model_loading import fingerprint, load_encoder_and_model
 

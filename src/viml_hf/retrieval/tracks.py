@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from viml_hf.data.media_files import MEDIA_SUFFIXES, find_media_files
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
 from viml_hf.features.media_item import MediaItem, extract_one
+from viml_hf.modeling.clip_windows import CLIP_SEGMENTS, windows
 from viml_hf.processing.media import printable
-from viml_hf.processing.segments import CLIP_SEGMENTS, segment_bounds, windows
+from viml_hf.processing.media_files import MEDIA_SUFFIXES, find_media_files
+from viml_hf.processing.segments import segment_bounds
 from viml_hf.retrieval.index import MusicIndex, Track, Window, aligned
 from viml_hf.retrieval.model_loading import fingerprint
 

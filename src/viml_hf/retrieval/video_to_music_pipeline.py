@@ -14,10 +14,10 @@ from torch.utils.data import IterableDataset
 from transformers import Pipeline, PreTrainedModel
 from transformers.utils import logging
 
-from viml_hf.data.media_files import MEDIA_SUFFIXES
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
 from viml_hf.modeling.configuration_viml import ViMLForMusicRetrievalConfig
+from viml_hf.processing.media_files import MEDIA_SUFFIXES
 from viml_hf.processing.processing_viml import Video, ViMLProcessor
 from viml_hf.retrieval.index import INDEX_FILE, MusicIndex
 from viml_hf.retrieval.recommender import Recommendation, Recommender

@@ -19,13 +19,14 @@ from torch import Tensor
 from transformers import ClapModel, ClapProcessor, PreTrainedConfig
 
 from viml_hf.errors import ViMLError
+from viml_hf.modeling.clip_windows import CLIP_SEGMENTS, windows
 from viml_hf.modeling.encoder_names import loading, locate_encoder
 from viml_hf.modeling.modeling_deepsim import DeepSimForMusicTagging
 from viml_hf.modeling.modeling_mel_statistics import MelStatisticsForMusicTagging
 from viml_hf.processing.audio_decoding import iter_audio_segments, resample
 from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor
 from viml_hf.processing.media import MediaSegment, MediaSource, iter_segments
-from viml_hf.processing.segments import CLIP_SEGMENTS, window_starts, windows
+from viml_hf.processing.segments import window_starts
 from viml_hf.synthesis.tag_vocabulary import TagVocabulary
 from viml_hf.synthesis.track_tags import TrackTags
 

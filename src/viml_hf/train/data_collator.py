@@ -10,7 +10,7 @@ from torch import Tensor
 
 from viml_hf.errors import ViMLError
 from viml_hf.features.store import RowRange, Store
-from viml_hf.processing.segments import CLIP_SEGMENTS
+from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.train.dataset import StoreExample
 
 

@@ -12,9 +12,9 @@ from viml_hf.errors import ViMLError
 from viml_hf.evaluation.pools import Pool, make_pools, pools_from_groups
 from viml_hf.evaluation.ranks import retrieval_ranks
 from viml_hf.features.store import Store, StoreItem
+from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.modeling.modeling_viml_towers import masked_mean
-from viml_hf.processing.segments import CLIP_SEGMENTS
 from viml_hf.train.data_collator import ViMLDataCollator
 from viml_hf.train.dataset import StoreDataset
 from viml_hf.train.training import split_items

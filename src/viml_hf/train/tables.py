@@ -20,8 +20,8 @@ from viml_hf.evaluation.statistics import Interval, metric_intervals
 from viml_hf.features.checksums import digest
 from viml_hf.features.named_texts import names_of_texts
 from viml_hf.features.store import Store, StoreItem
+from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.modeling.modeling_viml import ViMLModel
-from viml_hf.processing.segments import CLIP_SEGMENTS
 from viml_hf.train.recipes import load_recipe
 from viml_hf.train.store_evaluation import can_be_ranked, embed_items, mean_features, pools_of
 from viml_hf.train.table_definitions import COLUMNS, DROPOUT_RATES, Row, System, Table, without_clips

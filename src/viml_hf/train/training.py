@@ -18,12 +18,13 @@ from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.features.checksums import digest
 from viml_hf.features.store import Store, StoreItem
+from viml_hf.hub.sentence_transformers_files import save_for_sentence_transformers
+from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.modeling.configuration_viml import ViMLConfig
 from viml_hf.modeling.encoder_names import is_published_features
 from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 from viml_hf.processing.processing_viml import ViMLProcessor
-from viml_hf.processing.segments import CLIP_SEGMENTS
 from viml_hf.train.data_collator import ViMLDataCollator
 from viml_hf.train.dataset import EpochCallback, StoreDataset
 from viml_hf.train.metrics import make_compute_metrics
@@ -420,3 +421,4 @@ def save_retrieval_model(viml: ViMLModel, store: Store, output: str | Path) -> N
             source["licence"] = licence
     model.save_pretrained(output)
     processor.save_pretrained(output)
+    save_for_sentence_transformers(output)

@@ -1,0 +1,84 @@
+"""The files by which `SentenceTransformer(folder)` opens a saved model. Writing them does not need that library."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from viml_hf.errors import ViMLError
+from viml_hf.modeling.configuration_viml import ViMLForMusicRetrievalConfig
+
+MODULE = "sentence_transformers.base.modules.transformer.Transformer"
+
+
+def save_for_sentence_transformers(folder: str | Path) -> None:
+    """Write into a saved model's folder what sentence-transformers reads; the model's own files stay.
+
+    `viml train` and `viml publish` do it. After `import viml_hf`, `SentenceTransformer(folder)` then opens it, without
+    `trust_remote_code`, since the module is one that sentence-transformers has for any model. Queries (texts, videos,
+    and both in one) and music, of any length, get the embeddings of [`ViMLForMusicRetrieval.embed_query`] and
+    `embed_music`. That module has limits: it knows paths by few suffixes (of others give `{"audio": "song.m4a"}`),
+    takes one sampling rate per batch, and leaves a prompt out where there is a video.
+    `viml_hf.adapters.sentence_transformer` has a module without these.
+
+    Args:
+        folder: Made by `viml train` or `save_pretrained`, with the processor.
+
+    Raises:
+        ViMLError: The folder holds no `ViMLForMusicRetrieval` with its processor.
+
+    Example:
+        >>> import tempfile
+        >>> from viml_hf import ViMLForMusicRetrieval, ViMLProcessor
+        >>> folder = tempfile.mkdtemp()
+        >>> small = {"hidden_size": 16, "projection_dim": 16, "num_attention_heads": 2}
+        >>> ViMLForMusicRetrieval.from_encoders(**small).save_pretrained(folder)
+        >>> _ = ViMLProcessor.from_encoders().save_pretrained(folder)
+        >>> save_for_sentence_transformers(folder)
+        >>> sorted(path.name for path in Path(folder).glob("*modules.json"))
+        ['modules.json']
+    """
+    folder = Path(folder)
+    path, has_processor = folder / "config.json", (folder / "processor_config.json").is_file()
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if config.get("model_type") != ViMLForMusicRetrievalConfig.model_type or not has_processor:
+        raise ViMLError(
+            f"{folder}: not a saved ViMLForMusicRetrieval with its processor; save both there with save_pretrained"
+        )
+    files: dict[str, Any] = {
+        "config_sentence_transformers.json": {
+            "model_type": "SentenceTransformer",
+            "similarity_fn_name": "cosine",
+        },
+        "modules.json": [{"idx": 0, "name": "0", "path": "", "type": MODULE}],
+        "sentence_bert_config.json": {
+            "transformer_task": "feature-extraction",
+            "modality_config": _methods(ViMLForMusicRetrievalConfig.from_pretrained(folder)),
+            "module_output_name": "sentence_embedding",
+        },
+    }
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def taken_modalities(config: ViMLForMusicRetrievalConfig) -> list[Literal["text", "video", "audio"]]:
+    """What a model takes by itself: `"text"` and `"video"` as its queries are made, `"audio"` always."""
+    queries: list[Literal["text", "video"]] = ["text", "video"]
+    heads: Any = config.viml_config
+    return [*(name for name in queries if name in heads.query_modalities), "audio"]
+
+
+def input_modalities(config: ViMLForMusicRetrievalConfig) -> list[Any]:
+    """What may be an input: modalities by name, and `("text", "video")` for both in one."""
+    names = taken_modalities(config)
+    return [*names, ("text", "video")] if {"text", "video"} <= set(names) else names
+
+
+def _methods(config: ViMLForMusicRetrievalConfig) -> dict[str, dict[str, str]]:
+    """Which of the model's methods embeds what."""
+    return {
+        "+".join(one) if isinstance(one, tuple) else one: {
+            "method": "embed_music" if one == "audio" else "embed_query",
+            "method_output_name": "pooler_output",
+        }
+        for one in input_modalities(config)
+    }

@@ -1,0 +1,35 @@
+"""Where clips of 30 s lie in a longer video or track."""
+
+CLIP_SEGMENTS = 3  # of 10 s
+
+
+def windows(num_segments: int, size: int = CLIP_SEGMENTS, hop: int = 1) -> list[tuple[int, int]]:
+    """Places clips over a track: windows of `size` segments, one every `hop` segments.
+
+    Args:
+        num_segments: Segments of the track.
+        size: Segments of a window; 3 are a 30 s clip.
+        hop: Segments from one window's start to the next.
+
+    Returns:
+        Row ranges `(first, last + 1)`. A shorter track is one window of all its rows, a track without segments has
+        none, and where the hop leaves rows over, one more window ends with the last row.
+
+    Raises:
+        ValueError: If `size` or `hop` is below 1.
+
+    Example:
+        >>> windows(5)
+        [(0, 3), (1, 4), (2, 5)]
+        >>> windows(6, hop=2)
+        [(0, 3), (2, 5), (3, 6)]
+    """
+    if size < 1 or hop < 1:
+        raise ValueError(f"size={size}, hop={hop}: both count segments; give 1 or more")
+    if num_segments <= 0:
+        return []
+    last_start = max(num_segments - size, 0)
+    starts = list(range(0, last_start + 1, hop))
+    if starts[-1] < last_start:
+        starts.append(last_start)
+    return [(start, min(start + size, num_segments)) for start in starts]
