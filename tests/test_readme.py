@@ -27,19 +27,33 @@ def test_recommend_snippet(demo, capsys):  # noqa: F811
         assert all(form.fullmatch(line) for line in lines), lines
 
 
-def test_encoder_snippet_and_saving_with_code(tmp_path, monkeypatch):
-    names = re.search(r"names = (\{.*\})", PYTHON[1]).group(1)
-    for name in eval(names).values():
-        assert parse_encoder_name(name).hub_id
+@pytest.fixture
+def media(tmp_path, monkeypatch):
+    """The files that the snippets name, in the current folder."""
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "clip.mp4", 30)
     for name in ("a.mp3", "b.mp3"):
         write_audio(tmp_path / name, sine(440, 2, 22050), 22050, codec="libmp3lame")
+    return tmp_path
+
+
+def test_encoder_snippet_and_saving_with_code(media):
+    names = re.search(r"names = (\{.*\})", PYTHON[1]).group(1)
+    for name in eval(names).values():
+        assert parse_encoder_name(name).hub_id
     variables = {}
     exec(compile(PYTHON[1].replace(names, "{}"), "README.md", "exec"), variables)
     assert variables["output"].logits_per_query.shape == (1, 2)
     exec(compile(PYTHON[2], "README.md", "exec"), variables)
-    assert (tmp_path / "my-model" / "code" / "modeling_viml.py").exists()
+    assert (media / "my-model" / "code" / "modeling_viml.py").exists()
+
+
+def test_sentence_transformers_snippet(demo, media, capsys):  # noqa: F811
+    pytest.importorskip("sentence_transformers", reason="needs the extra sentence-transformers")
+    variables = {}
+    exec(compile(PYTHON[3].replace("viml-demo", str(demo)), "README.md", "exec"), variables)
+    assert variables["queries"].shape == (1, 256)
+    assert capsys.readouterr().out.count("0.") == 2
 
 
 def test_every_path_exists():

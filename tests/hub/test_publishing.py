@@ -413,6 +413,7 @@ def test_a_trainer_that_pushes(connected_hub, tmp_path):
     )
     trainer.train()
     trainer.push_to_hub(dataset="tester/data", license="mit", tags="mine")
+    assert not [name for name in connected_hub.repos[ID].files if name.endswith((".bin", ".pt"))]
     card = ModelCard.load(ID)
     assert (card.data.license, card.data.datasets) == ("mit", ["tester/data"])
     assert "mine" in card.data.tags

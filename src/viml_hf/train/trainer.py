@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 from transformers import Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from viml_hf.hub.card_facts import OwnerFacts, facts_of_model
 from viml_hf.hub.model_card import render_card
@@ -53,6 +54,11 @@ class ViMLTrainer(Trainer):
         card = render_card(replace(facts, training=self._training_facts()), tags=_as_tuple(tags))
         (Path(str(self.args.output_dir)) / "README.md").write_text(card, encoding="utf-8")
         return None
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save the model without the arguments as a pickle, which nobody reads and which would be pushed too."""
+        super()._save(output_dir, state_dict)
+        Path(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _training_facts(self) -> dict[str, Any]:
         """What `write_training_facts` notes, as far as a Trainer knows it."""
