@@ -51,7 +51,7 @@ def register_auto_classes() -> None:
 
 def _push_to_hub(part: Any, repo_id: str, **kwargs: Any) -> Any:
     """Upload a model, with a card, or a processor. What writes cards is loaded when it is needed."""
-    from viml_hf.hub.uploading import push_part
+    from viml_hf.hub.pushing import push_part
 
     return push_part(part, repo_id, **kwargs)
 

@@ -206,10 +206,10 @@ def test_kept_results_are_those_printed_and_lead_to_the_card(evaluate, figures, 
     printed = json.loads(out)
     assert (status, printed["rows"]) == (0, figures(*words, model=model)["rows"])
     assert err == f"kept in {target}/evaluation.json\n"
-    evaluate("--save", "--pool-size", 5, "--dataset", "me/bench:clips", model=target)
+    evaluate("--save", "--pool-size", 5, "--benchmark", "me/bench:clips", model=target)
     evaluate(*words, "--save", "--seed", 1, model=target)
     bench, kept = gather_facts(target, "me/model").results
-    assert (bench["dataset"], list(bench["rows"])) == ({"id": "me/bench", "task": "clips"}, ["video+text"])
+    assert (bench["benchmark"], list(bench["rows"])) == ({"id": "me/bench", "task": "clips"}, ["video+text"])
     assert (kept["store"], kept["texts"], kept["seed"], list(kept["rows"])) == ("store", "mine", 1, ["video", "text"])
     assert {name: kept[name] for name in ("items", "queries", "pools", "left_out")} == {
         name: printed[name] for name in ("items", "queries", "pools", "left_out")
@@ -258,8 +258,8 @@ def refusal(outcome):
         (["--plot", "recall.svg"], {}, "ends in .png"),
         (["--batch-size", 0], {}, "batch_size=0"),
         (["--save"], {"model": "nowhere"}, "nowhere is no folder to keep the figures in"),
-        (["--dataset", "me/bench"], {}, "--dataset me/bench: give --save too"),
-        (["--dataset", "bench", "--save"], {}, "dataset 'bench': give OWNER/NAME"),
+        (["--benchmark", "me/bench"], {}, "--benchmark me/bench: give --save too"),
+        (["--benchmark", "bench", "--save"], {}, "benchmark 'bench': give OWNER/NAME"),
         ([], {"model": "nowhere"}, "no such model folder"),
         ([], {"model": "store"}, "not a saved ViML model"),
     ],

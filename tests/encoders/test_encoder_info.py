@@ -206,6 +206,11 @@ def test_without_a_card_known_licences_count(tmp_path, no_network):
     [
         *(("cc-by-nc-4.0", True), ("CC-BY-NC-SA-4.0", True), ("fair-noncommercial-research-license", True)),
         *(("mit, cc-by-nc-4.0", True), ("apache-2.0", False), ("cc-by-4.0", False), ("other", False), (None, False)),
+        *(("CC BY NC 4.0", True), ("cc_by_nc_4.0", True), ("CC BY-NC4.0", True), ("non commercial", True)),
+        *(("Non_Commercial use", True), ("NonCommercial", True), ("noncommercial-only", True), ("apple-amlr", True)),
+        *(("research-only", True), ("For Research Use", True), ("intel-research", True), ("Academic", True)),
+        *(("bsd-3-clause", False), ("ncsa", False), ("cc-by-ncsa", False), ("afl-3.0", False), ("", False)),
+        *(("Academic Free License v3.0", False), ("commercial", False), ("etalab-2.0", False), ("isc", False)),
     ],
 )
 def test_non_commercial_licences_are_known_by_their_names(licence, non_commercial):

@@ -1,15 +1,28 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from tests.hub.cards import result
 from tests.modeling.tiny import HEADS, tiny_model
-from viml_hf import DeepSimConfig, DeepSimModel, ViMLConfig, ViMLError, ViMLForMusicRetrieval, ViMLModel
-from viml_hf.hub.card_facts import OwnerFacts, facts_of_model, gather_facts
+from viml_hf import (
+    DeepSimConfig,
+    DeepSimModel,
+    Store,
+    StoreSpec,
+    StoreWriter,
+    ViMLConfig,
+    ViMLError,
+    ViMLForMusicRetrieval,
+    ViMLModel,
+)
+from viml_hf.hub.card_facts import OwnerFacts, check_repo_id, facts_of_model, gather_facts, stated_name
 from viml_hf.hub.evaluation_results import EVALUATION_FILE, save_evaluation
+from viml_hf.train.training import TrainingSettings, write_training_facts
 
-TRAINING = {"settings": {"epochs": 2}, "store": {"video": "clip", "text": "clip", "audio": "descriptors"}}
+CLIP = "clip:openai/clip-vit-base-patch32"
+TRAINING = {"settings": {"epochs": 2}, "store": {"video": CLIP, "text": CLIP, "audio": "descriptors"}}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +58,7 @@ def test_a_folder_and_the_model_in_memory_tell_the_same(whole, tmp_path):
 
 def test_where_an_encoder_came_from_is_as_the_model_says():
     found = with_sources(
-        video={"name": "clip:openai/clip-vit-base-patch32", "revision": "abc"},
+        video={"name": CLIP, "revision": "abc"},
         text={"name": "clip"},  # a folder of this name, not the checkpoint that the name stands for
         audio={"name": "clap:x/y@main", "licence": "cc-by-nc-4.0"},
     )
@@ -74,13 +87,43 @@ def test_heads_alone_learn_of_their_encoders_from_the_training(tmp_path):
     assert (facts.encoders["audio"].name, facts.encoders["audio"].is_descriptors) == ("descriptors", True)
 
 
-def test_the_path_of_an_encoder_stays_at_home(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "models" / "minilm").mkdir(parents=True)
+def test_the_path_of_an_encoder_stays_at_home(tmp_path):
     names = {"video": "features:youtube8m", "text": "models/minilm", "audio": "deepsim:/home/me/deep"}
     facts = heads_of(tmp_path, {"store": names})
     assert [encoder.name for encoder in facts.encoders.values()] == ["features:youtube8m", "minilm", "deep"]
     assert all(encoder.hub_id is None for encoder in facts.encoders.values())
+
+
+def test_a_folder_of_encoders_is_no_repo_of_the_hub_wherever_it_is_published_from(tmp_path, monkeypatch):
+    """`encoders/myclip` could be OWNER/NAME, and `clip` is a family too."""
+    for name in ("encoders/myclip", "clip"):
+        (tmp_path / "at-home" / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "at-home")
+    names = {"video": "clip:encoders/myclip", "text": "clip", "audio": "features:youtube8m"}
+    with StoreWriter("store", StoreSpec(names, dict.fromkeys(names, 4)), np.zeros(4)):
+        pass
+    (tmp_path / "model").mkdir()
+    write_training_facts(tmp_path / "model", TrainingSettings(), Store("store"), 0, 0)
+    written = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert written["store"] == {"video": "myclip", "text": "clip", "audio": "features:youtube8m"}
+    monkeypatch.chdir(tmp_path)
+    encoders = heads_of(tmp_path / "model", written).encoders
+    assert [encoder.name for encoder in encoders.values()] == ["myclip", "clip", "features:youtube8m"]
+    assert [(encoder.hub_id, encoder.licence) for encoder in encoders.values()] == [(None, None)] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "stated"),
+    [
+        *(("descriptors", "descriptors"), ("clip", CLIP), ("clip:x/y@v1", "clip:x/y@v1"), ("x/y", "auto:x/y")),
+        *(("features:youtube8m", "features:youtube8m"), (".", "here"), ("clip:.", "here"), ("clip:../there", "there")),
+        *(("/home/me/gone", "gone"), ("deepsim:/home/me/gone/", "gone"), ("auto:models/of/mine", "mine")),
+    ],
+)
+def test_only_names_of_the_hub_and_of_published_features_are_stated_with_a_colon(tmp_path, monkeypatch, name, stated):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert stated_name(name) == stated
 
 
 def test_heads_alone_without_training_know_the_widths_of_what_they_take(tmp_path):
@@ -127,8 +170,16 @@ def test_licences_are_not_looked_up_on_the_network_unless_asked(monkeypatch):
 
 @pytest.mark.parametrize("repo_id", ["", "a/b/c", 'me/"x"', "me/../x", "/tmp/model"])
 def test_what_is_no_repo_is_refused(whole, repo_id):
-    with pytest.raises(ViMLError, match="give a repo on the Hub as OWNER/NAME"):
-        facts_of_model(whole, repo_id)
+    for refuses in (check_repo_id, lambda repo_id: facts_of_model(whole, repo_id)):
+        with pytest.raises(ViMLError, match=r"not a name on the Hub \(.*\); give OWNER/NAME"):
+            refuses(repo_id)
+
+
+def test_only_the_name_on_the_hub_needs_an_owner(whole):
+    """A Trainer that does not push calls its model by the folder's name."""
+    assert facts_of_model(whole, "model").name == "model"
+    with pytest.raises(ViMLError, match="'model': give OWNER/NAME, the owner being"):
+        check_repo_id("model")
 
 
 def test_another_model_is_refused(tmp_path):
@@ -159,7 +210,24 @@ def test_a_damaged_file_is_named(whole, tmp_path, name, content, message):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_dataset_that_the_hub_would_refuse_is_refused():
-    assert OwnerFacts(datasets=("me/data", "squad")).datasets
-    with pytest.raises(ViMLError, match="give OWNER/NAME of a dataset"):
-        OwnerFacts(datasets=("/home/me/data",))
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        *(({"datasets": (name,)}, "give OWNER/NAME of a dataset") for name in ("/home/me/data", "../data", "data")),
+        *(({"licence": name}, "as the Hub spells it, such as") for name in ("MIT", "CC BY 4.0", "mit\n# New", "")),
+        *(({"language": (name,)}, "code of 2 or 3 letters") for name in ("english", "e", "en\n", "en_GB", "")),
+    ],
+)
+def test_what_an_owner_says_and_the_hub_would_refuse_is_refused_in_one_line(said, message):
+    with pytest.raises(ViMLError, match=message) as caught:
+        OwnerFacts(**said)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_an_owner_says_is_kept_as_the_hub_spells_it():
+    said = OwnerFacts(
+        "cc-by-4.0", ("me/data", "me/my.data-2"), ("en", "yue", "pt-BR"), " Made up.\n\n## Not a section\t"
+    )
+    assert said.language == ("en", "yue", "pt-br")
+    assert said.data == "Made up. ## Not a section"
+    assert OwnerFacts(data=" \n").data is None

@@ -11,7 +11,7 @@ from viml_hf.hub.evaluation_results import (
     EVALUATION_FILE,
     benchmark_files,
     model_index,
-    parse_dataset,
+    parse_benchmark,
     read_evaluations,
     save_evaluation,
 )
@@ -28,9 +28,9 @@ def summary(**changes):
     return {**result(), "model": "somewhere/else", "store": "/home/me/stores/mine", **changes}
 
 
-def save(heads, dataset=None, **changes):
+def save(heads, benchmark=None, **changes):
     folder, model = heads
-    return save_evaluation(folder, model.config, summary(**changes), dataset)
+    return save_evaluation(folder, model.config, summary(**changes), benchmark)
 
 
 def test_what_is_kept_names_no_path_and_has_the_weights(heads):
@@ -39,7 +39,7 @@ def test_what_is_kept_names_no_path_and_has_the_weights(heads):
     (kept,) = read_evaluations(folder)
     assert (kept["store"], len(kept["weights"])) == ("mine", 64)
     assert "model" not in kept
-    assert "dataset" not in kept
+    assert "benchmark" not in kept
     assert kept["rows"] == result()["rows"]
     text = (folder / EVALUATION_FILE).read_text()
     assert "/home" not in text
@@ -90,7 +90,7 @@ def test_a_damaged_file_is_named_and_not_overwritten(heads, content):
 
 
 def test_a_benchmark_gets_one_value_per_kind_of_query_and_the_rest_goes_to_the_head():
-    bench = result(dataset={"id": "me/bench", "task": "clips"}, texts="tags")
+    bench = result(benchmark={"id": "me/bench", "task": "clips"}, texts="tags")
     rows = {"video": bench["rows"]["video+text"], **bench["rows"]}
     results = [result(), {**bench, "rows": rows}]
     files = benchmark_files(results)
@@ -116,11 +116,11 @@ def test_without_a_benchmark_there_is_no_file():
 
 
 @pytest.mark.parametrize(
-    "text", ["bench", "me/bench/more", "me/bench:", "me/bench:a b", ":clips", "https://hf.co/me/b"]
+    "text", ["bench", "me/bench/more", "me/bench:", "me/bench:a b", ":clips", "../bench", "https://hf.co/me/b"]
 )
 def test_what_is_no_dataset_on_the_hub_is_refused(text):
     with pytest.raises(ViMLError, match="give OWNER/NAME"):
-        parse_dataset(text)
+        parse_benchmark(text)
 
 
 def test_a_store_of_any_name_gives_a_dataset_type_that_the_hub_takes():

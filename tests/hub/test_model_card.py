@@ -1,6 +1,7 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from viml_hf.cli.main import main
 from viml_hf.hub.card_facts import OwnerFacts, facts_of_model, gather_facts
 from viml_hf.hub.card_snippets import snippets_of
 from viml_hf.hub.evaluation_results import save_evaluation
-from viml_hf.hub.model_card import render_card
+from viml_hf.hub.model_card import GENERATED, render_card
 
 REPO = "me/my-model"
 TRAINING = {
@@ -182,7 +183,8 @@ def test_what_is_not_known_is_left_out():
 
 def test_heads_alone_say_whose_features_they_take(tmp_path):
     ViMLModel(ViMLConfig(**HEADS)).save_pretrained(tmp_path)
-    names = {"video": "clip:openai/clip-vit-base-patch32", "text": "clip", "audio": "features:vggish"}
+    clip = "clip:openai/clip-vit-base-patch32"
+    names = {"video": clip, "text": clip, "audio": "features:vggish"}
     (tmp_path / "training.json").write_text(json.dumps({**TRAINING, "store": names}))
     card = render_card(gather_facts(tmp_path, REPO))
     data = ModelCard(card).data
@@ -212,6 +214,34 @@ def every_card(folder):
     yield from (render_card(trained), card_of(whole), card_of(whole.viml), card_of(encoders(), with_code=True))
     yield card_of(encoders(audio={"name": "my-audio"}))
     yield card_of(ViMLModel(ViMLConfig(**HEADS, query_modalities=["text"], loss="triplet")), with_code=True)
+
+
+def test_every_card_says_right_after_its_head_who_wrote_it(folder):
+    assert len(GENERATED.splitlines()) == 1
+    for card in every_card(folder):
+        assert ModelCard(card).text.lstrip().startswith(f"{GENERATED}\n\n# my-model\n")
+
+
+def test_a_card_says_where_its_package_comes_from_and_how_to_pin_its_code():
+    model = encoders()
+    for with_code in (False, True):
+        use = sections(card_of(model, with_code=with_code))["Use"]
+        assert "the package `viml_hf`, which pip knows as `viml-hf`." in use
+        assert ("pin the commit that you have looked at with `revision=`" in use) == with_code
+
+
+def test_words_on_the_data_make_no_sections(folder):
+    words = "Made up.\n\n## A section\n* More."
+    facts = gather_facts(folder, REPO)
+    for said in (replace(facts, owner=OwnerFacts(data=words)), replace(facts, training={**TRAINING, "data": words})):
+        assert "* Data: Made up. ## A section * More." in render_card(said).splitlines()
+
+
+def test_encoders_inside_are_frozen_or_open_to_training():
+    assert "Inside, and kept frozen." in sections(card_of(encoders()))["Encoders"]
+    model = encoders()
+    model.config.freeze_encoders = False
+    assert "Inside, and open to training." in sections(card_of(model))["Encoders"]
 
 
 def test_no_card_asks_for_information_or_names_a_path_of_this_machine(folder):

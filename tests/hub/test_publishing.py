@@ -8,9 +8,18 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, ModelCard, create_commit, upload_file
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelCard,
+    constants,
+    create_commit,
+    upload_file,
+)
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor, pipeline
+from transformers.utils import PushToHubMixin
 
 from tests.hub.cards import result
 from tests.hub.server import CUT, DROP, READ_TOKEN, TOKEN
@@ -19,6 +28,7 @@ from tests.modeling.tiny import tiny_model, tiny_processor
 from tests.train.conftest import write_store
 from viml_hf import (
     DeepSimConfig,
+    DeepSimFeatureExtractor,
     DeepSimModel,
     MediaEncoder,
     Recommender,
@@ -30,6 +40,7 @@ from viml_hf import (
     ViMLProcessor,
     build_index,
     make_trainer,
+    save_with_code,
 )
 from viml_hf.cli.main import main
 from viml_hf.hub.card_facts import OwnerFacts
@@ -45,6 +56,7 @@ import json, sys
 import torch
 {imports}
 from transformers import AutoModel, AutoProcessor, pipeline
+from transformers.utils import PushToHubMixin
 
 id, embeds, video, *music = sys.argv[1:]
 trust = {trust}
@@ -246,7 +258,7 @@ def test_a_failed_second_upload_leaves_the_first(connected_hub, folder, step):
 def test_a_repo_that_cannot_be_removed_again_is_named(connected_hub, folder):
     connected_hub.fail("POST", "/commit/", 400)
     connected_hub.fail("DELETE", "/api/repos/delete", 403)
-    with pytest.raises(ViMLError, match=r"was made and is empty; it could not be removed .*: remove it with `hf repos"):
+    with pytest.raises(ViMLError, match=r"the empty repo may have been left \(403 .*: remove it with `hf repos"):
         publish_as(folder)
 
 
@@ -321,7 +333,7 @@ def test_names_that_are_none(viml, folder, name):
 
 def test_a_whole_model_without_its_processor_is_not_published(connected_hub, folder):
     (folder / "processor_config.json").unlink()
-    with pytest.raises(ViMLError, match="save model and processor again"):
+    with pytest.raises(ViMLError, match="a model without its processor"):
         publish_as(folder)
     assert connected_hub.repos == {}
 
@@ -371,7 +383,7 @@ def test_push_to_hub_leaves_a_card_that_somebody_wrote(connected_hub):
 
 
 def test_push_to_hub_that_fails_leaves_nothing(connected_hub):
-    connected_hub.fail("POST", "/commit/", CUT)
+    connected_hub.fail("POST", "/commit/", DROP)
     with pytest.raises(ViMLError, match="nothing was published"):
         ViMLModel(ViMLConfig(**SMALL)).push_to_hub(ID)
     assert connected_hub.repos == {}
@@ -402,26 +414,52 @@ def test_a_repo_that_was_tampered_with_is_refused(connected_hub, folder, capsys,
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-def test_a_trainer_that_pushes(connected_hub, tmp_path):
-    store = write_store(tmp_path / "store", count=12)
-    model = ViMLModel(ViMLConfig(**SMALL, **{f"{name}_dim": width for name, width in store.spec.widths.items()}))
-    settings = TrainingSettings(epochs=1, batch_size=4)
-    usable = store.usable()
-    pushing = {"push_to_hub": True, "hub_model_id": ID, "hub_strategy": "end", "eval_strategy": "epoch"}
-    trainer = make_trainer(
-        model, store, usable[4:], settings, tmp_path / "out", eval_items=usable[:4], progress=False, **pushing
-    )
+@pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint"])
+def test_a_trainer_that_pushes(connected_hub, tmp_path, strategy):
+    trainer = pushing_trainer(tmp_path, hub_strategy=strategy, hub_token=TOKEN, save_strategy="epoch")
     trainer.train()
+    assert connected_hub.repos == {}
     trainer.push_to_hub(dataset="tester/data", license="mit", tags="mine")
-    assert not [name for name in connected_hub.repos[ID].files if name.endswith((".bin", ".pt"))]
     card = ModelCard.load(ID)
     assert (card.data.license, card.data.datasets) == ("mit", ["tester/data"])
     assert "mine" in card.data.tags
     for said in ("Items: 8", "epochs 1", "batch_size 4", "on 4 held-out items: R@1"):
         assert said in card.text, said
     assert "more information needed" not in card.text.lower()
+    model = trainer.model.cpu()
     weights = ViMLModel.from_pretrained(ID).state_dict()
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.cpu().state_dict().items())
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    for commit in connected_hub.repos[ID].commits:
+        assert not set(commit.files) - {".gitattributes", "README.md", "config.json", "model.safetensors"}
+        assert not any(TOKEN.encode() in content for content in commit.files.values())
+
+
+def test_a_trainers_push_that_fails_leaves_nothing(connected_hub, tmp_path):
+    trainer = pushing_trainer(tmp_path)
+    connected_hub.fail("POST", "/commit/", 403)
+    with pytest.raises(ViMLError, match="nothing was published"):
+        trainer.push_to_hub()
+    assert connected_hub.repos == {}
+
+
+def pushing_trainer(folder, **arguments):
+    store = write_store(folder / "store", count=12)
+    model = ViMLModel(ViMLConfig(**SMALL, **{f"{name}_dim": width for name, width in store.spec.widths.items()}))
+    usable, settings = store.usable(), TrainingSettings(epochs=1, batch_size=4)
+    pushing = {"push_to_hub": True, "hub_model_id": ID, "eval_strategy": "epoch", **arguments}
+    return make_trainer(
+        model, store, usable[4:], settings, folder / "out", eval_items=usable[:4], progress=False, **pushing
+    )
+
+
+def test_a_trainers_folder_gets_a_new_card_when_it_is_published(connected_hub, tmp_path):
+    trainer = pushing_trainer(tmp_path)
+    trainer.push_to_hub()
+    publication = plan_publication(tmp_path / "out", "tester/other", owner=OwnerFacts(licence="mit"))
+    assert not publication.has_own_card
+    assert "tester/other" in publication.card
+    assert ID not in publication.card
+    assert "license: mit" in publication.card
 
 
 RUN_SNIPPETS = """
@@ -455,3 +493,171 @@ def test_the_snippets_of_a_published_card_run_in_a_clean_process(hub, run_clean,
     environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *filter(None, [environment.get("PYTHONPATH")])])
     printed = run_clean(RUN_SNIPPETS, tmp_path, env=environment, without_package=without_package)
     assert printed.splitlines()[-1] == ("all run: 2 0" if without_package else "all run: 3 2")
+
+
+def test_private_is_not_promised_of_a_repo_that_is_public(connected_hub, folder):
+    publish_as(folder)
+    with pytest.raises(ViMLError, match="it is there and public"):
+        publish_as(folder, private=True)
+    assert len(connected_hub.repos[ID].commits) == 2
+
+
+def test_pushing_asks_for_the_licences_too(connected_hub, non_commercial):
+    model = ViMLForMusicRetrieval.from_pretrained(non_commercial)
+    with pytest.raises(ViMLError, match="accept_licences=True"):
+        model.push_to_hub(ID)
+    assert connected_hub.repos == {}
+    model.push_to_hub(ID, accept_licences=True)
+    assert "model.safetensors" in connected_hub.repos[ID].files
+
+
+def test_no_path_of_an_encoder_is_published(connected_hub, tmp_path):
+    secret = tmp_path / "secret-place"
+    DeepSimModel(DeepSimConfig()).save_pretrained(secret / "my-deepsim")
+    DeepSimFeatureExtractor().save_pretrained(secret / "my-deepsim")
+    names = {"audio": f"deepsim:{secret / 'my-deepsim'}"}
+    model, processor = ViMLForMusicRetrieval.from_encoders(**names, **SMALL), ViMLProcessor.from_encoders(**names)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    publish_as(tmp_path / "model")
+    model.push_to_hub("tester/pushed")
+    processor.push_to_hub("tester/pushed")
+    for repo in connected_hub.repos.values():
+        assert not [name for name, content in repo.files.items() if b"secret-place" in content]
+        assert b"my-deepsim" in repo.files["config.json"]
+
+
+def test_what_else_lies_in_the_folder_stays_there(connected_hub, viml, folder):
+    others = ["credentials.json", ".secret.json", "notes.txt", "optimizer.safetensors", "model-2.safetensors"]
+    for name in others:
+        (folder / name).write_text("{}")
+    status, out, _ = viml("publish", folder, ID)
+    assert status == 0
+    assert not set(others) & set(connected_hub.repos[ID].files)
+    assert all(name in next(line for line in out if line.startswith("left out")) for name in others)
+
+
+def test_a_lost_answer_is_not_called_a_failure(connected_hub, folder):
+    """The commit was made, and only its answer broke off."""
+    publish_as(folder)
+    connected_hub.fail("POST", "/commit/", CUT)
+    (folder / "evaluation.json").unlink()
+    with pytest.raises(ViMLError, match="the answer was lost, but there is a new commit") as error:
+        publish_as(folder)
+    assert "nothing was published" not in str(error.value)
+    assert len(connected_hub.repos[ID].commits) == 3
+
+
+@pytest.mark.parametrize("how", ["a lost answer", "an interrupt"])
+def test_a_repo_of_which_it_is_not_known_that_it_was_made_is_removed(connected_hub, folder, monkeypatch, how):
+    if how == "a lost answer":
+        connected_hub.fail("POST", "/api/repos/create", CUT)
+        expected = ViMLError
+    else:
+        create = HfApi.create_repo
+        expected = KeyboardInterrupt
+
+        def interrupted(self, *args, **kwargs):
+            create(self, *args, **kwargs)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(HfApi, "create_repo", interrupted)
+    with pytest.raises(expected):
+        publish_as(folder)
+    assert connected_hub.repos == {}
+
+
+def test_no_error_tells_the_token(connected_hub, folder, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(f"refused: Bearer {TOKEN}")
+
+    monkeypatch.setattr(HfApi, "create_commit", fail)
+    with pytest.raises(ViMLError, match="refused: Bearer …"):
+        publish_as(folder)
+
+
+def test_what_is_renewed_and_what_stays(connected_hub, folder, tmp_path):
+    """Shards, results and a processor of an earlier model go; the owner's files stay."""
+    ViMLForMusicRetrieval.from_pretrained(folder).save_pretrained(folder, max_shard_size="100KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    publish_as(folder, with_code=True)
+    assert len([name for name in connected_hub.repos[ID].files if name.startswith("model-")]) > 2
+    upload_file(path_or_fileobj=b"a picture", path_in_repo="model-overview.png", repo_id=ID)
+    torch.manual_seed(1)
+    ViMLModel(ViMLConfig(**SMALL)).save_pretrained(tmp_path / "heads")
+    publish_as(tmp_path / "heads")
+    files = set(connected_hub.repos[ID].files) - {".gitattributes"}
+    assert files == {"README.md", "config.json", "model.safetensors", "model-overview.png"}
+
+
+def test_pushing_another_model_takes_the_results_of_the_first_away(connected_hub, folder):
+    publish_as(folder)
+    assert "51.23" in connected_hub.repos[ID].files["README.md"].decode()
+    torch.manual_seed(1)
+    ViMLForMusicRetrieval.from_encoders(**SMALL).push_to_hub(ID)
+    files = connected_hub.repos[ID].files
+    assert not [name for name in files if name in ("evaluation.json", "training.json") or name.startswith(".eval")]
+    assert "51.23" not in files["README.md"].decode()
+    assert "processor_config.json" in files
+
+
+def test_publishing_leaves_a_card_that_somebody_wrote_on_the_hub(connected_hub, folder):
+    publish_as(folder)
+    upload_file(path_or_fileobj=b"My own words.", path_in_repo="README.md", repo_id=ID)
+    publish_as(folder, with_code=True)
+    assert connected_hub.repos[ID].files["README.md"] == b"My own words."
+    (folder / "README.md").write_text("Other words of mine.")
+    publish_as(folder)
+    assert connected_hub.repos[ID].files["README.md"] == b"Other words of mine."
+
+
+def test_a_card_of_transformers_gives_way(connected_hub):
+    model = ViMLModel(ViMLConfig(**SMALL))
+    PushToHubMixin.push_to_hub(model, ID)
+    assert b"More Information Needed" in connected_hub.repos[ID].files["README.md"]
+    model.push_to_hub(ID)
+    assert b"More Information Needed" not in connected_hub.repos[ID].files["README.md"]
+
+
+def test_code_that_was_saved_is_not_pointed_to_where_it_is_not_published(connected_hub, folder):
+    save_with_code(ViMLForMusicRetrieval.from_pretrained(folder), folder, ViMLProcessor.from_pretrained(folder))
+    publish_as(folder)
+    files = connected_hub.repos[ID].files
+    assert not [name for name in files if name.startswith("code/")]
+    assert not [name for name, content in files.items() if name.endswith(".json") and b"code/" in content]
+
+
+def test_a_branch_is_made_for_a_push(connected_hub):
+    model = ViMLModel(ViMLConfig(**SMALL))
+    model.push_to_hub(ID, revision="v2")
+    assert "model.safetensors" in connected_hub.repos[ID].at("v2").files
+    assert "model.safetensors" not in connected_hub.repos[ID].files
+
+
+def test_saving_can_push(connected_hub, tmp_path):
+    torch.manual_seed(0)
+    model = ViMLForMusicRetrieval.from_encoders(**SMALL)
+    model.save_pretrained(tmp_path / "model", push_to_hub=True, repo_id=ID)
+    ViMLProcessor.from_encoders().save_pretrained(tmp_path / "model", push_to_hub=True, repo_id=ID)
+    files = connected_hub.repos[ID].files
+    assert files["model.safetensors"] == (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert "processor_config.json" in files
+    assert "More Information Needed" not in files["README.md"].decode()
+
+
+def test_our_own_commands_run_no_code_that_a_repo_names(connected_hub, viml, folder, media):
+    settings = json.loads((folder / "processor_config.json").read_text())
+    settings["image_processor"] |= {"auto_map": {"AutoImageProcessor": "evil.Evil"}, "image_processor_type": "Evil"}
+    publish_as(folder)
+    evil = b"raise SystemExit('code of the repo was run')"
+    changes = {"processor_config.json": json.dumps(settings).encode(), "evil.py": evil}
+    create_commit(ID, [CommitOperationAdd(*one) for one in changes.items()], commit_message="Tampered with")
+    status, _, err = viml("index", media[1], "-o", folder / "index", "--model", ID, "--quiet")
+    assert status == 2
+    assert "code of the repo" not in "".join(err)
+
+
+def test_offline_is_said(connected_hub, folder, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ViMLError, match="HF_HUB_OFFLINE is set"):
+        publish_as(folder)

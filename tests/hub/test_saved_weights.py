@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from tests.modeling.tiny import HEADS, tiny_model
 from viml_hf import ViMLConfig, ViMLError, ViMLForMusicRetrieval, ViMLModel
 from viml_hf.hub.saved_weights import parameter_counts, saved_parameters, weights_checksum
+from viml_hf.retrieval.model_loading import fingerprint, heads_fingerprint
 
 
 def counted(model):
@@ -56,6 +58,21 @@ def test_the_checksum_is_of_the_tensors_and_of_the_heads_config(tmp_path):
     weights[name].view(-1)[-1] += 1e-3
     save_file(weights, tmp_path / "one" / "model.safetensors", {"format": "pt"})
     assert checksum != weights_checksum(tmp_path / "one", heads)
+
+
+def test_checksums_are_those_that_earlier_indexes_exports_and_results_hold(tmp_path):
+    small = {"encoder": "linear", "fusion": "addition", "hidden_size": 16, "projection_dim": 16}
+    model = ViMLModel(ViMLConfig(**small))
+    for tensor in model.state_dict().values():
+        tensor.copy_(torch.arange(tensor.numel()).reshape(tensor.shape) % 97 / 64)
+    model.save_pretrained(tmp_path)
+    whole = SimpleNamespace(model=SimpleNamespace(viml=model), fingerprints=lambda: {"audio": "a"})
+    found = [fingerprint(whole), heads_fingerprint(model), weights_checksum(tmp_path, model.config)]
+    assert found == [
+        "a2061c025f5a57be9b50946bf4e38a21037fd86874d97bb42a8b49b84f5baed5",
+        "b2593d98f4800b12dc11fd33c3da2c47c97762b0b6571d81ef0e9c45b1b78d6e",
+        "988db88918bcec4d093d8e7f07f55145882aa5dbbf4d844a47e692387ca47821",
+    ]
 
 
 def test_weights_of_half_precision_have_a_checksum(tmp_path):

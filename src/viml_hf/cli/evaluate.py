@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", metavar="FILE.png", help="draw recall over the number of tracks looked at")
     parser.add_argument("--save", action="store_true", help="keep the figures in MODEL/evaluation.json, for its card")
     parser.add_argument(
-        "--dataset", metavar="HUB_ID[:TASK]", help="with --save: the benchmark on the Hub that STORE was made of"
+        "--benchmark", metavar="HUB_ID[:TASK]", help="with --save: the one on the Hub that STORE was made of"
     )
 
 
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     from viml_hf.errors import ViMLError
     from viml_hf.evaluation.plots import check_plots, plot_recall
     from viml_hf.features.store import Store
-    from viml_hf.hub.evaluation_results import parse_dataset
+    from viml_hf.hub.evaluation_results import parse_benchmark
     from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
     from viml_hf.train.store_evaluation import check_query, evaluate_ranks, pools_of, select_items
 
@@ -59,9 +59,9 @@ def run(options: argparse.Namespace) -> None:
         check_plots(options.plot)
     if options.group_by and options.pool_size:
         raise ViMLError("--group-by and --pool-size: give one of them; a group is a pool of its own size")
-    if options.dataset and not options.save:
-        raise ViMLError(f"--dataset {options.dataset}: give --save too, which keeps the figures with the model")
-    dataset = parse_dataset(options.dataset) if options.dataset else None
+    if options.benchmark and not options.save:
+        raise ViMLError(f"--benchmark {options.benchmark}: give --save too, which keeps the figures with the model")
+    benchmark = parse_benchmark(options.benchmark) if options.benchmark else None
     if options.save and not Path(options.model).is_dir():
         raise ViMLError(
             f"--save: {options.model} is no folder to keep the figures in; download the model, or leave it out"
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
     summary = _summary(options, chosen, pools, ranks)
     print(json.dumps(summary, indent=1) if options.json else _text(summary))
     if options.save:
-        _save(options.model, model, store, chosen, summary, dataset)
+        _save(options.model, model, store, chosen, summary, benchmark)
     if options.plot:
         plot_recall(ranks, options.plot, pools=pools, seed=options.seed)
 
@@ -187,14 +187,14 @@ def _save(
     store: "Store",
     chosen: "EvaluationItems",
     summary: dict[str, Any],
-    dataset: dict[str, str] | None,
+    benchmark: dict[str, str] | None,
 ) -> None:
     """Keep the summary with the model."""
     from viml_hf.hub.evaluation_results import EVALUATION_FILE, save_evaluation
     from viml_hf.train.training import items_digest
 
     kept = {**summary, "items_sha256": items_digest(store, chosen.items)}
-    removed = save_evaluation(folder, model.config, kept, dataset)
+    removed = save_evaluation(folder, model.config, kept, benchmark)
     print(f"kept in {Path(folder) / EVALUATION_FILE}", file=sys.stderr)
     if removed:
         print(f"removed from it: results of other weights ({removed})", file=sys.stderr)

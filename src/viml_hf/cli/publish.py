@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder of a saved model")
     parser.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub; made if there is none")
     parser.add_argument("--with-code", action="store_true", help="so that it loads where viml_hf is not installed")
-    parser.add_argument("--private", action="store_true", help="make the repo private, if it is made")
+    parser.add_argument("--private", action="store_true", help="make the repo private; refused where it is public")
     parser.add_argument("--dry-run", action="store_true", help="show what would be uploaded, and the card; no upload")
     parser.add_argument("--accept-licences", action="store_true", help="publish encoders under non-commercial licences")
     parser.add_argument("--licence", help="of the model, as the Hub spells it (default: follows from the encoders')")
@@ -45,8 +45,12 @@ def _summary(publication: "Publication", *, private: bool) -> str:
     width = max(map(len, sizes))
     lines = [f"{publication.repo_id}{' (private)' if private else ''}, in one commit:"]
     lines += [f"  {name:{width}}  {size:>13,} bytes" for name, size in sizes.items()]
+    if publication.has_own_card:
+        lines.append("README.md is the one in the folder")
     if publication.left_out:
         lines.append(f"left out: {', '.join(publication.left_out)}")
+    follows = "" if publication.facts.owner.licence else " (follows from the encoders; --licence states another)"
+    lines.append(f"licence: {publication.licence or 'none is stated'}{follows}")
     if publication.facts.whole:
         lines.append("encoders inside, with their licences:")
     for modality, encoder in publication.facts.encoders.items() if publication.facts.whole else ():

@@ -1,6 +1,7 @@
 """What a base encoder is: width, rate, window, dtype, and on what terms its weights may be used."""
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 OWN_LICENCE = "apache-2.0"
 # Of checkpoints whose card names none; as their authors state it elsewhere.
 KNOWN_LICENCES = {"openai/clip-vit-base-patch32": "mit", "openai/clip-vit-base-patch16": "mit"}
+# Words of the names of licences that forbid commercial use. The Academic Free License does not.
+_NON_COMMERCIAL = re.compile(r"\bnon-?commercial|\b(?:nc\d*|research|academic(?!-free)|amlr)\b")
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,13 @@ class EncoderInfo:
 def forbids_commercial_use(licence: str | None) -> bool:
     """Whether a licence is known, by its name, to forbid commercial use.
 
+    Licences for research or academic use count. Case, blanks and other signs between the words of a name do not.
+
     Example:
-        >>> forbids_commercial_use("cc-by-nc-4.0"), forbids_commercial_use("mit"), forbids_commercial_use(None)
+        >>> forbids_commercial_use("CC BY-NC 4.0"), forbids_commercial_use("mit"), forbids_commercial_use(None)
         (True, False, False)
     """
-    name = (licence or "").lower()
-    return "-nc" in name or "non-commercial" in name or "noncommercial" in name
+    return _NON_COMMERCIAL.search(re.sub(r"[^a-z0-9]+", "-", (licence or "").lower())) is not None
 
 
 def encoder_info(

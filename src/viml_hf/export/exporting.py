@@ -1,6 +1,5 @@
 """A model → a folder of graphs that run without this package, each checked against the model before it is kept."""
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -19,7 +18,7 @@ from viml_hf.export.notes import graph_notes, preparation_notes
 from viml_hf.export.sides import heads_graphs, whole_graphs
 from viml_hf.modeling.modeling_descriptors import ViMLVideoDescriptors
 from viml_hf.modeling.modeling_viml import ViMLModel
-from viml_hf.retrieval.model_loading import fingerprint
+from viml_hf.retrieval.model_loading import fingerprint, heads_fingerprint
 
 EXPORT_FILE = "export.json"
 PROCESSOR_FOLDER = "processor"
@@ -152,20 +151,10 @@ def _description(model: ViMLModel | MediaEncoder, format: str, part: str) -> dic
         **({"opset": OPSET} if format == "onnx" else {}),
         "written_by": {"viml-hf": viml_hf.__version__, "torch": torch.__version__},
         "model": {
-            "fingerprint": fingerprint(model) if isinstance(model, MediaEncoder) else _heads_fingerprint(viml),
+            "fingerprint": fingerprint(model) if isinstance(model, MediaEncoder) else heads_fingerprint(viml),
             "query_modalities": viml.config.query_modalities,
         },
         "tolerance": TOLERANCE,
         **preparation_notes(model, format, part),
         "graphs": {},
     }
-
-
-def _heads_fingerprint(viml: ViMLModel) -> str:
-    """A checksum of heads without encoders: their config's own fields and their weights."""
-    settings = {name: getattr(viml.config, name) for name in sorted(type(viml.config).__annotations__)}
-    digest = hashlib.sha256(json.dumps(settings, default=str).encode())
-    for name, tensor in sorted(viml.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()

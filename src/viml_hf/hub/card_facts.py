@@ -30,11 +30,11 @@ class OwnerFacts:
     Args:
         licence: Of the model, as the Hub spells it, such as `"cc-by-4.0"`; by default it follows from the encoders'.
         datasets: Ids on the Hub of what it was trained on.
-        language: Codes of the languages of the texts, such as `("en",)`.
-        data: A sentence or more on what it was trained on.
+        language: Codes of the languages of the texts, such as `("en",)` or `("pt-BR",)`; kept in lower case.
+        data: A sentence or more on what it was trained on; kept in one line.
 
     Raises:
-        ViMLError: A dataset is no id on the Hub.
+        ViMLError: A licence, dataset or language is not spelled as the Hub does.
     """
 
     licence: str | None = None
@@ -43,10 +43,17 @@ class OwnerFacts:
     data: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what the Hub would refuse."""
+        """Refuse what the Hub would refuse, and keep the data's words from being Markdown of the card."""
+        if self.licence is not None and not re.fullmatch(r"[a-z0-9.-]+", self.licence):
+            raise ViMLError(f"licence {self.licence!r}: give it as the Hub spells it, such as cc-by-4.0")
         for dataset in self.datasets:
-            if not re.fullmatch(r"(?:[\w-]+/)?[\w.-]+", dataset):
+            if not HUB_ID.fullmatch(dataset):
                 raise ViMLError(f"dataset {dataset!r}: give OWNER/NAME of a dataset on the Hub, or leave it out")
+        for code in self.language:
+            if not re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z]{2})?", code):
+                raise ViMLError(f"language {code!r}: give a code of 2 or 3 letters, such as en or pt-BR")
+        object.__setattr__(self, "language", tuple(code.lower() for code in self.language))
+        object.__setattr__(self, "data", " ".join((self.data or "").split()) or None)
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,47 @@ class CardFacts:
     def takes(self) -> list[str]:
         """What a query can be made of, video first."""
         return [modality for modality in ("video", "text") if modality in self.heads.query_modalities]
+
+
+def check_repo_id(repo_id: str, *, with_owner: bool = True) -> None:
+    """Refuse what is no `OWNER/NAME`.
+
+    Args:
+        repo_id: To be checked.
+        with_owner: Refuse a name without an owner too.
+
+    Raises:
+        ViMLError: It is refused.
+
+    Example:
+        >>> check_repo_id("me/my-model")
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ViMLError(f"{repo_id!r}: not a name on the Hub ({in_one_line(error)}); give OWNER/NAME") from error
+    if with_owner and "/" not in repo_id:
+        raise ViMLError(f"{repo_id!r}: give OWNER/NAME, the owner being your user name or an organisation")
+
+
+def stated_name(name: str) -> str:
+    """An encoder's name for `training.json`: of a folder only its own name, so that the model tells no paths.
+
+    As in `encoder_sources` of a model's config, a name of what is on the Hub has a colon and that of a folder has none.
+
+    Args:
+        name: The encoder's, as a store has it.
+
+    Example:
+        >>> stated_name("clip"), stated_name("clip:/home/me/my-clip"), stated_name("features:youtube8m")
+        ('clip:openai/clip-vit-base-patch32', 'my-clip', 'features:youtube8m')
+    """
+    if name == DESCRIPTORS or is_published_features(name):
+        return name
+    parsed = _on_hub(name)
+    if parsed is None:
+        return Path(name.rpartition(":")[2]).resolve().name
+    return f"{parsed.name}:{parsed.hub_id}" + (f"@{parsed.revision}" if parsed.revision else "")
 
 
 def gather_facts(
@@ -209,10 +257,7 @@ def _facts(
     local_files_only: bool,
     training: dict[str, Any] | None = None,
 ) -> CardFacts:
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ViMLError(f"{repo_id!r}: give a repo on the Hub as OWNER/NAME ({in_one_line(error)})") from error
+    check_repo_id(repo_id, with_owner=False)  # a Trainer that does not push calls its model by the folder's name
     # By the type's name: code that came with a model has a class of its own.
     if config.model_type not in (ViMLConfig.model_type, ViMLForMusicRetrievalConfig.model_type):
         raise ViMLError(f"a model of type {config.model_type!r}: give a ViMLModel or a ViMLForMusicRetrieval")
@@ -253,8 +298,8 @@ def _encoder(
     if name is None or is_published_features(name):
         return EncoderFacts(width, model_type, name)
     licence: str | None = source.get("licence")
-    # The model calls an encoder that came from a folder by the folder's own name, without a colon.
-    parsed = None if "name" in source and ":" not in name else _on_hub(name)
+    # An encoder that came from a folder is called by the folder's own name, without a colon.
+    parsed = _on_hub(name) if ":" in name else None
     if parsed is None or parsed.hub_id is None:
         # Of a folder only its own name: a path is nobody else's business.
         return EncoderFacts(width, model_type, Path(name.rpartition(":")[2]).name, licence=licence)

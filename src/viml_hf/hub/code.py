@@ -44,8 +44,8 @@ def save_with_code(
 
     The folder then loads with `AutoModel`, `AutoProcessor` and `pipeline("video-to-music", …)` and
     `trust_remote_code=True` in a process that has transformers, torch and PyAV but not `viml_hf`. A plain
-    `save_pretrained` saves no code; it is for those who have the package, and for whom this folder loads too, without
-    any of the code in it being run.
+    `save_pretrained` saves no code; it is for those who have the package. After `import viml_hf` this folder loads too,
+    and model, processor and pipeline are those of the package.
 
     Args:
         model: A [`ViMLModel`], [`ViMLForMusicRetrieval`] or [`DeepSimModel`].

@@ -27,24 +27,24 @@ BENCHMARK_METRIC = "R@10"
 DEFAULT_TASK = "default"
 TASK_TYPE = "video-to-music"
 METRIC_TYPES = {"R@1": "recall_at_1", "R@5": "recall_at_5", "R@10": "recall_at_10", "MR": "median_rank", "MRR": "mrr"}
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 # What makes two results results of the same: a newer one then takes the older one's place.
 SAME = ("store", "items", "items_sha256", "pools", "texts", "whole_tracks")
 
 
-def parse_dataset(text: str) -> dict[str, str]:
+def parse_benchmark(text: str) -> dict[str, str]:
     """A benchmark on the Hub, named `HUB_ID[:TASK]`; the task is one of those in the `eval.yaml` of the dataset.
 
     Raises:
         ViMLError: It is no such name.
 
     Example:
-        >>> parse_dataset("me/music-videos")
+        >>> parse_benchmark("me/music-videos")
         {'id': 'me/music-videos', 'task': 'default'}
     """
     hub_id, colon, task = text.partition(":")
     if not HUB_ID.fullmatch(hub_id) or (colon and not re.fullmatch(r"[\w.-]+", task)):
-        raise ViMLError(f"dataset {text!r}: give OWNER/NAME of a dataset on the Hub, with :TASK if it has several")
+        raise ViMLError(f"benchmark {text!r}: give OWNER/NAME of a dataset on the Hub, with :TASK if it has several")
     return {"id": hub_id, "task": task or DEFAULT_TASK}
 
 
@@ -73,7 +73,7 @@ def read_evaluations(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def save_evaluation(
-    folder: str | Path, heads: ViMLConfig, summary: dict[str, Any], dataset: dict[str, str] | None = None
+    folder: str | Path, heads: ViMLConfig, summary: dict[str, Any], benchmark: dict[str, str] | None = None
 ) -> int:
     """Keep a summary of `viml evaluate` with the model, in the place of older ones of the same.
 
@@ -83,7 +83,7 @@ def save_evaluation(
         folder: The model's folder.
         heads: The config of its heads.
         summary: What `viml evaluate --json` prints, with `items_sha256`, a checksum of what was ranked.
-        dataset: The benchmark on the Hub that was ranked, see `parse_dataset`.
+        benchmark: The one on the Hub that was ranked, see `parse_benchmark`.
 
     Returns:
         How many results of other weights were removed.
@@ -93,8 +93,8 @@ def save_evaluation(
     """
     entry = {name: value for name, value in summary.items() if name != "model"}
     entry |= {"store": Path(entry["store"]).resolve().name, "weights": weights_checksum(folder, heads)}
-    if dataset is not None:
-        entry["dataset"] = dataset
+    if benchmark is not None:
+        entry["benchmark"] = benchmark
     older = read_evaluations(folder)
     kept = [one for one in older if one["weights"] == entry["weights"]]
     others = [one for one in kept if not _replaces(entry, one)]
@@ -162,16 +162,16 @@ def benchmark_files(results: list[dict[str, Any]]) -> dict[str, str]:
     """
     files: dict[str, list[EvalResultEntry]] = {}
     for result in results:
-        dataset = result.get("dataset")
-        if dataset is None:
+        benchmark = result.get("benchmark")
+        if benchmark is None:
             continue
         for query, figures in result["rows"].items():
             notes = f"{BENCHMARK_METRIC} in percent, query {_asked(query, result)}: {'; '.join(conditions(result))}"
             notes += f"; with its 95 % interval {with_interval(BENCHMARK_METRIC, figures[BENCHMARK_METRIC])}"
             value = round(figures[BENCHMARK_METRIC]["estimate"], decimals(BENCHMARK_METRIC))
-            name = "-".join(_slug(part) for part in (dataset["id"], dataset["task"], query))
+            name = "-".join(_slug(part) for part in (benchmark["id"], benchmark["task"], query))
             files.setdefault(f"{EVAL_RESULTS_FOLDER}/{name}.yaml", []).append(
-                EvalResultEntry(dataset_id=dataset["id"], task_id=dataset["task"], value=value, notes=notes)
+                EvalResultEntry(dataset_id=benchmark["id"], task_id=benchmark["task"], value=value, notes=notes)
             )
     return {
         path: yaml_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
@@ -183,7 +183,7 @@ def model_index(results: list[dict[str, Any]]) -> list[EvalResult]:
     """The figures for the head of a card: all but those of `benchmark_files`."""
     found = []
     for result in results:
-        dataset = result.get("dataset")
+        benchmark = result.get("benchmark")
         for query, figures in result["rows"].items():
             asked = f"query {_asked(query, result)}, {conditions(result)[0]}"
             found += [
@@ -191,14 +191,14 @@ def model_index(results: list[dict[str, Any]]) -> list[EvalResult]:
                     task_type=TASK_TYPE,
                     task_name="Music retrieval",
                     # The Hub refuses anything but letters, digits, dashes and dots here.
-                    dataset_type=dataset["id"] if dataset else _slug(result["store"]),
-                    dataset_name=dataset["id"] if dataset else result["store"],
+                    dataset_type=benchmark["id"] if benchmark else _slug(result["store"]),
+                    dataset_name=benchmark["id"] if benchmark else result["store"],
                     metric_type=METRIC_TYPES.get(metric, metric),
                     metric_name=f"{metric} ({asked}; 95 % interval {figure['low']:.4g} to {figure['high']:.4g})",
                     metric_value=round(figure["estimate"], 4),
                 )
                 for metric, figure in figures.items()
-                if not (dataset and metric == BENCHMARK_METRIC)
+                if not (benchmark and metric == BENCHMARK_METRIC)
             ]
     return found
 

@@ -26,6 +26,11 @@ CITATION = """@inproceedings{mckee2023viml,
   booktitle = {CVPR},
   year = {2023}
 }"""
+# By this line a card of this package is told from one that somebody wrote.
+GENERATED = (
+    "<!-- viml_hf wrote this card from the model's facts, and writes it anew when the model is published again unless "
+    "this line is removed. -->"
+)
 PAPER = "[McKee et al., CVPR 2023](https://arxiv.org/abs/2306.09327)"
 TOWERS = {"transformer": "Transformer", "mlp": "residual MLP", "linear": "linear stack"}
 # Settings that are said in other words, or say nothing of the model.
@@ -58,7 +63,7 @@ def render_card(facts: CardFacts, tags: Iterable[str] = ()) -> str:
         "Licence": _licence(facts),
         "Citation": f"```bibtex\n{CITATION}\n```",
     }
-    parts = [f"---\n{card_data(facts, tags).to_yaml()}\n---", f"# {facts.name}", _summary(facts)]
+    parts = [f"---\n{card_data(facts, tags).to_yaml()}\n---", GENERATED, f"# {facts.name}", _summary(facts)]
     parts += [f"## {title}\n\n{text}" for title, text in sections.items() if text]
     return "\n\n".join(parts) + "\n"
 
@@ -110,12 +115,13 @@ def _summary(facts: CardFacts) -> str:
 
 
 def _use(facts: CardFacts) -> str:
-    needs = "These need the package `viml_hf`."
+    package = "the package `viml_hf`, which pip knows as `viml-hf`"
+    needs = f"These need {package}."
     if facts.with_code:
         libraries = "transformers, torch and PyAV" if facts.whole else "transformers and torch"
         needs = (
-            f"`trust_remote_code=True` runs the code in this repo, which you should have looked at; it needs "
-            f"{libraries}. All else needs the package `viml_hf`."
+            "`trust_remote_code=True` runs the code in this repo: look at it, and pin the commit that you have looked "
+            f"at with `revision=`. It needs {libraries}. All else needs {package}."
         )
     files = " `clip.mp4` is a video, `my-music` a folder of music." if facts.whole else ""
     return "\n\n".join([needs + files, *map(str, usage_snippets(facts))])
@@ -136,7 +142,7 @@ def _result(result: dict[str, Any]) -> str:
     texts = ""
     if any("text" in query for query in result["rows"]):
         texts = f"texts {_code(result['texts'])} of `viml describe`" if result["texts"] else "texts of the data itself"
-    place = _dataset(result["dataset"]["id"]) if "dataset" in result else _code(result["store"])
+    place = _dataset(result["benchmark"]["id"]) if "benchmark" in result else _code(result["store"])
     rows = [["chance", *(f"{result['chance'][name]:.{decimals(name)}f}" for name in COLUMNS)]]
     for query, figures in result["rows"].items():
         rows.append([query, *(with_interval(name, figures[name]) for name in COLUMNS)])
@@ -207,7 +213,7 @@ def _architecture(facts: CardFacts) -> str:
 def _encoders(facts: CardFacts) -> str:
     """A table of the encoders, without the columns of which nothing is known."""
     if facts.whole:
-        intro = "Inside, and frozen in training." if facts.frozen else "Inside, and open to training."
+        intro = "Inside, and kept frozen." if facts.frozen else "Inside, and open to training."
     elif any(encoder.name for encoder in facts.encoders.values()):
         intro = "Not inside: this model takes base features of these encoders and of no others."
     else:
@@ -266,7 +272,7 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"* {line.rstrip('.')}." for line in lines)
+    return "\n".join(f"* {' '.join(line.split()).rstrip('.')}." for line in lines)
 
 
 def _sentences(parts: Iterable[str]) -> str:

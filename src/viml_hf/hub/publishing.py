@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,19 +13,17 @@ from huggingface_hub import CommitInfo
 from transformers import AutoModel, AutoProcessor
 
 from viml_hf.errors import ViMLError, in_one_line
-from viml_hf.hub.card_facts import TRAINING_FILE, CardFacts, OwnerFacts, gather_facts
+from viml_hf.hub.card_facts import CardFacts, OwnerFacts, check_repo_id, gather_facts
+from viml_hf.hub.card_licence import card_licence
 from viml_hf.hub.code import CODE_FOLDER, add_code
-from viml_hf.hub.evaluation_results import EVAL_RESULTS_FOLDER, EVALUATION_FILE, benchmark_files
+from viml_hf.hub.evaluation_results import benchmark_files
 from viml_hf.hub.model_card import render_card
+from viml_hf.hub.pushing import non_commercial_encoders, published_files, refuse_unaccepted
+from viml_hf.hub.repo_files import CARD_FILE, FACTS, is_of_other_publication, is_own_card
 from viml_hf.hub.sentence_transformers_files import save_for_sentence_transformers
-from viml_hf.hub.uploading import CARD_FILE, check_repo_id, commit_files
-from viml_hf.modeling.configuration_viml import ViMLForMusicRetrievalConfig
+from viml_hf.hub.uploading import commit_files, has_own_card
 
-# Of a model's folder: configs, tokenizers, weights. Whatever else lies there, such as checkpoints, stays.
-PUBLISHED = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
-# What an earlier publication may have left in the repo and this one would not renew.
-STALE = (f"{CODE_FOLDER}/", f"{EVAL_RESULTS_FOLDER}/", "model.safetensors", "model-")
-FACTS = (TRAINING_FILE, EVALUATION_FILE)
+POINTERS = ("auto_map", "custom_pipelines")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +59,18 @@ class Publication:
     @property
     def non_commercial(self) -> list[str]:
         """The encoders inside that may not be used commercially, with their licences."""
-        found = self.facts.encoders.items() if self.facts.whole else ()
-        return [f"{modality} ({e.name or e.model_type}: {e.licence})" for modality, e in found if e.non_commercial]
+        return non_commercial_encoders(self.facts)
+
+    @property
+    def licence(self) -> str | None:
+        """Of the model, as its card's head states it."""
+        stated = card_licence(self.facts)
+        return stated.get("license_name") or stated.get("license")
+
+    @property
+    def has_own_card(self) -> bool:
+        """Whether the card is one that somebody wrote into the model's folder."""
+        return is_own_card(self.card)
 
 
 def plan_publication(
@@ -90,29 +99,26 @@ def plan_publication(
     folder = Path(folder)
     check_repo_id(repo_id)
     facts = gather_facts(folder, repo_id, owner=owner, with_code=with_code, local_files_only=local_files_only)
-    _check_loads(folder)
-    paths = {path.name: path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()}
-    files: dict[str, Path | bytes] = {name: path for name, path in paths.items() if path.suffix == ".safetensors"}
+    found = published_files(folder, _loaded_tokenizer_files(folder, facts))
+    files = {name: path for name, path in found.items() if name.endswith(".safetensors")}
     with TemporaryDirectory() as staging:
-        for name in sorted(set(paths) - set(files)):
-            shutil.copy(paths[name], staging)
-        _drop_pointers(Path(staging) / "config.json")
+        for name in set(found) - set(files):
+            shutil.copy(folder / name, staging)
+        _clean(Path(staging))
         if with_code:
             add_code(staging)
         if facts.whole:
             save_for_sentence_transformers(staging)
         made = sorted(path for path in Path(staging).rglob("*") if path.is_file())
         files |= {path.relative_to(staging).as_posix(): path.read_bytes() for path in made}
-    for name in FACTS:
-        if name in files:
-            files[name] = _without_paths(paths[name])
     files |= {path: text.encode() for path, text in benchmark_files(facts.results).items()}
     own_card = folder / CARD_FILE
-    files[CARD_FILE] = own_card if own_card.is_file() else render_card(facts).encode()
+    has_own = own_card.is_file() and is_own_card(own_card)
+    files[CARD_FILE] = own_card if has_own else render_card(facts).encode()
     left_out = sorted(
         f"{path.name}/" if path.is_dir() else path.name
         for path in folder.iterdir()
-        if path.name not in files and path.name != CODE_FOLDER
+        if path.name not in files and path.name not in (CODE_FOLDER, CARD_FILE)
     )
     return Publication(repo_id, dict(sorted(files.items())), left_out, facts)
 
@@ -123,7 +129,8 @@ def publish(
     """Upload in one commit. If anything fails, the repo is as it was; one made for this is removed again.
 
     Files of an earlier publication that are no longer part of it, such as code or a second shard, are removed in the
-    same commit. The token is that of HF_TOKEN or of `hf auth login`.
+    same commit. A card that somebody wrote on the Hub stays, unless there is one of the user's own in the model's
+    folder. The token is that of HF_TOKEN or of `hf auth login`.
 
     Args:
         publication: From `plan_publication`.
@@ -135,49 +142,71 @@ def publish(
         The commit: `.commit_url`, `.oid`.
 
     Raises:
-        ViMLError: Such a licence is not accepted, or the upload failed.
+        ViMLError: Such a licence is not accepted, the repo is public and should not be, or the upload failed.
     """
-    if publication.non_commercial and not accept_licences:
-        raise ViMLError(
-            f"encoders inside are not for commercial use: {', '.join(publication.non_commercial)}; if you may publish "
-            "them, say so with --accept-licences (accept_licences=True)"
-        )
+    refuse_unaccepted(publication.facts, accept_licences)
+    files, repo_id = dict(publication.files), publication.repo_id
+    if not publication.has_own_card and has_own_card(repo_id):
+        del files[CARD_FILE]
     message = message or f"Publish {publication.facts.name}"
-    return commit_files(publication.repo_id, publication.files, message=message, stale=STALE, private=private)
+
+    def is_stale(path: str) -> bool:
+        return path != CARD_FILE and is_of_other_publication(path)
+
+    return commit_files(repo_id, files, message=message, is_stale=is_stale, private=private)
 
 
-def _check_loads(folder: Path) -> None:
-    """Load the model and its processor, as everybody will; heads alone have none."""
+def _loaded_tokenizer_files(folder: Path, facts: CardFacts) -> list[str]:
+    """Load the model and its processor, as everybody will, and tell how the tokenizer's files are called.
+
+    Heads alone have no processor.
+    """
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    if facts.whole and not (folder / "processor_config.json").is_file():
+        raise ViMLError(
+            f"{folder}: a model without its processor; save that beside it with ViMLProcessor.save_pretrained"
+        )
     try:
-        model = AutoModel.from_pretrained(folder, local_files_only=True)
-        if model.config.model_type == ViMLForMusicRetrievalConfig.model_type:
-            AutoProcessor.from_pretrained(folder, local_files_only=True)
+        AutoModel.from_pretrained(folder, **options)
+        processor = AutoProcessor.from_pretrained(folder, **options) if facts.whole else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise ViMLError(
             f"{folder}: not published, since it does not load ({in_one_line(error)}); save model and processor again"
         ) from error
+    return list(processor.tokenizer.vocab_files_names.values()) if processor else []
 
 
-def _drop_pointers(config: Path) -> None:
-    """Remove the pointers to code that an older `save_with_code` put there: the code is added anew, or not at all."""
-    settings = json.loads(config.read_text(encoding="utf-8"))
-    kept = {name: value for name, value in settings.items() if name not in ("auto_map", "custom_pipelines")}
-    config.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def _clean(folder: Path) -> None:
+    """Take out of a folder's JSON files what is of this machine, and older pointers to code."""
+    for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
+        # Where an encoder was loaded from, the model says itself: a path is nobody else's business.
+        _rewrite(folder / name, lambda settings: _without(settings, (*POINTERS, "_name_or_path", "name_or_path")))
+    for name in FACTS:
+        _rewrite(folder / name, _without_paths)
 
 
-def _without_paths(path: Path) -> bytes:
-    """A JSON file in which what is a path on this machine is only the name of its end."""
+def _rewrite(path: Path, change: Callable[[Any], Any]) -> None:
+    """Change the content of a JSON file, where there is one."""
+    if path.is_file():
+        content = change(json.loads(path.read_text(encoding="utf-8")))
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def cleaned(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: cleaned(one) for key, one in value.items()}
-        if isinstance(value, list):
-            return [cleaned(one) for one in value]
-        if not isinstance(value, str):
-            return value
-        name, colon, place = value.rpartition(":")  # an encoder in a folder may have its family's name before
-        is_path = os.path.isabs(place) or (os.sep in place and os.path.exists(place))
-        return f"{name}{colon}{Path(place).name}" if is_path else value
 
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return (json.dumps(cleaned(content), indent=1) + "\n").encode()
+def _without(value: Any, names: tuple[str, ...]) -> Any:
+    """A JSON value without fields of these names, at any depth."""
+    if isinstance(value, dict):
+        return {key: _without(one, names) for key, one in value.items() if key not in names}
+    return [_without(one, names) for one in value] if isinstance(value, list) else value
+
+
+def _without_paths(value: Any) -> Any:
+    """A JSON value in which what is a path on this machine is only the name of its end."""
+    if isinstance(value, dict):
+        return {key: _without_paths(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    name, colon, place = value.rpartition(":")  # an encoder in a folder may have its family's name before
+    is_path = os.path.isabs(place) or (os.sep in place and os.path.exists(place))
+    return f"{name}{colon}{Path(place).name}" if is_path else value

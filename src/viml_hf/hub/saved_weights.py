@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from math import prod
@@ -28,6 +29,8 @@ PARTS = {
     "log_temperature": "temperature",
 }
 HEADS_PREFIX = "viml."
+# The files that `save_pretrained` writes weights into.
+WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 # What is saved beside the parameters, by the end of its name; numbers that are not floating point are no parameters.
 BUFFERS = ("null_text_features", "running_mean", "running_var")
 
@@ -71,6 +74,20 @@ def saved_parameters(folder: str | Path) -> dict[str, int]:
     return parameter_counts(sizes)
 
 
+def heads_settings(config: ViMLConfig) -> dict[str, Any]:
+    """The fields of a heads' config that decide what they compute, for checksums.
+
+    Args:
+        config: Of the heads.
+
+    Example:
+        >>> heads_settings(ViMLConfig(fusion="linear"))["fusion"]
+        'linear'
+    """
+    # The config's own fields: those that every config has say nothing of the embeddings.
+    return {name: getattr(config, name) for name in sorted(type(config).__annotations__)}
+
+
 def weights_checksum(folder: str | Path, heads: ViMLConfig) -> str:
     """A checksum of what decides a saved model's results: all its weights, and the config of its heads.
 
@@ -86,9 +103,7 @@ def weights_checksum(folder: str | Path, heads: ViMLConfig) -> str:
     Raises:
         ViMLError: There are no weights, or they are damaged.
     """
-    # The config's own fields: those that every config has say nothing of the results.
-    settings = {name: getattr(heads, name) for name in sorted(type(heads).__annotations__)}
-    digest = hashlib.sha256(json.dumps(settings, default=str).encode())
+    digest = hashlib.sha256(json.dumps(heads_settings(heads), default=str).encode())
     for name, file in _tensors(Path(folder)):
         tensor = file.get_tensor(name)
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
@@ -98,7 +113,7 @@ def weights_checksum(folder: str | Path, heads: ViMLConfig) -> str:
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Any]]:
     """Every tensor's name, in order, with the open file that it is in."""
-    paths = sorted(folder.glob("model*.safetensors"))
+    paths = sorted(path for path in folder.glob("model*.safetensors") if WEIGHTS.fullmatch(path.name))
     if not paths:
         raise ViMLError(f"{folder}: no model.safetensors; give a folder made by `viml train` or save_pretrained")
     try:

@@ -89,9 +89,11 @@ def _damage_in_one_line(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if "model.safetensors" not in str(error):
-            raise
-        raise OSError(f"{name}: no model.safetensors there. pytorch_model.bin is a pickle, {_PICKLE_FIX}.") from error
+        reason = " ".join(str(error).split())
+        # As transformers says it where the file is not there, and not where it was not to be had.
+        if "does not appear to have a file named" in reason or "Error no file named" in reason:
+            reason = f"no model.safetensors there. pytorch_model.bin is a pickle, {_PICKLE_FIX}."
+        raise OSError(f"{name}: {reason}") from error
     except ValueError as error:
         raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
     except Exception as error:

@@ -1,5 +1,6 @@
 """`ViMLForMusicRetrieval`: ViML with its frozen base encoders inside, from frames, tokens and sound to a ranking."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -136,6 +137,9 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         model.freeze_encoders()
         tokenizer = tokenizer or _tokenizer_of(text, encoders["text"], **kwargs)
         model.viml.set_null_text(model.null_text_base_feature(tokenizer))
+        for encoder in encoders.values():
+            if os.path.isdir(encoder.name_or_path):
+                encoder.config.name_or_path = ""  # a model that is given away tells no paths
         return model.eval()
 
     @classmethod

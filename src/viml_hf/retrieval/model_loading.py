@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError, in_one_line
+from viml_hf.hub.saved_weights import heads_settings
 from viml_hf.modeling.configuration_viml import ViMLConfig
 from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
@@ -55,6 +56,8 @@ def load_encoder_and_model(
         raise ViMLError(
             f"{name}: no such model folder; name one with --model, or a Hub id (if it was moved: its new place)"
         )
+    # Not left open: transformers would ask whether to run code that a tampered repo names.
+    kwargs = {**kwargs, "trust_remote_code": False}
     try:
         processor = ViMLProcessor.from_pretrained(name, **kwargs)
         loaded = ViMLForMusicRetrieval.from_pretrained(name, **kwargs)
@@ -92,10 +95,23 @@ def fingerprint(encoder: MediaEncoder) -> str:
         >>> fingerprint(encoder) == fingerprint(encoder), len(fingerprint(encoder))
         (True, 64)
     """
-    viml = encoder.model.viml
-    # The config's own fields: those that every config has say nothing of the embeddings.
-    settings = {name: getattr(viml.config, name) for name in sorted(type(viml.config).__annotations__)}
-    digest = hashlib.sha256(json.dumps([settings, encoder.fingerprints()], default=str).encode())
+    return heads_fingerprint(encoder.model.viml, encoder.fingerprints())
+
+
+def heads_fingerprint(viml: ViMLModel, encoders: dict[str, str] | None = None) -> str:
+    """A checksum of the weights and config of heads.
+
+    Args:
+        viml: The heads.
+        encoders: Checksums of the encoders that belong to them; by default none do.
+
+    Example:
+        >>> heads_fingerprint(ViMLModel(ViMLConfig())) == heads_fingerprint(ViMLModel(ViMLConfig()))
+        False
+    """
+    settings = heads_settings(viml.config)
+    described = settings if encoders is None else [settings, encoders]
+    digest = hashlib.sha256(json.dumps(described, default=str).encode())
     for name, tensor in sorted(viml.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())

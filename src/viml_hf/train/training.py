@@ -18,6 +18,7 @@ from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.features.checksums import digest
 from viml_hf.features.store import Store, StoreItem
+from viml_hf.hub.card_facts import stated_name
 from viml_hf.hub.sentence_transformers_files import save_for_sentence_transformers
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.modeling.configuration_viml import ViMLConfig
@@ -338,7 +339,7 @@ def write_training_facts(
     """
     facts = {
         "settings": asdict(settings),
-        "store": store.spec.encoders,
+        "store": {modality: stated_name(name) for modality, name in store.spec.encoders.items()},
         "training_items": training_items,
         "evaluation_items": evaluation_items,
         **more,
