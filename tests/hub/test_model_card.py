@@ -11,7 +11,14 @@ from huggingface_hub import ModelCard
 from tests.hub.cards import result
 from tests.media import sine, write_audio, write_video
 from tests.modeling.tiny import HEADS, tiny_model, tiny_processor
-from viml_hf import ViMLConfig, ViMLForMusicRetrieval, ViMLModel, ViMLProcessor, save_with_code
+from viml_hf import (
+    ViMLConfig,
+    ViMLForMusicRetrieval,
+    ViMLModel,
+    ViMLProcessor,
+    save_for_sentence_transformers,
+    save_with_code,
+)
 from viml_hf.cli.main import main
 from viml_hf.hub.card_facts import OwnerFacts, facts_of_model, gather_facts
 from viml_hf.hub.card_snippets import snippets_of
@@ -266,6 +273,8 @@ def run_snippets(card, folder, media, monkeypatch, tmp_path, capsys):
     capsys.readouterr()
     printed = []
     for code in snippets_of(card):
+        if "sentence_transformers" in code:
+            pytest.importorskip("sentence_transformers", reason="needs the extra sentence-transformers")
         if "trust_remote_code" not in code:  # these are run where the package is not installed
             exec(compile(code, "README.md", "exec"), {})
             printed.append(capsys.readouterr().out)
@@ -277,20 +286,26 @@ def test_the_snippets_of_a_whole_model_run(query, media, monkeypatch, tmp_path, 
     model = ViMLForMusicRetrieval.from_encoders(**HEADS, query_modalities=query)
     model.save_pretrained(tmp_path / "model")
     ViMLProcessor.from_encoders().save_pretrained(tmp_path / "model")
+    save_for_sentence_transformers(tmp_path / "model")
     card = render_card(gather_facts(tmp_path / "model", REPO))
-    ranked, again, similarities = run_snippets(card, tmp_path / "model", media, monkeypatch, tmp_path, capsys)
+    ranked, again, similarities, same = run_snippets(card, tmp_path / "model", media, monkeypatch, tmp_path, capsys)
     assert ranked == again
     assert sorted(line.split()[:2] for line in ranked.splitlines()) in (
         [["1", "a.mp3"], ["2", "b.mp3"]],
         [["1", "b.mp3"], ["2", "a.mp3"]],
     )
-    assert re.fullmatch(r"tensor\(\[\[ ?-?[\d.]+, +-?[\d.]+\]\]\)\n", similarities)
+    for printed in (similarities, same):
+        assert re.fullmatch(r"tensor\(\[\[ ?-?[\d.]+, +-?[\d.]+\]\]\)\n", printed)
+    assert [float(one) for one in re.findall(r"-?\d\.\d+", same)] == pytest.approx(
+        [float(one) for one in re.findall(r"-?\d\.\d+", similarities)], abs=2e-4
+    )
 
 
 def test_the_snippets_of_a_model_with_trained_encoders_run_beside_its_code(media, monkeypatch, tmp_path, capsys):
     save_with_code(encoders(), tmp_path / "model", tiny_processor())
+    save_for_sentence_transformers(tmp_path / "model")
     card = render_card(gather_facts(tmp_path / "model", REPO))
-    assert len(run_snippets(card, tmp_path / "model", media, monkeypatch, tmp_path, capsys)) == 3
+    assert len(run_snippets(card, tmp_path / "model", media, monkeypatch, tmp_path, capsys)) == 4
     trusted = [code for code in snippets_of(card) if "trust_remote_code=True" in code]
     assert len(trusted) == 2
     assert not any("viml_hf" in code for code in trusted)

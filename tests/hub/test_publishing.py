@@ -372,6 +372,7 @@ def test_push_to_hub_of_model_and_processor(connected_hub):
     with torch.no_grad():
         assert torch.equal(again(**inputs).query_embeds, model(**inputs).query_embeds)
     assert AutoProcessor.from_pretrained(ID)(text=["slow piano"])["input_ids"].equal(inputs["input_ids"])
+    assert "modules.json" in connected_hub.repos[ID].files
 
 
 def test_push_to_hub_leaves_a_card_that_somebody_wrote(connected_hub):
@@ -492,7 +493,7 @@ def test_the_snippets_of_a_published_card_run_in_a_clean_process(hub, run_clean,
     (tmp_path / "tests_snippets.py").write_text(f"python = {python!r}\nbash = {bash!r}\n")
     environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *filter(None, [environment.get("PYTHONPATH")])])
     printed = run_clean(RUN_SNIPPETS, tmp_path, env=environment, without_package=without_package)
-    assert printed.splitlines()[-1] == ("all run: 2 0" if without_package else "all run: 3 2")
+    assert printed.splitlines()[-1] == ("all run: 2 0" if without_package else "all run: 4 2")
 
 
 def test_private_is_not_promised_of_a_repo_that_is_public(connected_hub, folder):

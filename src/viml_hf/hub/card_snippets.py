@@ -49,6 +49,7 @@ def usage_snippets(facts: CardFacts) -> list[Snippet]:
         Snippet(
             "Embeddings and similarities", _model_and_processor(facts, "import viml_hf  # registers the classes\n")
         ),
+        Snippet("The same with sentence-transformers", _sentence_transformer(facts)),
     ]
     if facts.with_code:
         found += [
@@ -117,6 +118,21 @@ inputs = processor({video}{text}audio=[{tracks}])
 with torch.inference_mode():
     output = model(**inputs)
 print(output.query_embeds @ output.audio_embeds.T)  # cosine similarities, (1, {len(TRACKS)})
+"""
+
+
+def _sentence_transformer(facts: CardFacts) -> str:
+    query = {
+        ("video", "text"): f'{{"video": "{VIDEO}", "text": "{TEXT}"}}',
+        ("video",): f'{{"video": "{VIDEO}"}}',
+        ("text",): f'"{TEXT}"',
+    }[tuple(facts.takes)]
+    tracks = ", ".join(f'"{track}"' for track in TRACKS)
+    return f"""import viml_hf  # registers the classes
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{facts.repo_id}")
+print(model.similarity(model.encode_query([{query}]), model.encode_document([{tracks}])))
 """
 
 

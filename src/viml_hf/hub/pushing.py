@@ -11,7 +11,9 @@ from viml_hf.errors import ViMLError
 from viml_hf.hub.card_facts import CardFacts, check_repo_id, facts_of_model
 from viml_hf.hub.model_card import render_card
 from viml_hf.hub.repo_files import CARD_FILE, is_of_other_weights, is_published
+from viml_hf.hub.sentence_transformers_files import sentence_transformers_files
 from viml_hf.hub.uploading import commit_files, has_own_card
+from viml_hf.modeling.configuration_viml import ViMLForMusicRetrievalConfig
 
 
 def push_part(
@@ -50,17 +52,24 @@ def push_part(
         refuse_unaccepted(facts, accept_licences)
         part.save_pretrained(folder, max_shard_size=max_shard_size)
         card = render_card(facts, tags=tags or ())
-        return push_model_files(repo_id, _files(folder), card, message=message, token=token, **options)
+        return push_model_files(part, repo_id, _files(folder), card, message=message, token=token, **options)
 
 
 def push_model_files(
-    repo_id: str, files: dict[str, Path | bytes], card: str, *, token: str | bool | None = None, **options: Any
+    model: Any,
+    repo_id: str,
+    files: dict[str, Path | bytes],
+    card: str,
+    *,
+    token: str | bool | None = None,
+    **options: Any,
 ) -> CommitInfo:
     """Commit a model's files in the place of those of other weights, with a card unless somebody wrote one.
 
     Args:
+        model: The model.
         repo_id: `OWNER/NAME`.
-        files: The model's.
+        files: What it was saved as.
         card: The card's text.
         token: As for `commit_files`.
         options: As for `commit_files`.
@@ -68,6 +77,8 @@ def push_model_files(
     Raises:
         ViMLError: The upload failed.
     """
+    if model.config.model_type == ViMLForMusicRetrievalConfig.model_type:
+        files = {**files, **{name: text.encode() for name, text in sentence_transformers_files(model.config).items()}}
     if not has_own_card(repo_id, token):
         files = {**files, CARD_FILE: card.encode()}
     return commit_files(repo_id, files, is_stale=is_of_other_weights, token=token, **options)

@@ -44,6 +44,12 @@ def save_for_sentence_transformers(folder: str | Path) -> None:
         raise ViMLError(
             f"{folder}: not a saved ViMLForMusicRetrieval with its processor; save both there with save_pretrained"
         )
+    for name, content in sentence_transformers_files(ViMLForMusicRetrievalConfig.from_pretrained(folder)).items():
+        (folder / name).write_text(content, encoding="utf-8")
+
+
+def sentence_transformers_files(config: ViMLForMusicRetrievalConfig) -> dict[str, str]:
+    """Content by name of the files that `save_for_sentence_transformers` writes."""
     files: dict[str, Any] = {
         "config_sentence_transformers.json": {
             "model_type": "SentenceTransformer",
@@ -52,12 +58,11 @@ def save_for_sentence_transformers(folder: str | Path) -> None:
         "modules.json": [{"idx": 0, "name": "0", "path": "", "type": MODULE}],
         "sentence_bert_config.json": {
             "transformer_task": "feature-extraction",
-            "modality_config": _methods(ViMLForMusicRetrievalConfig.from_pretrained(folder)),
+            "modality_config": _methods(config),
             "module_output_name": "sentence_embedding",
         },
     }
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return {name: json.dumps(content, indent=2) + "\n" for name, content in files.items()}
 
 
 def taken_modalities(config: ViMLForMusicRetrievalConfig) -> list[Literal["text", "video", "audio"]]:

@@ -70,6 +70,7 @@ class ViMLTrainer(Trainer):
         self.create_model_card(**card)
         output = Path(str(self.args.output_dir))
         return push_model_files(
+            model,
             str(self.hub_model_id),
             published_files(output),
             (output / "README.md").read_text(encoding="utf-8"),
