@@ -18,7 +18,7 @@ from huggingface_hub import (
     upload_file,
 )
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoProcessor, pipeline
+from transformers import AutoModel, AutoProcessor, TrainingArguments, pipeline
 from transformers.utils import PushToHubMixin
 
 from tests.hub.cards import result
@@ -38,6 +38,7 @@ from viml_hf import (
     ViMLForMusicRetrieval,
     ViMLModel,
     ViMLProcessor,
+    ViMLTrainer,
     build_index,
     make_trainer,
     save_with_code,
@@ -55,7 +56,7 @@ RANK = """
 import json, sys
 import torch
 {imports}
-from transformers import AutoModel, AutoProcessor, pipeline
+from transformers import AutoModel, AutoProcessor, TrainingArguments, pipeline
 from transformers.utils import PushToHubMixin
 
 id, embeds, video, *music = sys.argv[1:]
@@ -441,6 +442,14 @@ def test_a_trainers_push_that_fails_leaves_nothing(connected_hub, tmp_path):
     with pytest.raises(ViMLError, match="nothing was published"):
         trainer.push_to_hub()
     assert connected_hub.repos == {}
+
+
+def test_a_trainer_pushes_a_tagger_as_transformers_does(connected_hub, tmp_path):
+    arguments = TrainingArguments(str(tmp_path), push_to_hub=True, hub_model_id=ID, report_to="none")
+    ViMLTrainer(DeepSimModel(DeepSimConfig()), arguments).push_to_hub()
+    files = connected_hub.repos[ID].files
+    assert {"README.md", "config.json", "model.safetensors"} <= set(files)
+    assert "training_args.bin" not in files
 
 
 def pushing_trainer(folder, **arguments):

@@ -57,6 +57,7 @@ class ViMLTrainer(Trainer):
         """
         model = self.accelerator.unwrap_model(self.model)
         if not isinstance(model, ViMLPreTrainedModel):
+            super().init_hf_repo(token=token, private=private)
             given: dict[str, Any] = {"token": token, "revision": revision, "private": private, **card}
             return super().push_to_hub(commit_message, blocking, **given)
         _owner_facts(**card)  # before anything is saved
