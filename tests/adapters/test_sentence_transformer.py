@@ -173,8 +173,10 @@ def test_a_folder_opens_by_itself(stock, recommender, tracks, music, videos):
 
 def test_a_path_of_an_unknown_kind_is_not_taken_for_a_text(stock, tmp_path):
     song = write_audio(tmp_path / "song.m4a", noise(3, 44_100, 1), 44_100, "aac")
-    with pytest.raises(ValueError, match=r"song\.m4a' is a media file: give it as videos= or audio="):
+    with pytest.raises(ValueError, match=r"song\.m4a' names a media file: give it, if it is there, as videos="):
         stock.encode_document(str(song))
+    with pytest.raises(ValueError, match=r"zzz\.m4a"):
+        stock.encode_document("my-music/zzz.m4a")
 
 
 def test_stated_frame_rates_count(stock, recommender):

@@ -23,7 +23,7 @@ from viml_hf.cli.main import main
 from viml_hf.hub.card_facts import OwnerFacts, facts_of_model, gather_facts
 from viml_hf.hub.card_snippets import snippets_of
 from viml_hf.hub.evaluation_results import save_evaluation
-from viml_hf.hub.model_card import GENERATED, render_card
+from viml_hf.hub.model_card import GENERATED, is_generated, render_card
 
 REPO = "me/my-model"
 TRAINING = {
@@ -109,10 +109,11 @@ def test_a_card_of_what_is_known_has_every_section(folder):
         "* Items: 1,280.",
         "* Texts: `data2text-rules`, written by `viml describe`.",
         "* Recipe: `viml`.",
-        "* Seen of a track: 3 rows of base features, 30 s.",
+        "* Seen of a track: up to 3 rows of base features, 30 s.",
         "* Settings: epochs 20, text_dropout 0.0, video_dropout 0.0.",
         "* Loss: InfoNCE, temperature 0.03.",
-        "* At its end, on 120 held-out items in pools of 120: R@1 1.00, R@10 24.50, MR 9.0.",
+        "* At its end, on 120 held-out items in pools of 120, asked with the texts that it was trained on: R@1 1.00, "
+        "R@10 24.50, MR 9.0.",
     ]
     for said in ("1,280 items", "Texts were never dropped", "Videos were never dropped", "does not see what a picture"):
         assert said in found["Limits"]
@@ -198,7 +199,7 @@ def test_heads_alone_say_whose_features_they_take(tmp_path):
     assert (data.base_model, data["base_model_relation"]) == (["openai/clip-vit-base-patch32"], "adapter")
     assert "| audio | `features:vggish` |" in card
     assert "not in this repo" in card
-    assert "* Seen of a track: 3 rows of base features." in card  # rows of other features may be longer than 10 s
+    assert "* Seen of a track: up to 3 rows of base features." in card  # rows of other features may be longer than 10 s
 
 
 @pytest.mark.parametrize(
@@ -224,9 +225,15 @@ def every_card(folder):
 
 
 def test_every_card_says_right_after_its_head_who_wrote_it(folder):
-    assert len(GENERATED.splitlines()) == 1
+    before, after = GENERATED.split("{}")
     for card in every_card(folder):
-        assert ModelCard(card).text.lstrip().startswith(f"{GENERATED}\n\n# my-model\n")
+        first, _, title, *_ = ModelCard(card).text.lstrip().splitlines()
+        assert re.fullmatch(f"{re.escape(before)}[0-9a-f]{{16}}{re.escape(after)}", first)
+        assert title == "# my-model"
+        assert is_generated(card)
+        assert is_generated(card.replace("\n", "\r\n"))
+        for changed in (card + "\nMy words.\n", card.replace("library_name", "my_library"), card.replace(first, "")):
+            assert not is_generated(changed)
 
 
 def test_a_card_says_where_its_package_comes_from_and_how_to_pin_its_code():

@@ -18,7 +18,7 @@ from huggingface_hub import (
     upload_file,
 )
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoProcessor, TrainingArguments, pipeline
+from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments, pipeline
 from transformers.utils import PushToHubMixin
 
 from tests.hub.cards import result
@@ -56,7 +56,7 @@ RANK = """
 import json, sys
 import torch
 {imports}
-from transformers import AutoModel, AutoProcessor, TrainingArguments, pipeline
+from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments, pipeline
 from transformers.utils import PushToHubMixin
 
 id, embeds, video, *music = sys.argv[1:]
@@ -425,7 +425,7 @@ def test_a_trainer_that_pushes(connected_hub, tmp_path, strategy):
     card = ModelCard.load(ID)
     assert (card.data.license, card.data.datasets) == ("mit", ["tester/data"])
     assert "mine" in card.data.tags
-    for said in ("Items: 8", "epochs 1", "batch_size 4", "on 4 held-out items: R@1"):
+    for said in ("Items: 8", "epochs 1", "batch_size 4", "on 4 held-out items, asked with", "`descriptors`"):
         assert said in card.text, said
     assert "more information needed" not in card.text.lower()
     model = trainer.model.cpu()
@@ -671,3 +671,40 @@ def test_offline_is_said(connected_hub, folder, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ViMLError, match="HF_HUB_OFFLINE is set"):
         publish_as(folder)
+
+
+def test_heads_are_not_pushed_into_a_whole_model(connected_hub, folder):
+    publish_as(folder)
+    before = dict(connected_hub.repos[ID].files)
+    heads = ViMLModel.from_pretrained(ID)
+    with pytest.raises(ViMLError, match="it holds a viml_music_retrieval, and to push a viml would leave half of each"):
+        heads.push_to_hub(ID)
+    assert connected_hub.repos[ID].files == before
+    heads.push_to_hub("tester/heads")
+    assert "model.safetensors" in connected_hub.repos["tester/heads"].files
+
+
+def test_words_added_to_a_card_are_kept(connected_hub, folder, caplog):
+    publish_as(folder)
+    changed = connected_hub.repos[ID].files["README.md"] + b"\n## My words\n"
+    upload_file(path_or_fileobj=changed, path_in_repo="README.md", repo_id=ID)
+    publish_as(folder)
+    assert connected_hub.repos[ID].files["README.md"] == changed
+    assert "look whether it is still true" in caplog.text
+
+
+def test_the_card_of_a_plain_trainer_gives_way(connected_hub, folder, tmp_path):
+    model = ViMLForMusicRetrieval.from_pretrained(folder)
+    arguments = TrainingArguments(str(tmp_path / "plain"), push_to_hub=True, hub_model_id=ID, report_to="none")
+    Trainer(model, arguments).push_to_hub()
+    assert "training_args.bin" in connected_hub.repos[ID].files
+    publish_as(folder)
+    files = connected_hub.repos[ID].files
+    assert "51.23" in files["README.md"].decode()
+    assert "training_args.bin" not in files
+
+
+def test_a_repo_that_is_not_there_is_named(connected_hub, viml, media, tmp_path):
+    status, _, err = viml("index", media[1], "-o", tmp_path / "index", "--model", "tester/nothing", "--quiet")
+    assert status == 2
+    assert "tester/nothing: no such repo on the Hub, or a private one" in err[-1]

@@ -270,3 +270,12 @@ def test_import_is_enough_to_know_the_task(folder, index, tmp_path, expected):
     done = subprocess.run([sys.executable, "-c", code, folder, tmp_path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == expected[1]
+
+
+def test_music_that_cannot_be_read_is_told_and_music_that_is_not_there_refused(folder, library, video, caplog):
+    recommend = pipeline(TASK, model=str(folder), device="cpu")
+    found = recommend(str(video), music=[str(library / "short.wav"), str(library / "broken.mp3")])
+    assert [one["track"] for one in found] == ["short.wav"]
+    assert "left out: broken.mp3" in caplog.text
+    with pytest.raises(ViMLError, match=r"missing\.wav: no such file of music"):
+        recommend(str(video), music=[str(library / "short.wav"), str(library / "missing.wav")])

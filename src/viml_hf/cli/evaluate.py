@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--query",
         action="append",
         choices=list(QUERIES),
-        help="what the queries hold; several times for several rows (default: all that the model knows)",
+        help="what the queries hold; several times for several rows (default: all that the model knows, together)",
     )
     parser.add_argument("--pool-size", type=int, metavar="N", help="tracks per pool (default: all items in one)")
     parser.add_argument("--group-by", metavar="FIELD", help="one pool per value of a field, such as a genre")

@@ -49,8 +49,11 @@ def _summary(publication: "Publication", *, private: bool) -> str:
         lines.append("README.md is the one in the folder")
     if publication.left_out:
         lines.append(f"left out: {', '.join(publication.left_out)}")
-    follows = "" if publication.facts.owner.licence else " (follows from the encoders; --licence states another)"
-    lines.append(f"licence: {publication.licence or 'none is stated'}{follows}")
+    follows = " (it follows from the encoders; --licence states another)"
+    stated = publication.licence and publication.licence + ("" if publication.facts.owner.licence else follows)
+    lines.append(f"licence: {stated or 'none is stated; --licence states one'}")
+    if not publication.facts.whole:
+        lines.append("heads alone: without encoders and processor")
     if publication.facts.whole:
         lines.append("encoders inside, with their licences:")
     for modality, encoder in publication.facts.encoders.items() if publication.facts.whole else ():

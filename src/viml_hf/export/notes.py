@@ -67,7 +67,8 @@ def preparation_notes(model: ViMLModel | MediaEncoder, format: str, part: str) -
         "masks": masks,
         "sizes": "free_sizes gives the least and the most (null = any); for less, fill up with zeros",
         "windows": f"a model is trained on {seconds} s, {CLIP_SEGMENTS} segments: embed a longer video in windows of "
-        f"{seconds} s one after the other and normalise their mean; a longer track in windows that begin "
+        f"{seconds} s one after the other, the last of which ends with the last segment and so may overlap the one "
+        "before (5 segments: 0 to 3 and 2 to 5), and normalise their mean; a longer track in windows that begin "
         f"{SEGMENT_SECONDS:g} s apart, of which the best counts",
     }
     if part == "whole":

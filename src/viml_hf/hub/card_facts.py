@@ -222,15 +222,17 @@ def facts_of_model(
     model: PreTrainedModel,
     repo_id: str,
     *,
+    training: dict[str, Any] | None = None,
     owner: OwnerFacts | None = None,
     with_code: bool = False,
     local_files_only: bool = True,
 ) -> CardFacts:
-    """The facts that a model in memory tells: no training and no results, which may be of other weights.
+    """The facts that a model in memory tells: no results, which may be of other weights.
 
     Args:
         model: A [`ViMLModel`] or [`ViMLForMusicRetrieval`].
         repo_id: Where it will be on the Hub.
+        training: What is known of its training, as `training.json` has it.
         owner: As for `gather_facts`.
         with_code: Whether the model's code is published with it.
         local_files_only: As for `gather_facts`.
@@ -244,7 +246,8 @@ def facts_of_model(
         512
     """
     counts = parameter_counts((name, parameter.numel()) for name, parameter in model.named_parameters())
-    return _facts(model.config, repo_id, counts, owner=owner, with_code=with_code, local_files_only=local_files_only)
+    options: dict[str, Any] = {"with_code": with_code, "local_files_only": local_files_only}
+    return _facts(model.config, repo_id, counts, training=training, owner=owner, **options)
 
 
 def _facts(

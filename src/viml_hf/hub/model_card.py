@@ -3,6 +3,8 @@
 A fact that is not known leaves its line or section out. The same facts give the same text.
 """
 
+import hashlib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,11 +28,9 @@ CITATION = """@inproceedings{mckee2023viml,
   booktitle = {CVPR},
   year = {2023}
 }"""
-# By this line a card of this package is told from one that somebody wrote.
-GENERATED = (
-    "<!-- viml_hf wrote this card from the model's facts, and writes it anew when the model is published again unless "
-    "this line is removed. -->"
-)
+# By this line, with a checksum of all others, a card of this package is told from one that somebody wrote or changed.
+GENERATED = "<!-- viml_hf wrote this card from the model's facts and renews it as long as nobody changes it: {} -->"
+_IS_SEAL = re.compile(re.escape(GENERATED).replace(r"\{\}", r"(\{\}|[0-9a-f]{16})"))
 PAPER = "[McKee et al., CVPR 2023](https://arxiv.org/abs/2306.09327)"
 TOWERS = {"transformer": "Transformer", "mlp": "residual MLP", "linear": "linear stack"}
 # Settings that are said in other words, or say nothing of the model.
@@ -65,7 +65,27 @@ def render_card(facts: CardFacts, tags: Iterable[str] = ()) -> str:
     }
     parts = [f"---\n{card_data(facts, tags).to_yaml()}\n---", GENERATED, f"# {facts.name}", _summary(facts)]
     parts += [f"## {title}\n\n{text}" for title, text in sections.items() if text]
-    return "\n\n".join(parts) + "\n"
+    return seal("\n\n".join(parts) + "\n")
+
+
+def seal(card: str) -> str:
+    """The card with the checksum of its other lines in the line that says who wrote it.
+
+    Example:
+        >>> seal(f"{GENERATED}\\nText.") == seal(seal(f"{GENERATED}\\nText."))
+        True
+        >>> is_generated(seal(f"{GENERATED}\\nText.")), is_generated(seal(f"{GENERATED}\\nText.") + "More.")
+        (True, False)
+    """
+    others = [line.rstrip() for line in card.splitlines() if not _IS_SEAL.fullmatch(line.rstrip())]
+    checksum = hashlib.sha256("\n".join(others).strip().encode()).hexdigest()[:16]
+    return "\n".join(GENERATED.format(checksum) if _IS_SEAL.fullmatch(line) else line for line in card.split("\n"))
+
+
+def is_generated(card: str) -> bool:
+    """Whether this package wrote a card, and nobody has changed it since."""
+    unix = card.replace("\r\n", "\n")
+    return any(_IS_SEAL.fullmatch(line) for line in unix.split("\n")) and seal(unix) == unix
 
 
 def card_data(facts: CardFacts, more_tags: Iterable[str] = ()) -> ModelCardData:
@@ -171,7 +191,7 @@ def _training(facts: CardFacts) -> str:
     if "clip_segments" in settings:
         clip = settings["clip_segments"]
         seconds = f", {clip * SEGMENT_SECONDS:.0f} s" if clip and facts.whole else ""
-        lines.append(f"Seen of a track: {f'{clip} rows of base features{seconds}' if clip else 'all of it'}")
+        lines.append(f"Seen of a track: {f'up to {clip} rows of base features{seconds}' if clip else 'all of it'}")
     if settings:
         said = (f"{name} {value}" for name, value in settings.items() if name not in UNSAID and value is not None)
         lines.append("Settings: " + ", ".join(said))
@@ -182,8 +202,9 @@ def _training(facts: CardFacts) -> str:
     if metrics and held_out:
         figures = ", ".join(f"{name} {value:.{decimals(name)}f}" for name, value in metrics.items())
         pool = min(settings.get("pool_size") or held_out, held_out)
+        asked = ", asked with the texts that it was trained on" if "text" in facts.takes else ""
         pools = f" in pools of {pool:,}" if "pool_size" in settings else ""
-        lines.append(f"At its end, on {held_out:,} held-out items{pools}: {figures}")
+        lines.append(f"At its end, on {held_out:,} held-out items{pools}{asked}: {figures}")
     return _bullets(lines)
 
 

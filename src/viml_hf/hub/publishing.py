@@ -1,6 +1,7 @@
 """Publishing a saved model: what goes to the Hub, on which terms, and in one commit."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from viml_hf.hub.pushing import non_commercial_encoders, published_files, refuse
 from viml_hf.hub.repo_files import CARD_FILE, FACTS, is_of_other_publication, is_own_card
 from viml_hf.hub.sentence_transformers_files import save_for_sentence_transformers
 from viml_hf.hub.uploading import commit_files, has_own_card
+
+logger = logging.getLogger(__name__)
 
 POINTERS = ("auto_map", "custom_pipelines")
 
@@ -148,6 +151,7 @@ def publish(
     files, repo_id = dict(publication.files), publication.repo_id
     if not publication.has_own_card and has_own_card(repo_id):
         del files[CARD_FILE]
+        logger.warning("README.md on the Hub has words of somebody's own and is kept: look whether it is still true")
     message = message or f"Publish {publication.facts.name}"
 
     def is_stale(path: str) -> bool:

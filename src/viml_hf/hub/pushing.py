@@ -12,7 +12,7 @@ from viml_hf.hub.card_facts import CardFacts, check_repo_id, facts_of_model
 from viml_hf.hub.model_card import render_card
 from viml_hf.hub.repo_files import CARD_FILE, is_of_other_weights, is_published
 from viml_hf.hub.sentence_transformers_files import sentence_transformers_files
-from viml_hf.hub.uploading import commit_files, has_own_card
+from viml_hf.hub.uploading import commit_files, has_own_card, saved_model_type
 from viml_hf.modeling.configuration_viml import ViMLForMusicRetrievalConfig
 
 
@@ -75,8 +75,14 @@ def push_model_files(
         options: As for `commit_files`.
 
     Raises:
-        ViMLError: The upload failed.
+        ViMLError: The repo holds a model of another kind, or the upload failed.
     """
+    held = saved_model_type(repo_id, token)
+    if held not in (None, model.config.model_type):
+        raise ViMLError(
+            f"{repo_id}: it holds a {held}, and to push a {model.config.model_type} would leave half of each; push to "
+            "another repo, or replace all of it with `viml publish`"
+        )
     if model.config.model_type == ViMLForMusicRetrievalConfig.model_type:
         files = {**files, **{name: text.encode() for name, text in sentence_transformers_files(model.config).items()}}
     if not has_own_card(repo_id, token):

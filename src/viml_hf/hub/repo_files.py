@@ -7,12 +7,12 @@ from pathlib import Path
 from viml_hf.hub.card_facts import TRAINING_FILE
 from viml_hf.hub.code import CODE_FOLDER
 from viml_hf.hub.evaluation_results import EVAL_RESULTS_FOLDER, EVALUATION_FILE
-from viml_hf.hub.model_card import GENERATED
+from viml_hf.hub.model_card import is_generated
 from viml_hf.hub.saved_weights import WEIGHTS
 
 CARD_FILE = "README.md"
-# What is in the card that transformers writes where there is none: a list of things that are not known.
-TEMPLATE = "[More Information Needed]"
+# What is in the cards that transformers writes, by itself and with its Trainer.
+TEMPLATES = ("[More Information Needed]", "automatically according to the information the Trainer had access to")
 INDEX_FILE = "model.safetensors.index.json"  # of shards
 FACTS = (TRAINING_FILE, EVALUATION_FILE)
 CONFIGS = {
@@ -47,7 +47,7 @@ def is_of_other_weights(path: str) -> bool:
         [True, False]
     """
     weights = WEIGHTS.fullmatch(path) or _PICKLES.fullmatch(path) or path == INDEX_FILE
-    return bool(weights) or path in FACTS or path.startswith(f"{EVAL_RESULTS_FOLDER}/")
+    return bool(weights) or path in (*FACTS, "training_args.bin") or path.startswith(f"{EVAL_RESULTS_FOLDER}/")
 
 
 def is_of_other_publication(path: str) -> bool:
@@ -61,10 +61,10 @@ def is_of_other_publication(path: str) -> bool:
 
 
 def is_own_card(card: str | Path) -> bool:
-    """Whether somebody wrote a card, and neither this package nor transformers.
+    """Whether somebody wrote a card, or changed one, and neither this package nor transformers alone.
 
     Args:
         card: Its text, or its file.
     """
     text = card.read_text(encoding="utf-8") if isinstance(card, Path) else card
-    return GENERATED not in text and TEMPLATE not in text
+    return not (is_generated(text) or any(one in text for one in TEMPLATES))

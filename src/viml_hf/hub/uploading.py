@@ -1,5 +1,7 @@
 """One commit to a repo on the Hub: whole, or nothing is left of the attempt, and one line says so."""
 
+import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -86,12 +88,30 @@ def has_own_card(repo_id: str, token: str | bool | None = None) -> bool:
     Raises:
         ViMLError: The Hub cannot be asked.
     """
+    card = _read(repo_id, CARD_FILE, token)
+    return card is not None and is_own_card(card)
+
+
+def saved_model_type(repo_id: str, token: str | bool | None = None) -> str | None:
+    """The model type in the config that a repo holds; `None` where it holds none.
+
+    Raises:
+        ViMLError: The Hub cannot be asked.
+    """
+    try:
+        return json.loads(_read(repo_id, "config.json", token) or "{}").get("model_type")
+    except (ValueError, AttributeError):  # no config that anybody could load
+        return None
+
+
+def _read(repo_id: str, name: str, token: str | bool | None) -> str | None:
+    """The text of a file of a repo; `None` where there is none."""
     api = HfApi(token=token)
     try:
-        if not (api.repo_exists(repo_id) and api.file_exists(repo_id, CARD_FILE)):
-            return False
+        if not (api.repo_exists(repo_id) and api.file_exists(repo_id, name)):
+            return None
         with TemporaryDirectory() as folder:
-            return is_own_card(Path(api.hf_hub_download(repo_id, CARD_FILE, local_dir=folder)))
+            return Path(api.hf_hub_download(repo_id, name, local_dir=folder)).read_text(encoding="utf-8")
     except FAILURES as error:
         raise _failure(repo_id, error, NOTHING, token) from error
 
@@ -155,7 +175,7 @@ def _answer(error: BaseException | None) -> HfHubHTTPError | None:
 
 def _reason(error: Exception, token: str | bool | None = None) -> str:
     """The message of an error in one line of bearable length, without a token."""
-    reason = in_one_line(error)
+    reason = re.sub(r" For more information check: \S+", "", in_one_line(error))
     for secret in (token, get_token()):
         if isinstance(secret, str) and secret:
             reason = reason.replace(secret, "…")

@@ -254,8 +254,9 @@ class ViMLProcessor(HubUploadMixin, ProcessorMixin):
             raise ValueError(f"text={text!r}: give a string, or a list of strings and None.")
         for path in texts:
             # Other libraries take a path for a text if they do not know its suffix.
-            if path and suffix_of(path) in MEDIA_SUFFIXES and os.path.isfile(path):
-                raise ValueError(f"text={path!r} is a media file: give it as videos= or audio=.")
+            looks_so = path and suffix_of(path) in MEDIA_SUFFIXES
+            if path and looks_so and (os.path.isfile(path) or (os.sep in path and " " not in path)):
+                raise ValueError(f"text={path!r} names a media file: give it, if it is there, as videos= or audio=.")
         options = {**self.text_padding, "truncation": True, **options, "return_tensors": "pt"}
         if options["padding"] is False and len(texts) > 1:
             options["padding"] = True

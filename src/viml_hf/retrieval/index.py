@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from viml_hf.errors import ViMLError
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError:  # where a model's code runs without this package, and needs it for saved indexes alone
+    pa = pq = None
 
 SCHEMA_VERSION = 2
 INDEX_FILE, EMBEDDINGS_FILE, TRACKS_FILE = "index.json", "embeddings.safetensors", "tracks.parquet"
@@ -83,6 +87,7 @@ class MusicIndex:
 
     def save(self, folder: str | Path) -> None:
         """Write the index beside an older one, and replace that when all is written, `index.json` last."""
+        _check_pyarrow()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         written = {name: folder / f"{name}.tmp" for name in (EMBEDDINGS_FILE, TRACKS_FILE, INDEX_FILE)}
@@ -110,6 +115,7 @@ class MusicIndex:
         Raises:
             ViMLError: The folder is not an index, or a file of it is damaged.
         """
+        _check_pyarrow()
         folder = Path(folder)
         path = folder / INDEX_FILE
         if not path.is_file():
@@ -135,7 +141,12 @@ def aligned(embeddings: torch.Tensor) -> np.ndarray:
     return embeddings.clone().numpy()
 
 
-def _tracks_to_table(tracks: Sequence[Track]) -> pa.Table:
+def _check_pyarrow() -> None:
+    if pa is None:
+        raise ViMLError("A saved index needs pyarrow: pip install pyarrow")
+
+
+def _tracks_to_table(tracks: Sequence[Track]) -> "pa.Table":
     """One row per window; a track with an error has one row without a window."""
     rows: list[dict[str, Any]] = []
     for track in tracks:
@@ -164,7 +175,7 @@ def _tracks_to_table(tracks: Sequence[Track]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _tracks_from_table(table: pa.Table) -> tuple[Track, ...]:
+def _tracks_from_table(table: "pa.Table") -> tuple[Track, ...]:
     """The tracks of `tracks.parquet`, in its order."""
     grouped: dict[str, list[dict[str, Any]]] = {}
     for row in table.to_pylist():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
@@ -54,7 +55,7 @@ def load_encoder_and_model(
     looks_local = Path(name).is_absolute() or name.startswith(".") or name.count("/") != 1
     if not Path(name).is_dir() and looks_local:
         raise ViMLError(
-            f"{name}: no such model folder; name one with --model, or a Hub id (if it was moved: its new place)"
+            f"{name}: no such model folder; give the folder of a model, or a Hub id (if it was moved: its new place)"
         )
     # Not left open: transformers would ask whether to run code that a tampered repo names.
     kwargs = {**kwargs, "trust_remote_code": False}
@@ -62,9 +63,23 @@ def load_encoder_and_model(
         processor = ViMLProcessor.from_pretrained(name, **kwargs)
         loaded = ViMLForMusicRetrieval.from_pretrained(name, **kwargs)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ViMLError(f"{name}: not a saved ViML model with its processor ({reason})") from error
+        raise ViMLError(f"{name}: {_why_not_loaded(name, error)}") from error
     return MediaEncoder(loaded.to(device), processor, threads=threads)
+
+
+def _why_not_loaded(name: str, error: Exception) -> str:
+    """What is wrong with a saved model, in one line of bearable length."""
+    if Path(name).is_dir() and not (Path(name) / "processor_config.json").is_file():
+        return (
+            "not a saved ViML model with its processor: no processor_config.json there; save both with save_pretrained"
+        )
+    reason = in_one_line(error).removeprefix(f"{name}: ")[:300]
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RepositoryNotFoundError):
+            return "no such repo on the Hub, or a private one: check the name, or log in with `hf auth login`"
+        cause = cause.__cause__
+    return f"not a saved ViML model with its processor ({reason})"
 
 
 def load_model(name: str | Path) -> ViMLModel | MediaEncoder:

@@ -1,5 +1,6 @@
 """Music files → the tracks of an index: names, windows, embeddings, one file after the other."""
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +22,8 @@ from viml_hf.retrieval.index import MusicIndex, Track, Window, aligned
 from viml_hf.retrieval.model_loading import fingerprint
 
 WINDOWS_PER_BATCH = 64
+
+logger = logging.getLogger(__name__)
 
 
 def find_music(folder: str | Path) -> list[Path]:
@@ -68,8 +71,10 @@ def index_files(
     for item in tqdm(named_items(files, root), desc="index", unit="track", disable=not progress):
         extracted = extract_one(item, encoder)
         segments = extracted.features.get("audio", ())
-        tracks.append(make_track(item, len(segments), extracted.facts, extracted.error))
-        if extracted.error is None:
+        tracks.append(track := make_track(item, len(segments), extracted.facts, extracted.error))
+        if track.error is not None:
+            logger.warning("left out: %s", track.error)
+        else:
             rows.append(embed_windows(encoder, np.asarray(segments), track_spans(len(segments))))
     return assemble_index(tracks, rows, encoder, model)
 

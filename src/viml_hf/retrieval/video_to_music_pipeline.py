@@ -195,6 +195,9 @@ class VideoToMusicPipeline(Pipeline):
             except TypeError as error:
                 accepted = "a folder, a list of files, or an index made by `viml index`"
                 raise ViMLError(f"music of type {type(music).__name__} ({error}): give {accepted}") from error
+        for path in files:
+            if not path.exists():
+                raise ViMLError(f"{path}: no such file of music; give paths that are there, or a folder")
         model = self.model.name_or_path or type(self.model).__name__
         return index_files(files, self.encoder, model=model, root=root, progress=logging.is_progress_bar_enabled())
 

@@ -1,7 +1,6 @@
 """The Trainer of this package: `transformers.Trainer` with whole evaluations and a card of the facts."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,11 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from viml_hf.hub.card_facts import OwnerFacts, facts_of_model
+from viml_hf.hub.card_facts import OwnerFacts, facts_of_model, stated_name
 from viml_hf.hub.model_card import render_card
 from viml_hf.hub.pushing import published_files, push_model_files, refuse_unaccepted
 from viml_hf.modeling.modeling_viml_towers import ViMLPreTrainedModel
+from viml_hf.train.data_collator import ViMLDataCollator
 from viml_hf.train.dataset import give_own_generator
 
 
@@ -113,8 +113,8 @@ class ViMLTrainer(Trainer):
             return None
         facts_owner = _owner_facts(license, dataset, language)
         name = self.hub_model_id or model_name or Path(str(self.args.output_dir)).name
-        facts = facts_of_model(model, name, owner=facts_owner)
-        card = render_card(replace(facts, training=self._training_facts()), tags=_as_tuple(tags))
+        facts = facts_of_model(model, name, training=self._training_facts(), owner=facts_owner)
+        card = render_card(facts, tags=_as_tuple(tags))
         (Path(str(self.args.output_dir)) / "README.md").write_text(card, encoding="utf-8")
         return None
 
@@ -136,7 +136,11 @@ class ViMLTrainer(Trainer):
         last = next((entry for entry in reversed(self.state.log_history) if "eval_R@10" in entry), {})
         metrics = {name.removeprefix("eval_"): value for name, value in last.items()}
         items = {name: len(dataset) for name, dataset in data.items() if dataset is not None}
-        return {"settings": settings, "metrics": metrics, **items}
+        encoders = {}
+        if isinstance(collator := self.data_collator, ViMLDataCollator):
+            encoders = {modality: stated_name(name) for modality, name in collator.store.spec.encoders.items()}
+            settings |= {name: getattr(collator, name) for name in ("text_dropout", "video_dropout", "clip_segments")}
+        return {"settings": settings, "metrics": metrics, "store": encoders, **items}
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """The evaluation batches, all of them."""
