@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tests.media import sine, write_audio, write_video
-from viml_hf import MediaEncoder, ViMLForMusicRetrieval, ViMLProcessor
+from viml_hf import MediaEncoder, Recommender, ViMLForMusicRetrieval, ViMLProcessor, build_index, find_music
 
 
 def make_encoder(seed: int) -> MediaEncoder:
@@ -37,3 +37,13 @@ def library(tmp_path_factory):
 @pytest.fixture(scope="session")
 def video(tmp_path_factory):
     return write_video(tmp_path_factory.mktemp("query") / "query.mp4", 24 * 14)
+
+
+@pytest.fixture(scope="session")
+def index(encoder, library):
+    return build_index(find_music(library), encoder, model="a-model", root=library, progress=False)
+
+
+@pytest.fixture(scope="session")
+def recommender(encoder, index):
+    return Recommender(encoder, index)

@@ -16,11 +16,6 @@ def build(encoder, folder, **options):
     return build_index(find_music(folder), encoder, model="a-model", root=folder, progress=False, **options)
 
 
-@pytest.fixture(scope="module")
-def index(encoder, library):
-    return build(encoder, library)
-
-
 def test_every_media_file_is_found_and_nothing_else(library):
     names = [path.relative_to(library).as_posix() for path in find_music(library)]
     assert names == ["album/long.wav", "album/middle.wav", "broken.mp3", "short.wav"]

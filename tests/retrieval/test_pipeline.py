@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import pipeline
 
-from viml_hf import Recommender, VideoToMusicPipeline, ViMLError, build_index, find_music, registration
+from viml_hf import Recommender, VideoToMusicPipeline, ViMLError, build_index, registration
 from viml_hf.errors import MediaDecodeError
 
 TASK = "video-to-music"
@@ -23,16 +23,6 @@ def folder(encoder, tmp_path_factory):
     encoder.model.save_pretrained(folder)
     encoder.processor.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def index(encoder, library):
-    return build_index(find_music(library), encoder, model="a-model", root=library, progress=False)
-
-
-@pytest.fixture(scope="module")
-def recommender(encoder, index):
-    return Recommender(encoder, index)
 
 
 @pytest.fixture(scope="module")

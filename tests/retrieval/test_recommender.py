@@ -2,19 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from viml_hf import MusicIndex, Recommender, ViMLError, ViMLProcessor, build_index, find_music
+from viml_hf import MusicIndex, Recommender, ViMLError, ViMLProcessor, build_index
 from viml_hf.retrieval.index import Track, Window
 from viml_hf.retrieval.model_loading import fingerprint, load_encoder_and_model
-
-
-@pytest.fixture(scope="module")
-def index(encoder, library):
-    return build_index(find_music(library), encoder, model="a-model", root=library, progress=False)
-
-
-@pytest.fixture(scope="module")
-def recommender(encoder, index):
-    return Recommender(encoder, index)
 
 
 @pytest.mark.parametrize("text", [None, "slow piano"])

@@ -10,6 +10,7 @@ import torch
 
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
+from viml_hf.modeling.clip_windows import mean_embedding
 from viml_hf.processing.media_files import AUDIO_SUFFIXES, MEDIA_SUFFIXES, suffix_of
 from viml_hf.processing.processing_viml import Audio, Video
 from viml_hf.retrieval.index import MusicIndex
@@ -212,10 +213,8 @@ class SampleEmbedder:
         if sample.audio is None:
             return self._recommender.embed_query(self._at_six_frames(sample), sample.text)
         rows = self.encoder.encode_audio(sample.audio, sample.sampling_rate).rows
-        embeds = torch.from_numpy(embed_windows(self.encoder, rows, track_spans(len(rows))))
-        if len(embeds) == 1:
-            return embeds[0].numpy()
-        return torch.nn.functional.normalize(embeds.mean(0), dim=0).numpy()
+        embeds = embed_windows(self.encoder, rows, track_spans(len(rows)))
+        return mean_embedding(torch.from_numpy(embeds)).numpy()
 
     def _at_six_frames(self, sample: Sample) -> Video | None:
         """The video; frames of another rate are chosen anew, by the rule that holds for files."""

@@ -53,10 +53,9 @@ def _summary(publication: "Publication", *, private: bool) -> str:
     stated = publication.licence and publication.licence + ("" if publication.facts.owner.licence else follows)
     lines.append(f"licence: {stated or 'none is stated; --licence states one'}")
     if not publication.facts.whole:
-        lines.append("heads alone: without encoders and processor")
-    if publication.facts.whole:
-        lines.append("encoders inside, with their licences:")
-    for modality, encoder in publication.facts.encoders.items() if publication.facts.whole else ():
+        return "\n".join([*lines, "heads alone: without encoders and processor"])
+    lines.append("encoders inside, with their licences:")
+    for modality, encoder in publication.facts.encoders.items():
         licence = encoder.licence or "unknown: look it up before you publish"
         warning = ", not for commercial use" if encoder.non_commercial else ""
         lines.append(f"  {modality}: {encoder.name or encoder.model_type} ({licence}{warning})")

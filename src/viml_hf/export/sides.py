@@ -20,7 +20,6 @@ def heads_graphs(viml: ViMLModel) -> list[Graph]:
          ['audio_features', 'audio_attention_mask']]
     """
     config = viml.eval().config
-    longest = config.max_position_embeddings if config.encoder == "transformer" else None
     rows = {
         "video": ("batch", "segments", "one row per 10 s segment of video"),
         "text": ("batch", "texts", "one row per text, as a rule one"),
@@ -37,7 +36,7 @@ def heads_graphs(viml: ViMLModel) -> list[Graph]:
                 GraphInput(name, shape, f"base features, {meaning}", random_values, modality, mask, dtype="float32"),
                 GraphInput(mask, (batch, time), mask_meaning("the row exists", modality), None, modality),
             ]
-        graphs.append(_graph(side, HeadsGraph(viml, side), config, inputs, {"texts": (1, longest)}))
+        graphs.append(_graph(side, HeadsGraph(viml, side), config, inputs, {}))
     return graphs
 
 
@@ -66,7 +65,7 @@ def whole_graphs(encoder: MediaEncoder) -> list[Graph]:
 def _graph(side: str, module: HeadsGraph, config: Any, inputs: list[GraphInput], limits: Limits) -> Graph:
     used = {size for given in inputs for size in given.shape if isinstance(size, str)}
     longest = config.max_position_embeddings if config.encoder == "transformer" else None
-    known: Limits = {"segments": (1, longest), **limits}
+    known: Limits = {"segments": (1, longest), "texts": (1, longest), **limits}
     return Graph(
         side,
         module,

@@ -153,11 +153,7 @@ def publish(
         del files[CARD_FILE]
         logger.warning("README.md on the Hub has words of somebody's own and is kept: look whether it is still true")
     message = message or f"Publish {publication.facts.name}"
-
-    def is_stale(path: str) -> bool:
-        return path != CARD_FILE and is_of_other_publication(path)
-
-    return commit_files(repo_id, files, message=message, is_stale=is_stale, private=private)
+    return commit_files(repo_id, files, message=message, is_stale=is_of_other_publication, private=private)
 
 
 def _loaded_tokenizer_files(folder: Path, facts: CardFacts) -> list[str]:

@@ -1,6 +1,19 @@
-"""Where clips of 30 s lie in a longer video or track."""
+"""Where clips of 30 s lie in a longer video or track, and what they give together."""
+
+import torch
+from torch import Tensor
 
 CLIP_SEGMENTS = 3  # of 10 s
+
+
+def mean_embedding(embeds: Tensor) -> Tensor:
+    """One embedding `(dim,)` for all clips `(clips, dim)` of a track: their L2-normalised mean, or the only one.
+
+    Example:
+        >>> [round(number, 3) for number in mean_embedding(torch.eye(2)).tolist()]
+        [0.707, 0.707]
+    """
+    return embeds[0] if len(embeds) == 1 else torch.nn.functional.normalize(embeds.mean(0), dim=0)
 
 
 def windows(num_segments: int, size: int = CLIP_SEGMENTS, hop: int = 1) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
-from .clip_windows import CLIP_SEGMENTS, windows
+from .clip_windows import CLIP_SEGMENTS, mean_embedding, windows
 from .configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
 from .encoder_names import loading, locate_encoder
 from .frozen_encoders import (
@@ -460,8 +460,8 @@ def _embed_windows(
             found.append(embed(item, rows[item : item + 1, :1], mask[item : item + 1, :1]))
             continue
         spans = windows(len(track), CLIP_SEGMENTS, hop)
-        embeds = torch.stack([embed(item, track[None, first:stop], None) for first, stop in spans])
-        found.append(embeds[0] if len(embeds) == 1 else nn.functional.normalize(embeds.mean(0), dim=0))
+        embeds = [embed(item, track[None, first:stop], None) for first, stop in spans]
+        found.append(mean_embedding(torch.stack(embeds)))
     return torch.stack(found)
 
 

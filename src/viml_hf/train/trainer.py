@@ -12,6 +12,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from viml_hf.hub.card_facts import OwnerFacts, facts_of_model, stated_name
 from viml_hf.hub.model_card import render_card
 from viml_hf.hub.pushing import published_files, push_model_files, refuse_unaccepted
+from viml_hf.hub.repo_files import CARD_FILE
 from viml_hf.modeling.modeling_viml_towers import ViMLPreTrainedModel
 from viml_hf.train.data_collator import ViMLDataCollator
 from viml_hf.train.dataset import give_own_generator
@@ -74,7 +75,7 @@ class ViMLTrainer(Trainer):
             model,
             str(self.hub_model_id),
             published_files(output),
-            (output / "README.md").read_text(encoding="utf-8"),
+            (output / CARD_FILE).read_text(encoding="utf-8"),
             message=commit_message or "End of training",
             token=token,
             revision=revision or self.args.hub_revision,
@@ -115,7 +116,7 @@ class ViMLTrainer(Trainer):
         name = self.hub_model_id or model_name or Path(str(self.args.output_dir)).name
         facts = facts_of_model(model, name, training=self._training_facts(), owner=facts_owner)
         card = render_card(facts, tags=_as_tuple(tags))
-        (Path(str(self.args.output_dir)) / "README.md").write_text(card, encoding="utf-8")
+        (Path(str(self.args.output_dir)) / CARD_FILE).write_text(card, encoding="utf-8")
         return None
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

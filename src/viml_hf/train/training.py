@@ -18,7 +18,7 @@ from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.features.checksums import digest
 from viml_hf.features.store import Store, StoreItem
-from viml_hf.hub.card_facts import stated_name
+from viml_hf.hub.card_facts import TRAINING_FILE, stated_name
 from viml_hf.hub.sentence_transformers_files import save_for_sentence_transformers
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.modeling.configuration_viml import ViMLConfig
@@ -344,7 +344,7 @@ def write_training_facts(
         "evaluation_items": evaluation_items,
         **more,
     }
-    (Path(output) / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    (Path(output) / TRAINING_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def _check_lengths(config: ViMLConfig, items: Sequence[StoreItem], settings: TrainingSettings) -> None:
