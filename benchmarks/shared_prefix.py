@@ -20,8 +20,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from viml_hf.synthesis.data2text import describe_by_rules
 from viml_hf.synthesis.prompts import Example, PromptWriter
 from viml_hf.synthesis.shared_prefix import SharedPrefixGenerator
-from viml_hf.synthesis.tag_vocabulary import TagVocabulary
-from viml_hf.synthesis.track_tags import TrackTags
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
+from viml_hf.tagging.track_tags import TrackTags
 
 BATCH, NEW_TOKENS, EXAMPLES = 8, 40, 8
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from viml_hf.evaluation.statistics import paired_bootstrap
 from viml_hf.features.store import Store
-from viml_hf.train.table_definitions import OURS, Table
-from viml_hf.train.tables import TableMaker, format_result
+from viml_hf.paper.table_definitions import OURS, Table
+from viml_hf.paper.tables import TableMaker, format_result
 
 
 def main() -> None:

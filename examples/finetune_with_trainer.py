@@ -23,7 +23,7 @@ from viml_hf import (
     extract,
     make_compute_metrics,
 )
-from viml_hf.data.generated_corpus import generate_corpus
+from viml_hf.generated.corpus import generate_corpus
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from transformers import pipeline
 
 from viml_hf import Recommender, build_index, find_music
-from viml_hf.data.generated_corpus import generate_corpus
+from viml_hf.generated.corpus import generate_corpus
 from viml_hf.hub.publishing import plan_publication, publish
 from viml_hf.retrieval.model_loading import load_encoder_and_model
 

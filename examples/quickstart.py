@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 from viml_hf import MediaEncoder, Recommender, ViMLForMusicRetrieval, ViMLProcessor, build_index, find_music
-from viml_hf.data.generated_corpus import generate_corpus
+from viml_hf.generated.corpus import generate_corpus
 
 
 def main() -> None:

@@ -11,12 +11,12 @@ import tempfile
 
 import torch
 
-from viml_hf.data.generated_music import synthesise
-from viml_hf.data.generated_styles import draw_style, tags
+from viml_hf.generated.music import synthesise
+from viml_hf.generated.styles import draw_style, tags
 from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor
-from viml_hf.synthesis.tag_vocabulary import TagVocabulary
-from viml_hf.synthesis.tagger import DeepSimTagger
-from viml_hf.train.tagger_training import TaggedTrack, TaggerSettings, TrackWindows, make_tagger_trainer, new_tagger
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
+from viml_hf.tagging.tagger import DeepSimTagger
+from viml_hf.tagging.tagger_training import TaggedTrack, TaggerSettings, TrackWindows, make_tagger_trainer, new_tagger
 
 SMALL_NETWORK = {"hidden_size": 64, "stem_channels": 32, "num_blocks": 4, "num_mel_bins": 64}
 SMALL_EXTRACTOR = {"feature_size": 64, "hop_length": 1024, "window_frames": 65}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from viml_hf import ViMLForMusicRetrieval
-from viml_hf.synthesis.tagger import load_tagger
+from viml_hf.tagging.tagger import load_tagger
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,9 +11,9 @@ from viml_hf.errors import ViMLError
 from viml_hf.evaluation.metrics import chance_metrics, chance_metrics_over_pools
 from viml_hf.evaluation.pools import make_pools, pools_from_groups
 from viml_hf.evaluation.statistics import metric_intervals, paired_bootstrap
+from viml_hf.evaluation.store_evaluation import evaluate_ranks
 from viml_hf.features.named_texts import write_texts
 from viml_hf.hub.card_facts import gather_facts
-from viml_hf.train.store_evaluation import evaluate_ranks
 
 HEADS = {"hidden_size": 16, "projection_dim": 16, "num_attention_heads": 2, "intermediate_size": 32}
 WIDTHS = {"video": 160, "audio": 168, "text": 512}

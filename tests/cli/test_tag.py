@@ -7,7 +7,7 @@ import torch
 from tests.media import sine, write_audio
 from viml_hf import DeepSimConfig, DeepSimFeatureExtractor, DeepSimForMusicTagging, MediaItem, extract
 from viml_hf.cli.main import main
-from viml_hf.synthesis.store_tags import open_tags, read_tags
+from viml_hf.tagging.store_tags import open_tags, read_tags
 
 
 @pytest.fixture(scope="module")

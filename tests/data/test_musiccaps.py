@@ -5,7 +5,7 @@ import pytest
 
 from viml_hf import ViMLError
 from viml_hf.data.musiccaps import MusicCapsTrack, aspects_to_tags, measure_coverage, read_musiccaps
-from viml_hf.synthesis.tag_vocabulary import TagVocabulary
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
 VOCABULARY = TagVocabulary.load()
 BESIDE = Path(__file__).parents[3] / "shared/data/musiccaps/musiccaps-public.csv"  # beside the checkout

@@ -25,7 +25,7 @@ from tests.hub.cards import result
 from tests.hub.server import CUT, DROP, READ_TOKEN, TOKEN
 from tests.media import sine, write_audio, write_video
 from tests.modeling.tiny import tiny_model, tiny_processor
-from tests.train.conftest import write_store
+from tests.stores import write_store
 from viml_hf import (
     DeepSimConfig,
     DeepSimFeatureExtractor,

@@ -20,8 +20,8 @@ from viml_hf.synthesis.completion_server import CompletionServer
 from viml_hf.synthesis.journal import RecordJournal
 from viml_hf.synthesis.prompt2text import GenerationError, describe_tracks
 from viml_hf.synthesis.prompts import PromptWriter
-from viml_hf.synthesis.tag_vocabulary import TagVocabulary
-from viml_hf.synthesis.track_tags import TrackTags
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
+from viml_hf.tagging.track_tags import TrackTags
 
 GOOD = {"choices": [{"text": " A pop song.\n", "finish_reason": "stop"}]}
 SECRET = "sk-very-secret"

@@ -5,10 +5,10 @@ from itertools import permutations
 import pytest
 
 from viml_hf.synthesis.data2text import METHOD, describe_by_rules, fill_template
-from viml_hf.synthesis.tag_vocabulary import TagVocabulary
 from viml_hf.synthesis.templates import TEMPLATES
 from viml_hf.synthesis.text_checks import check_text
-from viml_hf.synthesis.track_tags import TrackTags
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
+from viml_hf.tagging.track_tags import TrackTags
 
 VOCABULARY = TagVocabulary.load()
 TAGS = TrackTags(

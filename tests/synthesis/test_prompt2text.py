@@ -8,8 +8,8 @@ from viml_hf.synthesis.data2text import describe_by_rules
 from viml_hf.synthesis.journal import RecordJournal
 from viml_hf.synthesis.prompt2text import Description, GenerationError, attempt_seed, describe_tracks
 from viml_hf.synthesis.prompts import PromptWriter
-from viml_hf.synthesis.tag_vocabulary import TagVocabulary
-from viml_hf.synthesis.track_tags import TrackTags
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
+from viml_hf.tagging.track_tags import TrackTags
 
 VOCABULARY = TagVocabulary.load()
 WRITER = PromptWriter([PARTY], k=1)

@@ -11,7 +11,7 @@ from viml_hf.synthesis.prompts import (
     format_tags,
     parse_completion,
 )
-from viml_hf.synthesis.track_tags import TrackTags
+from viml_hf.tagging.track_tags import TrackTags
 
 FIGURE_2 = """\
 [Input]: GENRES: electronic (82.6%), dance (63.9%); MOODS: dynamic (46.8%), dramatic (33.3%); \

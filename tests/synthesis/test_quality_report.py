@@ -3,7 +3,7 @@ import tracemalloc
 import pytest
 
 from viml_hf.synthesis.quality_report import NotRun, format_report, measure_quality
-from viml_hf.synthesis.tag_vocabulary import TagVocabulary
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
 VOCABULARY = TagVocabulary.load()
 PIANO = {"instrument": [("piano", 0.9), ("flute", 0.5)]}

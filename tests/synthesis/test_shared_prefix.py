@@ -27,7 +27,7 @@ from viml_hf import ViMLError
 from viml_hf.synthesis.prompt2text import GenerationError
 from viml_hf.synthesis.prompts import PromptWriter
 from viml_hf.synthesis.shared_prefix import SharedPrefixGenerator
-from viml_hf.synthesis.track_tags import TrackTags
+from viml_hf.tagging.track_tags import TrackTags
 
 WRITER = PromptWriter([PARTY], k=1)
 POP = TrackTags({"genre": {"pop": 0.5}})

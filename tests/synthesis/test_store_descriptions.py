@@ -12,7 +12,7 @@ from viml_hf.features.extraction import store_spec
 from viml_hf.features.named_texts import read_texts
 from viml_hf.synthesis.journal import RecordJournal
 from viml_hf.synthesis.store_descriptions import Method, describe_store, rules_method
-from viml_hf.synthesis.store_tags import TAGS_FILE
+from viml_hf.tagging.store_tags import TAGS_FILE
 
 VOCABULARY = TagVocabulary.load()
 TAGS = {

@@ -1,9 +1,9 @@
 import random
 
-from viml_hf.synthesis.tag_vocabulary import TagVocabulary
 from viml_hf.synthesis.tags_text import describe_by_tags
 from viml_hf.synthesis.text_checks import check_text
-from viml_hf.synthesis.track_tags import TrackTags
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
+from viml_hf.tagging.track_tags import TrackTags
 
 VOCABULARY = TagVocabulary.load()
 TAGS = TrackTags({"genre": {"pop": 0.9, "rock": 0.2}, "mood": {"sad": 0.5, "slow": 0.4}, "instrument": {"piano": 0.8}})

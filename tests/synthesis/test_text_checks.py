@@ -1,8 +1,8 @@
 import pytest
 
 from viml_hf import ViMLError
-from viml_hf.synthesis.tag_vocabulary import TagVocabulary
 from viml_hf.synthesis.text_checks import check_text, is_more_general
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
 VOCABULARY = TagVocabulary.load()
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from viml_hf import TrainingSettings, ViMLConfig, ViMLError, ViMLModel
+from viml_hf.paper.table_definitions import TABLES
 from viml_hf.train.recipes import load_recipe, recipe_names
-from viml_hf.train.table_definitions import TABLES
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
-from tests.train.conftest import write_store
+from tests.stores import write_store
 from viml_hf import (
     EpochCallback,
     Store,
@@ -29,9 +29,9 @@ from viml_hf import (
 )
 from viml_hf.evaluation.metrics import retrieval_metrics
 from viml_hf.evaluation.ranks import retrieval_ranks
+from viml_hf.evaluation.store_evaluation import evaluate_ranks
 from viml_hf.features import RowRange
 from viml_hf.features.checksums import sealed, sha256_of, unsealed
-from viml_hf.train.store_evaluation import evaluate_ranks
 from viml_hf.train.training import new_model, split_items
 
 HEADS = {"hidden_size": 16, "projection_dim": 16, "num_attention_heads": 2, "intermediate_size": 32}

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    from viml_hf.data.generated_corpus import CorpusItem
     from viml_hf.evaluation.statistics import PairedComparison
     from viml_hf.features.store import Store
+    from viml_hf.generated.corpus import CorpusItem
     from viml_hf.modeling.modeling_viml import ViMLModel
     from viml_hf.retrieval.recommender import Recommender
 
@@ -74,9 +74,9 @@ def run(options: argparse.Namespace) -> None:
 
 def run_demo(options: argparse.Namespace) -> DemoResult:
     """All steps of the demo; `corpus/ store/ tagger/ model/ index/ report.html` are left in the output."""
-    from viml_hf.data.generated_corpus import generate_corpus
     from viml_hf.errors import ViMLError
     from viml_hf.evaluation.statistics import paired_bootstrap
+    from viml_hf.generated.corpus import generate_corpus
     from viml_hf.modeling.encoder_names import parse_encoder_name
     from viml_hf.retrieval.indexing import build_index
     from viml_hf.retrieval.model_loading import load_encoder_and_model
@@ -154,9 +154,9 @@ def _extract(items: "list[CorpusItem]", held_out: set[str], corpus: Path, option
 
 def _tag(store: "Store", items: "list[CorpusItem]", options: argparse.Namespace, output: Path) -> dict[str, float]:
     """Train a tagger on music of its own, tag the store with it, and measure it on the held-out tracks."""
-    from viml_hf.synthesis.store_tags import TAGS_FILE, open_tags, read_tags, tag_store
-    from viml_hf.train.tagger_metrics import tagging_report
-    from viml_hf.train.tagger_training import generated_tracks, train_demo_tagger
+    from viml_hf.tagging.store_tags import TAGS_FILE, open_tags, read_tags, tag_store
+    from viml_hf.tagging.tagger_metrics import tagging_report
+    from viml_hf.tagging.tagger_training import generated_tracks, train_demo_tagger
 
     progress = not options.quiet
     # The styles behind those of the corpus: other music than the store's, so that the tags have a tagger's true errors.
@@ -171,7 +171,7 @@ def _describe(store: "Store", options: argparse.Namespace) -> "Store":
     """The store with texts made of its tags by rules."""
     from viml_hf.features.named_texts import FOLDER
     from viml_hf.synthesis.store_descriptions import describe_store, rules_method
-    from viml_hf.synthesis.tag_vocabulary import TagVocabulary
+    from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
     (store.folder / FOLDER / f"{TEXTS}.jsonl").unlink(missing_ok=True)  # of another seed, perhaps
     describe_store(store, rules_method(TEXTS, TagVocabulary.load(), seed=options.seed), progress=not options.quiet)
@@ -193,7 +193,7 @@ def _train(
     import torch
     from tqdm import tqdm
 
-    from viml_hf.train.store_evaluation import evaluate_ranks
+    from viml_hf.evaluation.store_evaluation import evaluate_ranks
     from viml_hf.train.training import TrainingSettings, make_trainer, new_model, split_items
 
     items, held_out = split_items(described)[0], split_items(store)[1]
@@ -279,7 +279,7 @@ def _report(
     output: Path, corpus: Path, held_out: "list[CorpusItem]", recommender: "Recommender", result: DemoResult
 ) -> None:
     """`report.html`: the table, and three queries with their rankings."""
-    from viml_hf.retrieval.report import ReportExample, ReportRecommendation, write_report
+    from viml_hf.demo.report import ReportExample, ReportRecommendation, write_report
 
     by_track = {Path(item.music).name: item for item in held_out}
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from viml_hf.features.store import Store
     from viml_hf.synthesis.prompts import Example
     from viml_hf.synthesis.store_descriptions import Method
-    from viml_hf.synthesis.tag_vocabulary import TagVocabulary
+    from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
 METHODS = ("tags", "data2text-rules", "data2text", "prompt2text")
 
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     from viml_hf.errors import ViMLError
     from viml_hf.features.store import Store
     from viml_hf.synthesis.store_descriptions import describe_store
-    from viml_hf.synthesis.tag_vocabulary import TagVocabulary
+    from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
     if options.method is None and not options.report:
         raise ViMLError("nothing to do: give --method, --report, or both")

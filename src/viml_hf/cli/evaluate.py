@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from viml_hf.evaluation.pools import Pool
     from viml_hf.evaluation.statistics import PairedComparison
+    from viml_hf.evaluation.store_evaluation import EvaluationItems
     from viml_hf.features.store import Store
     from viml_hf.modeling.modeling_viml import ViMLModel
-    from viml_hf.train.store_evaluation import EvaluationItems
 
 COLUMNS = ("R@1", "R@5", "R@10", "MR", "MRR", "mean_log_rank")
 
@@ -50,10 +50,10 @@ def run(options: argparse.Namespace) -> None:
     """Rank, and print the figures."""
     from viml_hf.errors import ViMLError
     from viml_hf.evaluation.plots import check_plots, plot_recall
+    from viml_hf.evaluation.store_evaluation import check_query, evaluate_ranks, pools_of, select_items
     from viml_hf.features.store import Store
     from viml_hf.hub.evaluation_results import parse_benchmark
     from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
-    from viml_hf.train.store_evaluation import check_query, evaluate_ranks, pools_of, select_items
 
     if options.plot:
         check_plots(options.plot)

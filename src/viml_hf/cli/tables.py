@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from viml_hf.train.tables import TableResult
+    from viml_hf.paper.tables import TableResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +33,8 @@ def run(options: argparse.Namespace) -> None:
     from viml_hf.errors import ViMLError
     from viml_hf.evaluation.plots import check_plots
     from viml_hf.features.store import Store
-    from viml_hf.train.table_definitions import TABLES
-    from viml_hf.train.tables import TableMaker, format_result
+    from viml_hf.paper.table_definitions import TABLES
+    from viml_hf.paper.tables import TableMaker, format_result
 
     if options.seeds < 1:
         raise ViMLError(f"--seeds {options.seeds}: give 1 or more")
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
 def _plot(number: int, result: "TableResult", output: Path) -> None:
     """Recall over K; of table 3 the curve over the dropout rate."""
     from viml_hf.evaluation.plots import plot_dropout_curve, plot_recall
-    from viml_hf.train.tables import dropout_curve
+    from viml_hf.paper.tables import dropout_curve
 
     if number == 3:
         plot_dropout_curve(dropout_curve(result), output / "table-3.png", title=result.table.title)

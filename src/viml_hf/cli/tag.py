@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from viml_hf.synthesis.tagger import MusicTagger
+    from viml_hf.tagging.tagger import MusicTagger
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Tag a store (the tags are kept in it), or print the tags of files."""
     from viml_hf.features.store import STORE_FILE, Store
-    from viml_hf.synthesis.store_tags import TAGS_FILE, tag_store
-    from viml_hf.synthesis.tag_vocabulary import TagVocabulary
-    from viml_hf.synthesis.tagger import load_tagger
+    from viml_hf.tagging.store_tags import TAGS_FILE, tag_store
+    from viml_hf.tagging.tag_vocabulary import TagVocabulary
+    from viml_hf.tagging.tagger import load_tagger
 
     vocabulary = TagVocabulary.load(options.vocabulary)
     tagger = load_tagger(options.tagger, vocabulary)

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from viml_hf.errors import ViMLError
-from viml_hf.synthesis.tag_vocabulary import TagVocabulary
-from viml_hf.synthesis.track_tags import TrackTags
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
+from viml_hf.tagging.track_tags import TrackTags
 
 COLUMNS = ("ytid", "aspect_list", "caption")
 _BACKGROUND = re.compile(r"\bambient\b.*\b(noises?|sounds?)\b", re.IGNORECASE)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from viml_hf.synthesis.tags_text import seeded_draws
 from viml_hf.synthesis.templates import TEMPLATES
 from viml_hf.synthesis.text_checks import is_more_general
-from viml_hf.synthesis.track_tags import DEFAULT_THRESHOLD, TrackTags
+from viml_hf.tagging.track_tags import DEFAULT_THRESHOLD, TrackTags
 
 METHOD = "data2text-rules"
 # By how a word is said: "an r&b tune", "a ukulele".

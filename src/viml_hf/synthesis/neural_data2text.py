@@ -23,11 +23,9 @@ from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.modeling.modeling_ordering import SentenceOrderingModel
 from viml_hf.synthesis.data2text import fill_template
 from viml_hf.synthesis.prompt2text import Description
-from viml_hf.synthesis.tag_vocabulary import TagVocabulary
 from viml_hf.synthesis.tags_text import seeded_draws
 from viml_hf.synthesis.templates import TEMPLATES
 from viml_hf.synthesis.text_checks import check_text
-from viml_hf.synthesis.track_tags import DEFAULT_THRESHOLD, TrackTags
 from viml_hf.synthesis.wikifluent import (
     MAX_LENGTH,
     SEPARATOR,
@@ -37,6 +35,8 @@ from viml_hf.synthesis.wikifluent import (
     compression_tokens,
     ordering_tokens,
 )
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
+from viml_hf.tagging.track_tags import DEFAULT_THRESHOLD, TrackTags
 
 METHOD = "data2text"
 _MODELS: dict[str, Any] = {

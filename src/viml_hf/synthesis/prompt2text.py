@@ -15,9 +15,9 @@ from viml_hf.errors import ViMLError
 from viml_hf.synthesis.data2text import METHOD as FALLBACK_METHOD
 from viml_hf.synthesis.data2text import describe_by_rules
 from viml_hf.synthesis.prompts import PromptWriter, parse_completion
-from viml_hf.synthesis.tag_vocabulary import TagVocabulary
 from viml_hf.synthesis.text_checks import check_text
-from viml_hf.synthesis.track_tags import Kept, TrackTags
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
+from viml_hf.tagging.track_tags import Kept, TrackTags
 
 METHOD = "prompt2text"
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from viml_hf.errors import ViMLError
-from viml_hf.synthesis.track_tags import CATEGORIES, DEFAULT_THRESHOLD, TrackTags
+from viml_hf.tagging.track_tags import CATEGORIES, DEFAULT_THRESHOLD, TrackTags
 
 STOP_STRINGS = ("\n", "[Input]")  # where a description ends: the next line of the prompt would follow
 MAX_WORDS = 100  # a longer "description" is a model that found no end

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from viml_hf.synthesis.tag_vocabulary import TagVocabulary
 from viml_hf.synthesis.text_checks import check_text
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
 NEEDS_WEIGHTS = "needs weights"
 _WORD = re.compile(r"\w+(?:['’&-]\w+)*")

@@ -21,12 +21,12 @@ from viml_hf.synthesis.data2text import describe_by_rules
 from viml_hf.synthesis.journal import RecordJournal
 from viml_hf.synthesis.prompt2text import Description
 from viml_hf.synthesis.quality_report import QualityRow, measure_quality
-from viml_hf.synthesis.store_tags import open_tags, read_tags
-from viml_hf.synthesis.tag_vocabulary import TagVocabulary
 from viml_hf.synthesis.tags_text import METHOD as TAGS
 from viml_hf.synthesis.tags_text import describe_by_tags
 from viml_hf.synthesis.text_checks import check_text
-from viml_hf.synthesis.track_tags import DEFAULT_THRESHOLD, TrackTags
+from viml_hf.tagging.store_tags import open_tags, read_tags
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
+from viml_hf.tagging.track_tags import DEFAULT_THRESHOLD, TrackTags
 
 Tracks = Iterable[tuple[str, TrackTags]]
 RULES: dict[str, Callable[..., str]] = {TAGS: describe_by_tags, DATA2TEXT_RULES: describe_by_rules}

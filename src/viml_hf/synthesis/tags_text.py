@@ -2,7 +2,7 @@
 
 import random
 
-from viml_hf.synthesis.track_tags import DEFAULT_THRESHOLD, TrackTags
+from viml_hf.tagging.track_tags import DEFAULT_THRESHOLD, TrackTags
 
 METHOD = "tags"
 

@@ -16,7 +16,7 @@ A tag is *more general* than another of its category if it is the other's last w
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from viml_hf.synthesis.tag_vocabulary import TagVocabulary
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from viml_hf.train.metrics import make_compute_metrics
 from viml_hf.train.trainer import ViMLTrainer
 
 if TYPE_CHECKING:
-    from viml_hf.train.tagger_training import TaggerSettings
+    from viml_hf.tagging.tagger_training import TaggerSettings
 
 CHECKPOINTS = "checkpoints"
 FEW_STEPS = 200

@@ -3,8 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from viml_hf.data.generated_pictures import GRADES, PALETTES, SHAPES, TEXTURES, render
-from viml_hf.data.generated_styles import (
+from viml_hf.errors import ViMLError
+from viml_hf.generated.pictures import GRADES, PALETTES, SHAPES, TEXTURES, render
+from viml_hf.generated.styles import (
     GENRES,
     INSTRUMENTS,
     MOODS,
@@ -13,7 +14,6 @@ from viml_hf.data.generated_styles import (
     draw_picture_style,
     draw_style,
 )
-from viml_hf.errors import ViMLError
 
 FPS = 12
 STYLE = PictureStyle("pop", "happy", 120, seed=1)

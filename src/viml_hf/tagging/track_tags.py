@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from viml_hf.errors import ViMLError
-from viml_hf.synthesis.tag_vocabulary import CATEGORIES
+from viml_hf.tagging.tag_vocabulary import CATEGORIES
 
 DEFAULT_THRESHOLD = 0.3  # PAPER section 2: kept are the tags above it, 10 to 15 of a typical track
 

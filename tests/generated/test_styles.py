@@ -4,7 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from viml_hf.data.generated_styles import (
+from viml_hf.errors import ViMLError
+from viml_hf.generated.styles import (
     ENSEMBLES,
     GENRES,
     INSTRUMENTS,
@@ -21,7 +22,6 @@ from viml_hf.data.generated_styles import (
     draw_style,
     tags,
 )
-from viml_hf.errors import ViMLError
 
 STYLES = [draw_style(0, i) for i in range(2000)]
 TEMPO_VOCABULARY = {word: band for band, (_, words) in enumerate(TEMPO_WORDS) for word in words}
@@ -34,7 +34,7 @@ def test_draw_is_a_function_of_seed_and_index():
 
 
 def test_the_first_style_stays_the_same_for_ever():
-    # A corpus must not change under a trained model: whoever changes the drawing raises `generated_corpus.VERSION`.
+    # A corpus must not change under a trained model: whoever changes the drawing raises `corpus.VERSION`.
     assert draw_style(0, 0) == Style(
         genre="blues",
         mood="sad",

@@ -27,8 +27,8 @@ from viml_hf.processing.audio_decoding import iter_audio_segments, resample
 from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor
 from viml_hf.processing.media import MediaSegment, MediaSource, iter_segments
 from viml_hf.processing.segments import window_starts
-from viml_hf.synthesis.tag_vocabulary import TagVocabulary
-from viml_hf.synthesis.track_tags import TrackTags
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
+from viml_hf.tagging.track_tags import TrackTags
 
 Audio = MediaSource | np.ndarray
 

@@ -3,9 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from viml_hf.data import generated_music
-from viml_hf.data.generated_music import EXPRESSIONS, GROOVES, TIMBRES, Note, compose, synthesise
-from viml_hf.data.generated_styles import (
+from viml_hf.errors import ViMLError
+from viml_hf.generated import music
+from viml_hf.generated.music import EXPRESSIONS, GROOVES, TIMBRES, Note, compose, synthesise
+from viml_hf.generated.styles import (
     DRUMS,
     GENRES,
     HARMONY,
@@ -16,7 +17,6 @@ from viml_hf.data.generated_styles import (
     Style,
     draw_style,
 )
-from viml_hf.errors import ViMLError
 
 RATE = 22050
 HOP = 512
@@ -112,7 +112,7 @@ def test_music_is_neither_silent_nor_clipped(index):
 
 def test_the_same_style_gives_the_same_samples():
     first = synthesise(STYLE, 3.0)
-    for cache in (generated_music._note_sample, generated_music._drum_sample, generated_music._filter):
+    for cache in (music._note_sample, music._drum_sample, music._filter):
         cache.cache_clear()
     assert np.array_equal(first, synthesise(STYLE, 3.0))
 
@@ -172,7 +172,7 @@ def test_time_follows_the_tempo():
 
 
 def test_swing_delays_the_off_beats_only():
-    steps = [generated_music._beats(step, swing=2 / 3) for step in range(5)]
+    steps = [music._beats(step, swing=2 / 3) for step in range(5)]
     np.testing.assert_allclose(steps, [0, 1 / 3, 2 / 3, 5 / 6, 1])
 
 
@@ -183,7 +183,7 @@ def test_men_sing_lower_than_women():
 
 def test_a_note_sounds_at_its_pitch():
     for player in TIMBRES:
-        sample = generated_music._note_sample(player, 57, RATE)  # A3, 220 Hz
+        sample = music._note_sample(player, 57, RATE)  # A3, 220 Hz
         power = np.abs(np.fft.rfft(sample * np.hanning(len(sample)))) ** 2
         multiple = np.fft.rfftfreq(len(sample), 1 / RATE) / 220
         low = multiple < 10
@@ -194,16 +194,16 @@ def test_a_note_sounds_at_its_pitch():
 def test_voices_have_the_formants_of_their_vowels():
     for player in VOCALS[1:]:
         for pitch in (45, 46, 47):  # low, so that the harmonics lie densely; one pitch per vowel
-            sample = generated_music._note_sample(player, pitch, RATE)
+            sample = music._note_sample(player, pitch, RATE)
             power = np.abs(np.fft.rfft(sample * np.hanning(len(sample))))
             loudest = np.fft.rfftfreq(len(sample), 1 / RATE)[power.argmax()]
-            first = TIMBRES[player].formant_scale * generated_music.VOWELS[pitch % 3][0]
+            first = TIMBRES[player].formant_scale * music.VOWELS[pitch % 3][0]
             assert abs(loudest - first) < 120, (player, pitch)
 
 
 def test_a_note_fades_out_after_its_end():
     waveform = np.zeros(RATE, np.float32)
-    generated_music._play(waveform, Note(0.1, 0.4, "strings", 60, 1.0), RATE)
+    music._play(waveform, Note(0.1, 0.4, "strings", 60, 1.0), RATE)
     rms = [np.sqrt(np.mean(waveform[round(a * RATE) : round(b * RATE)] ** 2)) for a, b in FADE]
     assert rms[0] == 0
     assert rms[1] > rms[2] > rms[3] > 0
@@ -220,7 +220,7 @@ def test_horners_rule_sums_the_harmonics():
         * np.sin(2 * np.pi * 440 * k * time)
         for k in range(1, int(0.45 * RATE / 440) + 1)
     )
-    np.testing.assert_allclose(generated_music._harmonics(timbre, 69, 440.0, time, RATE), naive, atol=1e-9)
+    np.testing.assert_allclose(music._harmonics(timbre, 69, 440.0, time, RATE), naive, atol=1e-9)
 
 
 def test_tables_cover_all_names_and_bars_are_full():

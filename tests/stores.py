@@ -1,5 +1,6 @@
+"""Small stores of random features."""
+
 import numpy as np
-import pytest
 
 from viml_hf import Store, StoreSpec, StoreWriter
 
@@ -19,22 +20,4 @@ def write_store(folder, count=40, *, shard_items=16, seed=0):
             split = "train" if index % 4 else "test"
             texts = [f"text {n}" for n in range(len(text))]
             writer.add(f"item-{index:03d}", video=video, audio=audio, text=text, texts=texts, split=split)
-    return Store(folder)
-
-
-@pytest.fixture(scope="session")
-def store(tmp_path_factory):
-    return write_store(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="session")
-def descriptors_store(tmp_path_factory):
-    """A store of 24 items as wide as the descriptors, beside whose heads `train_model` can put the encoders."""
-    widths = {"video": 160, "audio": 168, "text": 512}
-    folder, generator = tmp_path_factory.mktemp("descriptors"), np.random.default_rng(0)
-    with StoreWriter(folder, StoreSpec(dict.fromkeys(widths, "descriptors"), widths), np.zeros(512)) as writer:
-        for index in range(24):
-            rows = {modality: generator.standard_normal((4, width)) for modality, width in widths.items()}
-            split = ("train", "train", "train", "validation", "train", "test")[index % 6]
-            writer.add(f"{index:02d}", **rows, texts=["one", "two", "three", "four"], split=split)
     return Store(folder)

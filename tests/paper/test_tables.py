@@ -8,15 +8,15 @@ import pytest
 
 from viml_hf import Store, StoreSpec, StoreWriter, ViMLError
 from viml_hf.cli.main import main
-from viml_hf.evaluation.ensembles import ensemble_ranks
 from viml_hf.evaluation.pools import pools_from_groups
 from viml_hf.evaluation.ranks import retrieval_ranks
+from viml_hf.evaluation.store_evaluation import embed_items
 from viml_hf.features.named_texts import write_texts
-from viml_hf.train import tables
+from viml_hf.paper import tables
+from viml_hf.paper.ensembles import ensemble_ranks
+from viml_hf.paper.table_definitions import BOTH, TABLES, TEXT, VIDEO, Row, System, Table, one
+from viml_hf.paper.tables import DONE, TableMaker, dropout_curve, format_result
 from viml_hf.train.recipes import load_recipe
-from viml_hf.train.store_evaluation import embed_items
-from viml_hf.train.table_definitions import BOTH, TABLES, TEXT, VIDEO, Row, System, Table, one
-from viml_hf.train.tables import DONE, TableMaker, dropout_curve, format_result
 
 WIDTHS = {"video": 6, "audio": 5, "text": 4}
 SMALL = {"hidden_size": 16, "projection_dim": 16, "num_attention_heads": 2, "intermediate_size": 32}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from viml_hf import ViMLError
-from viml_hf.synthesis.track_tags import TrackTags
+from viml_hf.tagging.track_tags import TrackTags
 
 
 def test_only_tags_above_the_threshold_are_kept_best_first():

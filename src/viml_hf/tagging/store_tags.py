@@ -10,8 +10,8 @@ from tqdm import tqdm
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.features.store import Store, StoreItem
 from viml_hf.synthesis.journal import RecordJournal
-from viml_hf.synthesis.tagger import MusicTagger
-from viml_hf.synthesis.track_tags import TrackTags
+from viml_hf.tagging.tagger import MusicTagger
+from viml_hf.tagging.track_tags import TrackTags
 
 TAGS_FILE = "tags.jsonl"
 DIGITS = 4  # of a confidence

@@ -8,7 +8,7 @@ import torch
 from transformers import EvalPrediction
 
 from viml_hf.modeling.loss_deepsim import CONDITIONS, condition_masks, condition_relations
-from viml_hf.synthesis.track_tags import DEFAULT_THRESHOLD, TrackTags
+from viml_hf.tagging.track_tags import DEFAULT_THRESHOLD, TrackTags
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:

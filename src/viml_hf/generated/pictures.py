@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from viml_hf.data.generated_styles import PictureStyle
 from viml_hf.errors import ViMLError
+from viml_hf.generated.styles import PictureStyle
 
 Field = NDArray[np.floating]  # (height, width), single precision for speed
 Animation = Callable[[float], Field]  # phase in beats -> field in [0, 1]
@@ -80,7 +80,7 @@ def render(
         ViMLError: An argument is out of range.
 
     Example:
-        >>> from viml_hf.data.generated_styles import draw_picture_style, draw_style
+        >>> from viml_hf.generated.styles import draw_picture_style, draw_style
         >>> next(render(draw_picture_style(draw_style(0, 0)), duration=1.0)).shape
         (90, 160, 3)
     """

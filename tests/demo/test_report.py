@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from viml_hf.demo.report import ReportExample, ReportRecommendation, write_report
 from viml_hf.errors import MediaDecodeError
-from viml_hf.retrieval.report import ReportExample, ReportRecommendation, write_report
 
 RED, GREEN, BLUE = (220, 30, 30), (30, 200, 30), (30, 30, 220)
 
@@ -251,7 +251,7 @@ def test_three_frames_from_beginning_middle_and_end(tmp_path, video):
 
 
 def test_frames_of_a_long_video_are_thinned_evenly(tmp_path, video, monkeypatch):
-    monkeypatch.setattr("viml_hf.retrieval.report._MAX_FRAMES", 8)  # of 18
+    monkeypatch.setattr("viml_hf.demo.report._MAX_FRAMES", 8)  # of 18
     for image, colour in zip(
         frames(write(tmp_path / "a.html", examples=[ReportExample(video, "", [], [])])), (RED, GREEN, BLUE), strict=True
     ):

@@ -18,8 +18,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from viml_hf.data.generated_styles import DRUMS, HARMONY, KEYS, Style
 from viml_hf.errors import ViMLError
+from viml_hf.generated.styles import DRUMS, HARMONY, KEYS, Style
 
 Samples = NDArray[np.float32]
 
@@ -189,7 +189,7 @@ def synthesise(style: Style, duration: float, sampling_rate: int = 22050) -> Sam
         ViMLError: The duration or the rate is out of range.
 
     Example:
-        >>> from viml_hf.data.generated_styles import draw_style
+        >>> from viml_hf.generated.styles import draw_style
         >>> synthesise(draw_style(0, 0), duration=0.5).shape
         (11025,)
     """
@@ -215,7 +215,7 @@ def compose(style: Style, duration: float) -> list[Note]:
         All notes that begin before `duration`, bar by bar.
 
     Example:
-        >>> from viml_hf.data.generated_styles import draw_style
+        >>> from viml_hf.generated.styles import draw_style
         >>> compose(draw_style(0, 0), duration=0.1)[0].start
         0.0
     """

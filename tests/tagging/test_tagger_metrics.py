@@ -4,7 +4,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from viml_hf.train.tagger_metrics import auroc, auroc_report, tagger_metrics, triplet_accuracy
+from viml_hf.tagging.tagger_metrics import auroc, auroc_report, tagger_metrics, triplet_accuracy
 
 
 def naive_auroc(scores, positive):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from viml_hf import ViMLError
-from viml_hf.synthesis.tag_vocabulary import CATEGORIES, TagVocabulary
+from viml_hf.tagging.tag_vocabulary import CATEGORIES, TagVocabulary
 
 VOCABULARY = TagVocabulary.load()
 PAPER = {

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from viml_hf.errors import ViMLError
-from viml_hf.evaluation.cca import fit_cca
 from viml_hf.evaluation.ranks import retrieval_ranks
+from viml_hf.paper.cca import fit_cca
 
 
 def paired(n, seed, noise=1.0):

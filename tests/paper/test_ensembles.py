@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from viml_hf.errors import ViMLError
-from viml_hf.evaluation.ensembles import ensemble_ranks, join_embeds, tune_alpha
 from viml_hf.evaluation.metrics import retrieval_metrics
 from viml_hf.evaluation.pools import Pool, make_pools
 from viml_hf.evaluation.ranks import retrieval_ranks
+from viml_hf.paper.ensembles import ensemble_ranks, join_embeds, tune_alpha
 
 
 def system(n, dim, seed, noise):

@@ -11,20 +11,20 @@ import numpy as np
 from tqdm import tqdm
 
 from viml_hf.errors import ViMLError
-from viml_hf.evaluation.cca import LinearCCA, fit_cca
-from viml_hf.evaluation.ensembles import ensemble_ranks, tune_alpha
 from viml_hf.evaluation.metrics import chance_metrics_over_pools, decimals, format_table, retrieval_metrics
 from viml_hf.evaluation.pools import Pool
 from viml_hf.evaluation.ranks import retrieval_ranks
 from viml_hf.evaluation.statistics import Interval, metric_intervals
+from viml_hf.evaluation.store_evaluation import can_be_ranked, embed_items, mean_features, pools_of
 from viml_hf.features.checksums import digest
 from viml_hf.features.named_texts import names_of_texts
 from viml_hf.features.store import Store, StoreItem
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.modeling.modeling_viml import ViMLModel
+from viml_hf.paper.cca import LinearCCA, fit_cca
+from viml_hf.paper.ensembles import ensemble_ranks, tune_alpha
+from viml_hf.paper.table_definitions import COLUMNS, DROPOUT_RATES, Row, System, Table, without_clips
 from viml_hf.train.recipes import load_recipe
-from viml_hf.train.store_evaluation import can_be_ranked, embed_items, mean_features, pools_of
-from viml_hf.train.table_definitions import COLUMNS, DROPOUT_RATES, Row, System, Table, without_clips
 from viml_hf.train.training import SPLITS, TrainingSettings, items_digest, items_for, make_trainer, new_model
 
 CCA_DIMENSIONS, CCA_RIDGE = 64, 1.0  # chosen on the validation pool of the YouTube-8M music set

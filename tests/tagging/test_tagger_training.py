@@ -6,14 +6,14 @@ import torch
 from transformers import Trainer
 
 from tests.media import sine, write_audio
-from viml_hf.data.generated_music import synthesise
-from viml_hf.data.generated_styles import KEYS, Style, draw_style, tags
 from viml_hf.errors import ViMLError
+from viml_hf.generated.music import synthesise
+from viml_hf.generated.styles import KEYS, Style, draw_style, tags
 from viml_hf.processing.audio_decoding import load_audio
 from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor
-from viml_hf.synthesis.tag_vocabulary import TagVocabulary
-from viml_hf.synthesis.tagger import load_tagger
-from viml_hf.train.tagger_training import (
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
+from viml_hf.tagging.tagger import load_tagger
+from viml_hf.tagging.tagger_training import (
     TaggedTrack,
     TaggerSettings,
     TrackWindows,

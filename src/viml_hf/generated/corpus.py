@@ -5,7 +5,7 @@
       music/00000.m4a    the same music alone, packet for packet
       manifest.jsonl     one `CorpusItem` a line; written last, so a folder with it is complete
 
-What the pictures show and what only the text tells is documented in `viml_hf.data.generated_styles`.
+What the pictures show and what only the text tells is documented in `viml_hf.generated.styles`.
 """
 
 import json
@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from viml_hf.data.generated_music import synthesise
-from viml_hf.data.generated_pictures import render
-from viml_hf.data.generated_styles import PictureStyle, Style, describe, draw_picture_style, draw_style, tags
 from viml_hf.errors import ViMLError
+from viml_hf.generated.music import synthesise
+from viml_hf.generated.pictures import render
+from viml_hf.generated.styles import PictureStyle, Style, describe, draw_picture_style, draw_style, tags
 
 VERSION = 2  # raise it when the same style gives other pictures or another sound: old files are then made again
 SAMPLING_RATE = 22050

@@ -5,12 +5,12 @@ import av
 import numpy as np
 import pytest
 
-from viml_hf.data import generated_corpus
-from viml_hf.data.generated_corpus import generate_corpus, read_manifest
-from viml_hf.data.generated_music import synthesise
-from viml_hf.data.generated_pictures import render
-from viml_hf.data.generated_styles import PictureStyle, Style, describe, draw_picture_style, draw_style, tags
 from viml_hf.errors import ViMLError
+from viml_hf.generated import corpus as corpus_module
+from viml_hf.generated.corpus import generate_corpus, read_manifest
+from viml_hf.generated.music import synthesise
+from viml_hf.generated.pictures import render
+from viml_hf.generated.styles import PictureStyle, Style, describe, draw_picture_style, draw_style, tags
 
 DURATION = 4.0
 
@@ -116,8 +116,8 @@ def test_even_the_busiest_files_are_small(tmp_path):
     # Many edges in motion; and staccato, whose pauses lead the AAC encoder astray.
     picture = PictureStyle("electronic", "powerful", 160, seed=3)
     style = Style("pop", "happy", 62, ("acoustic guitar", "synthesizer keyboard", "flute"), "male", "C", seed=38)
-    item = replace(generated_corpus._plan_item(0, 0, 20.0), style=style, picture=picture)
-    generated_corpus._write_item(tmp_path, 0, item)
+    item = replace(corpus_module._plan_item(0, 0, 20.0), style=style, picture=picture)
+    corpus_module._write_item(tmp_path, 0, item)
     assert (tmp_path / item.video).stat().st_size < 250_000
     assert (tmp_path / item.music).stat().st_size < 110_000
 
@@ -133,12 +133,12 @@ def test_count_workers_and_processes_do_not_matter(corpus, tmp_path):
 
 
 def test_the_encoder_gives_the_same_bytes_every_time(tmp_path):
-    item = generated_corpus._plan_item(seed=0, index=0, duration=20.0)
+    item = corpus_module._plan_item(seed=0, index=0, duration=20.0)
     for name in ("videos", "music"):
         (tmp_path / name).mkdir()
     written = []
     for _ in range(6):
-        generated_corpus._write_item(tmp_path, 0, item)
+        corpus_module._write_item(tmp_path, 0, item)
         written.append(media(tmp_path))
     assert all(files == written[0] for files in written)
 
@@ -156,7 +156,7 @@ def test_only_missing_and_broken_files_are_made_again(corpus, copy):
 
 
 def test_nothing_is_encoded_when_all_is_there(corpus, copy, monkeypatch):
-    monkeypatch.delattr(generated_corpus, "_write_music")
+    monkeypatch.delattr(corpus_module, "_write_music")
     assert generate(copy, 3) == corpus[1]
     assert len(generate(copy, 2)) == len(read_manifest(copy)) == 2
 
@@ -171,7 +171,7 @@ def test_an_interrupted_run_leaves_no_manifest_and_can_be_resumed(corpus, copy, 
         raise OSError("disk full")
 
     with monkeypatch.context() as context:
-        context.setattr(generated_corpus, "_write_video", fail)
+        context.setattr(corpus_module, "_write_video", fail)
         with pytest.raises(OSError, match="disk full"):
             generate(copy, 3)
     with pytest.raises(ViMLError, match=r"manifest\.jsonl"):

@@ -10,8 +10,8 @@ from viml_hf.errors import MediaDecodeError, ViMLError
 from viml_hf.modeling.configuration_deepsim import DeepSimConfig
 from viml_hf.modeling.modeling_deepsim import DeepSimForMusicTagging, DeepSimModel
 from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor
-from viml_hf.synthesis.tag_vocabulary import TagVocabulary
-from viml_hf.synthesis.tagger import NEUTRAL_PROMPT, PROMPTS, ClapTagger, DeepSimTagger, MusicTagger, load_tagger
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
+from viml_hf.tagging.tagger import NEUTRAL_PROMPT, PROMPTS, ClapTagger, DeepSimTagger, MusicTagger, load_tagger
 
 RATE = 8000
 VOCABULARY = TagVocabulary({"genre": ("slow", "fast"), "mood": ("calm",), "instrument": ("piano", "guitar")}, {})
@@ -90,7 +90,7 @@ def test_one_segment_is_held_at_a_time(monkeypatch):
             yield type("Segment", (), {"data": np.full(1000, index / 4), "start": 10 * index, "end": 10 * index + 10})
 
     tagger = LevelTagger()
-    monkeypatch.setattr("viml_hf.synthesis.tagger.iter_audio_segments", segments)
+    monkeypatch.setattr("viml_hf.tagging.tagger.iter_audio_segments", segments)
     heard = tagger.confidences
     monkeypatch.setattr(tagger, "confidences", lambda parts: events.append(("heard", parts[0][0] * 4)) or heard(parts))
     tagger.tag("song.mp3")

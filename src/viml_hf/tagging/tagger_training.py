@@ -19,18 +19,18 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import PrinterCallback, set_seed
 
-from viml_hf.data.generated_music import synthesise
-from viml_hf.data.generated_styles import draw_style, tags
 from viml_hf.errors import ViMLError
+from viml_hf.generated.music import synthesise
+from viml_hf.generated.styles import draw_style, tags
 from viml_hf.modeling.modeling_deepsim import DeepSimForMusicTagging
 from viml_hf.modeling.modeling_mel_statistics import MelStatisticsForMusicTagging
 from viml_hf.processing.audio_decoding import iter_audio, resample
 from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor
 from viml_hf.processing.media import MediaSource
-from viml_hf.synthesis.tag_vocabulary import TagVocabulary
-from viml_hf.synthesis.tagger import MelStatisticsTagger
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
+from viml_hf.tagging.tagger import MelStatisticsTagger
+from viml_hf.tagging.tagger_metrics import make_tagger_metrics
 from viml_hf.train.dataset import EpochCallback
-from viml_hf.train.tagger_metrics import make_tagger_metrics
 from viml_hf.train.trainer import ViMLTrainer
 from viml_hf.train.training import training_arguments
 

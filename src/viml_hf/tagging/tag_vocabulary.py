@@ -84,7 +84,7 @@ class TagVocabulary:
             >>> [len(tags) for tags in TagVocabulary.load().tags.values()]
             [20, 28, 41]
         """
-        source = files("viml_hf.synthesis").joinpath("vocabulary.json") if path is None else Path(path)
+        source = files("viml_hf.tagging").joinpath("vocabulary.json") if path is None else Path(path)
         try:
             return cls._from_json(json.loads(source.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys))
         except OSError as error:
