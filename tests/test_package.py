@@ -5,6 +5,7 @@ import sys
 import pytest
 
 import viml_hf
+from tests.surface import SURFACE_FILE, surface
 
 BASE = "import torch, transformers; from transformers import AutoModel, PreTrainedModel"
 TIMED = f"import time; {BASE}; t = time.perf_counter(); import viml_hf; print(time.perf_counter() - t)"
@@ -33,6 +34,11 @@ def test_import_leaves_the_rest_alone():
 @pytest.mark.parametrize("name", viml_hf.__all__)
 def test_every_public_name_loads_and_is_documented(name):
     assert getattr(viml_hf, name).__doc__
+
+
+def test_public_names_and_commands_are_those_taken_down():
+    """Whoever changes one on purpose takes them down anew, and says so in the CHANGELOG."""
+    assert surface() == SURFACE_FILE.read_text(encoding="utf-8").splitlines()
 
 
 def test_an_unknown_name_is_named():
