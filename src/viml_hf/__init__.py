@@ -81,6 +81,8 @@ _PUBLIC = {
     "ViMLError": "errors",
     "MediaDecodeError": "errors",
 }
+# What the files of networks, which may not import it, call where the package is imported (modeling/hub_upload.py).
+_HOOKS = {"check_licences": "hub.publishing", "add_hub_files": "hub.publishing"}
 
 __all__ = sorted(_PUBLIC)
 __version__ = "0.1.0"
@@ -92,8 +94,9 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> object:
-    if name not in _PUBLIC:
+    module = (_PUBLIC | _HOOKS).get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(sorted(_PUBLIC))}")
-    value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
     globals()[name] = value
     return value

@@ -5,11 +5,11 @@ from typing import Any
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from viml_hf.hub import VIDEO_TO_MUSIC
 from viml_hf.modeling.configuration_deepsim import DeepSimConfig
 from viml_hf.modeling.configuration_descriptors import DESCRIPTOR_CONFIGS, ViMLAudioDescriptorsConfig
 from viml_hf.modeling.configuration_ordering import SentenceOrderingConfig
 from viml_hf.modeling.configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
-from viml_hf.modeling.hub_upload import HubUploadMixin
 from viml_hf.modeling.modeling_deepsim import DeepSimModel
 from viml_hf.modeling.modeling_descriptors import DESCRIPTOR_MODELS
 from viml_hf.modeling.modeling_ordering import SentenceOrderingModel
@@ -19,11 +19,9 @@ from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtracto
 from viml_hf.processing.feature_extraction_descriptors import ViMLDescriptorsFeatureExtractor
 from viml_hf.processing.processing_viml import ViMLProcessor
 
-VIDEO_TO_MUSIC = "video-to-music"
-
 
 def register_auto_classes() -> None:
-    """Register all configs, models and processors, and what uploads them; `import viml_hf` does it.
+    """Register all configs, models and processors, and the pipeline; `import viml_hf` does it.
 
     Example:
         >>> import viml_hf
@@ -46,24 +44,16 @@ def register_auto_classes() -> None:
     AutoProcessor.register(ViMLForMusicRetrievalConfig, ViMLProcessor, exist_ok=True)
     if VIDEO_TO_MUSIC not in PIPELINE_REGISTRY.get_supported_tasks():
         PIPELINE_REGISTRY.register_pipeline(VIDEO_TO_MUSIC, _LazyPipeline, pt_model=AutoModel, type="multimodal")
-    HubUploadMixin.uploader = _push_to_hub
-
-
-def _push_to_hub(part: Any, repo_id: str, **kwargs: Any) -> Any:
-    """Upload a model, with a card, or a processor. What writes cards is loaded when it is needed."""
-    from viml_hf.hub.pushing import push_part
-
-    return push_part(part, repo_id, **kwargs)
 
 
 class _LazyPipeline:
-    """Stands for [`VideoToMusicPipeline`] until one is made: that module loads much, and a class is to be registered.
+    """Stands for [`VideoToMusicPipeline`] until one is made, since that module imports much.
 
-    What is registered also gets its code named in every config that it saves, which then loads only with
-    `trust_remote_code=True`: one more reason not to register the class itself.
+    Besides, a config that is saved by a registered class names the code of that class, and then loads only with
+    `trust_remote_code=True`.
     """
 
-    # Those of VideoToMusicPipeline.
+    # As in VideoToMusicPipeline.
     _load_processor = None
     _load_tokenizer = _load_feature_extractor = _load_image_processor = _load_video_processor = False
 

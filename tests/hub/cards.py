@@ -1,5 +1,6 @@
-"""Facts for the tests of model cards."""
+"""Results, and the code of a card, for the tests of cards and of publishing."""
 
+import re
 from typing import Any
 
 FIGURES = {
@@ -30,3 +31,8 @@ def result(**changes: Any) -> dict[str, Any]:
         "comparisons": [],
         **changes,
     }
+
+
+def snippets_of(card: str, language: str = "python") -> list[str]:
+    """The code blocks of a card, in order. Those with `trust_remote_code=True` need no package."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", card, flags=re.DOTALL | re.MULTILINE)

@@ -1,15 +1,23 @@
+import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
 from types import SimpleNamespace
 
 import pytest
+import torch
 import transformers.dynamic_module_utils
 import transformers.utils.hub
 from huggingface_hub import close_session, constants, hf_api
 
+from tests.hub.cards import result
 from tests.hub.server import READ_TOKEN, TOKEN, Hub, concerns_the_hub
+from tests.media import sine, write_audio, write_video
+from tests.modeling.tiny import HEADS
+from viml_hf import DeepSimConfig, DeepSimModel, ViMLForMusicRetrieval, ViMLProcessor
+from viml_hf.hub.evaluation_results import save_evaluation
 
 # Placed before a snippet, has it run as where the package is not installed.
 WITHOUT_PACKAGE = """
@@ -88,3 +96,46 @@ def run_clean():
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def published_model(tmp_path_factory):
+    """The folder of a model with its processor, what training leaves beside them, and one result."""
+    folder = tmp_path_factory.mktemp("published") / "my model"
+    torch.manual_seed(0)
+    model = ViMLForMusicRetrieval.from_encoders(**HEADS)
+    model.save_pretrained(folder)
+    ViMLProcessor.from_encoders().save_pretrained(folder)
+    store = {"video": "clip:/home/somebody/clip", "text": "descriptors", "audio": "descriptors"}
+    training = {"store": store, "training_items": 320, "evaluation_items": 80, "settings": {"epochs": 3}}
+    (folder / "training.json").write_text(json.dumps(training))
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "optimizer.pt").write_bytes(b"not for others")
+    (folder / "training_args.bin").write_bytes(b"a pickle")
+    dataset = {"id": "tester/benchmark", "task": "default"}
+    save_evaluation(folder, model.config.viml_config, result(store=str(folder / "STORE")), dataset)
+    return folder
+
+
+@pytest.fixture
+def folder(published_model, tmp_path):
+    """A copy of `published_model`."""
+    return shutil.copytree(published_model, tmp_path / "saved")
+
+
+@pytest.fixture
+def non_commercial(tmp_path):
+    """The folder of a model with an audio encoder that is not for commercial use."""
+    model = ViMLForMusicRetrieval.from_encoders(audio=DeepSimModel(DeepSimConfig()), **HEADS)
+    model.config.encoder_sources["audio"] = {"name": "weights-of-mine", "licence": "cc-by-nc-4.0"}
+    model.save_pretrained(tmp_path / "non-commercial")
+    ViMLProcessor.from_encoders().save_pretrained(tmp_path / "non-commercial")
+    return tmp_path / "non-commercial"
+
+
+@pytest.fixture(scope="session")
+def media(tmp_path_factory):
+    """A video and two pieces of music, as paths."""
+    folder = tmp_path_factory.mktemp("media")
+    music = [write_audio(folder / f"{pitch}.wav", sine(pitch, 5, 22050), 22050) for pitch in (220, 440)]
+    return [str(write_video(folder / "query.mp4", 48)), *map(str, music)]

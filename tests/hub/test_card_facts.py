@@ -198,7 +198,7 @@ def test_another_model_is_refused(tmp_path):
         ("config.json", "[]", "no saved ViML model"),
         ("config.json", '{"model_type": "viml", "fusion": "glue"}', "no saved ViML model"),
         ("training.json", "{", "training.json: not JSON"),
-        ("training.json", "[]", "training.json: not what"),
+        ("training.json", "[]", "training.json: not a JSON object"),
         ("evaluation.json", "{", "evaluation.json: not JSON"),
     ],
 )

@@ -8,7 +8,7 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 
-from tests.hub.cards import result
+from tests.hub.cards import result, snippets_of
 from tests.media import sine, write_audio, write_video
 from tests.modeling.tiny import HEADS, tiny_model, tiny_processor
 from viml_hf import (
@@ -21,9 +21,8 @@ from viml_hf import (
 )
 from viml_hf.cli.main import main
 from viml_hf.hub.card_facts import OwnerFacts, facts_of_model, gather_facts
-from viml_hf.hub.card_snippets import snippets_of
 from viml_hf.hub.evaluation_results import save_evaluation
-from viml_hf.hub.model_card import GENERATED, is_generated, render_card
+from viml_hf.hub.model_card import GENERATED, is_own_card, render_card
 
 REPO = "me/my-model"
 TRAINING = {
@@ -172,7 +171,7 @@ def test_the_licence_follows_from_the_encoders_unless_the_owner_states_one():
     assert (data.license, data.license_name) == ("cc-by-nc-sa-4.0", None)
     unknown = card_of(encoders(audio={"name": "my-audio"}))
     assert ModelCard(unknown).data.license is None
-    assert "No licence of the audio encoder is at hand" in sections(unknown)["Licence"]
+    assert "The licence of the audio encoder is not known" in sections(unknown)["Licence"]
     assert "Licence" not in sections(card_of(ViMLModel(ViMLConfig(**HEADS))))
     # The one that forbids most decides, whatever the order.
     both = card_of(encoders(video={"name": "auto:a/b", "licence": "agpl-3.0"}))
@@ -230,10 +229,10 @@ def test_every_card_says_right_after_its_head_who_wrote_it(folder):
         first, _, title, *_ = ModelCard(card).text.lstrip().splitlines()
         assert re.fullmatch(f"{re.escape(before)}[0-9a-f]{{16}}{re.escape(after)}", first)
         assert title == "# my-model"
-        assert is_generated(card)
-        assert is_generated(card.replace("\n", "\r\n"))
+        assert not is_own_card(card)
+        assert not is_own_card(card.replace("\n", "\r\n"))
         for changed in (card + "\nMy words.\n", card.replace("library_name", "my_library"), card.replace(first, "")):
-            assert not is_generated(changed)
+            assert is_own_card(changed)
 
 
 def test_a_card_says_where_its_package_comes_from_and_how_to_pin_its_code():

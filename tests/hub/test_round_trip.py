@@ -28,6 +28,7 @@ def run(monkeypatch, *words):
     runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_publish_load_and_fine_tune_from_the_hub(connected_hub, monkeypatch, capsys, saved, tmp_path):
     # Few files are enough for one process: spawned ones would cost more than they do.

@@ -25,7 +25,6 @@ from huggingface_hub import (
     repo_exists,
     snapshot_download,
     upload_file,
-    upload_folder,
     whoami,
 )
 from huggingface_hub.errors import (
@@ -36,24 +35,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from transformers import AutoModel, AutoProcessor
-from transformers.utils import PushToHubMixin
 
 from tests.hub.server import CUT, DROP, READ_TOKEN, TOKEN, concerns_the_hub
 from tests.modeling.tiny import HEADS
-from viml_hf import ViMLConfig, ViMLModel, ViMLProcessor, save_with_code
+from viml_hf import ViMLConfig, ViMLModel, ViMLProcessor
 
 ID = "tester/model"
-
-LOAD = """
-    import sys, torch
-    from transformers import AutoModel
-    {prepare}
-    model = AutoModel.from_pretrained(sys.argv[1], {options})
-    theirs, ours = torch.load(sys.argv[2]), model.state_dict()
-    same = ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in theirs)
-    print(type(model).__module__.split(".")[0], same)
-"""
-NOT_THERE = "import pytest; pytest.raises(ModuleNotFoundError, __import__, 'viml_hf')"
 
 
 def state_of_the_libraries():
@@ -80,41 +67,20 @@ def same_weights(one, other):
 
 
 def push(part, **options):
-    """Upload as transformers does by itself; the package's own way has its own tests."""
-    return PushToHubMixin.push_to_hub(part, ID, **options)
+    return part.push_to_hub(ID, **options)
 
 
 def put(text="hello", path="notes.txt", **options):
     return upload_file(path_or_fileobj=text.encode(), path_in_repo=path, repo_id=ID, **options)
 
 
-def test_a_pushed_model_loads_here_and_elsewhere_and_then_offline(
-    connected_hub, model, run_clean, tmp_path, monkeypatch
-):
+def test_a_pushed_model_loads_and_then_offline(connected_hub, model, monkeypatch):
     push(model)
     assert sorted(connected_hub.repos[ID].files) == [".gitattributes", "README.md", "config.json", "model.safetensors"]
     assert same_weights(AutoModel.from_pretrained(ID), model)
-    torch.save(model.state_dict(), tmp_path / "weights.pt")
-    env = connected_hub.environment(tmp_path / "clean")
-    code = LOAD.format(prepare="import viml_hf", options="")
-    assert run_clean(code, ID, tmp_path / "weights.pt", env=env).split() == ["viml_hf", "True"]
     connected_hub.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert same_weights(AutoModel.from_pretrained(ID), model)
-    assert not connected_hub.requests
-
-
-def test_a_model_with_its_code_loads_offline_without_the_package(connected_hub, model, run_clean, tmp_path):
-    create_repo(ID)
-    save_with_code(model, tmp_path / "model")
-    upload_folder(repo_id=ID, folder_path=tmp_path / "model")
-    snapshot_download(ID)
-    torch.save(model.state_dict(), tmp_path / "weights.pt")
-    connected_hub.requests.clear()
-    env = connected_hub.environment(tmp_path, offline=True, token=None)
-    code = LOAD.format(prepare=NOT_THERE, options="trust_remote_code=True")
-    found = run_clean(code, ID, tmp_path / "weights.pt", env=env, without_package=True)
-    assert found.split() == ["transformers_modules", "True"]
     assert not connected_hub.requests
 
 

@@ -91,7 +91,7 @@ class ViMLForMTEB(AbsEncoder):
         if (precision := kwargs.get("precision")) not in (None, "float32"):
             raise ViMLError(f"precision={precision!r}: these embeddings are float32; leave it out")
         side = task_metadata.get_modalities(prompt_type)
-        known = taken_modalities(self.model.config)
+        known = taken_modalities(self.model.config.viml_config)
         taken = [name for name in side if name in known]
         if not taken:
             raise ViMLError(
@@ -138,6 +138,6 @@ def _meta(name: str, revision: str, embedder: SampleEmbedder) -> ModelMeta:
         similarity_fn_name=ScoringFunction.COSINE,
         use_instructions=False,
         training_datasets=None,
-        modalities=[*taken_modalities(model.config)],
+        modalities=[*taken_modalities(model.config.viml_config)],
         citation=CITATION,
     )

@@ -57,7 +57,7 @@ class ViMLModule(InputModule):
     @property
     def modalities(self) -> list[Any]:
         """What may be an input: modalities by name, and `("text", "video")` for both in one."""
-        return input_modalities(self.model.config)
+        return input_modalities(self.model.config.viml_config)
 
     @property
     def tokenizer(self) -> Any:  # type: ignore[override]

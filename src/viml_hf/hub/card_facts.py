@@ -1,4 +1,4 @@
-"""What a model card is written from: everything that a saved model, or a model alone, tells of itself."""
+"""The facts that a model card is written from: what is known of a saved model, or of a model in memory."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from viml_hf.encoders.encoder_info import OWN_LICENCE, forbids_commercial_use, licence_of
 from viml_hf.errors import ViMLError, in_one_line
-from viml_hf.hub.evaluation_results import EVALUATION_FILE, HUB_ID, read_evaluations
+from viml_hf.hub.evaluation_results import EVALUATION_FILE, HUB_ID, read_evaluations, read_json
 from viml_hf.hub.saved_weights import parameter_counts, saved_parameters, weights_checksum
 from viml_hf.modeling.configuration_descriptors import DESCRIPTOR_CONFIGS
 from viml_hf.modeling.configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
@@ -127,44 +127,13 @@ class CardFacts:
 
 
 def check_repo_id(repo_id: str, *, with_owner: bool = True) -> None:
-    """Refuse what is no `OWNER/NAME`.
-
-    Args:
-        repo_id: To be checked.
-        with_owner: Refuse a name without an owner too.
-
-    Raises:
-        ViMLError: It is refused.
-
-    Example:
-        >>> check_repo_id("me/my-model")
-    """
+    """Refuse what is no `OWNER/NAME`; with `with_owner=False` a `NAME` alone is accepted too."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise ViMLError(f"{repo_id!r}: not a name on the Hub ({in_one_line(error)}); give OWNER/NAME") from error
     if with_owner and "/" not in repo_id:
         raise ViMLError(f"{repo_id!r}: give OWNER/NAME, the owner being your user name or an organisation")
-
-
-def stated_name(name: str) -> str:
-    """An encoder's name for `training.json`: of a folder only its own name, so that the model tells no paths.
-
-    As in `encoder_sources` of a model's config, a name of what is on the Hub has a colon and that of a folder has none.
-
-    Args:
-        name: The encoder's, as a store has it.
-
-    Example:
-        >>> stated_name("clip"), stated_name("clip:/home/me/my-clip"), stated_name("features:youtube8m")
-        ('clip:openai/clip-vit-base-patch32', 'my-clip', 'features:youtube8m')
-    """
-    if name == DESCRIPTORS or is_published_features(name):
-        return name
-    parsed = _on_hub(name)
-    if parsed is None:
-        return Path(name.rpartition(":")[2]).resolve().name
-    return f"{parsed.name}:{parsed.hub_id}" + (f"@{parsed.revision}" if parsed.revision else "")
 
 
 def gather_facts(
@@ -178,12 +147,12 @@ def gather_facts(
     """Read the facts of a saved model.
 
     Args:
-        folder: The model's folder: `config.json` and safetensors, and what there is of `training.json` and
+        folder: The model's folder: `config.json` and safetensors, and where they exist `training.json` and
             `evaluation.json`.
         repo_id: Where the model will be on the Hub.
         owner: What its owner says.
         with_code: Whether the model's code is published with it; by default, whether `config.json` names code.
-        local_files_only: Look for the licences of encoders in what was downloaded before only, and not on the Hub.
+        local_files_only: Look for the licences of encoders only in what was downloaded before, not on the Hub.
 
     Raises:
         ViMLError: The folder holds no ViML model, a file of it is damaged, or its results are of other weights.
@@ -202,19 +171,17 @@ def gather_facts(
         config,
         repo_id,
         saved_parameters(folder),
-        training=_read_training(folder),
-        owner=owner,
+        read_json(folder / TRAINING_FILE, dict, "train again, or delete it"),
+        owner,
         with_code=names_code if with_code is None else with_code,
         local_files_only=local_files_only,
     )
     results = read_evaluations(folder)
-    if results:
-        checksum = weights_checksum(folder, facts.heads)
-        if any(result["weights"] != checksum for result in results):
-            raise ViMLError(
-                f"{folder / EVALUATION_FILE}: its results are of other weights than the model's; run `viml evaluate` "
-                "with --save again, or delete the file"
-            )
+    if results and {result["weights"] for result in results} != {weights_checksum(folder, facts.heads)}:
+        raise ViMLError(
+            f"{folder / EVALUATION_FILE}: its results are of other weights than the model's; run `viml evaluate` "
+            "with --save again, or delete the file"
+        )
     return replace(facts, results=results)
 
 
@@ -227,12 +194,12 @@ def facts_of_model(
     with_code: bool = False,
     local_files_only: bool = True,
 ) -> CardFacts:
-    """The facts that a model in memory tells: no results, which may be of other weights.
+    """The facts of a model in memory: without results, which may be of other weights.
 
     Args:
         model: A [`ViMLModel`] or [`ViMLForMusicRetrieval`].
         repo_id: Where it will be on the Hub.
-        training: What is known of its training, as `training.json` has it.
+        training: What is known of its training, as in `training.json`.
         owner: As for `gather_facts`.
         with_code: Whether the model's code is published with it.
         local_files_only: As for `gather_facts`.
@@ -246,19 +213,20 @@ def facts_of_model(
         512
     """
     counts = parameter_counts((name, parameter.numel()) for name, parameter in model.named_parameters())
-    options: dict[str, Any] = {"with_code": with_code, "local_files_only": local_files_only}
-    return _facts(model.config, repo_id, counts, training=training, owner=owner, **options)
+    return _facts(
+        model.config, repo_id, counts, training, owner, with_code=with_code, local_files_only=local_files_only
+    )
 
 
 def _facts(
     config: PreTrainedConfig,
     repo_id: str,
     parameters: dict[str, int],
-    *,
+    training: dict[str, Any] | None,
     owner: OwnerFacts | None,
+    *,
     with_code: bool,
     local_files_only: bool,
-    training: dict[str, Any] | None = None,
 ) -> CardFacts:
     check_repo_id(repo_id, with_owner=False)  # a Trainer that does not push calls its model by the folder's name
     # By the type's name: code that came with a model has a class of its own.
@@ -268,24 +236,15 @@ def _facts(
     heads: Any = config.viml_config if whole else config
     sources = getattr(config, "encoder_sources", None) or {}
     names = (training or {}).get("store") or {}
+    encoders = {}
+    for modality in MODALITIES if whole else (*heads.query_modalities, "audio"):
+        width = heads.base_feature_dim(modality)
+        model_type = getattr(config, f"{modality}_encoder_config").model_type if whole else None
+        source = sources.get(modality) or {}
+        encoders[modality] = _encoder(width, model_type, source, names.get(modality), local_files_only)
+    frozen = bool(getattr(config, "freeze_encoders", True))
     return CardFacts(
-        repo_id,
-        heads,
-        whole,
-        bool(getattr(config, "freeze_encoders", True)),
-        {
-            modality: _encoder(
-                heads.base_feature_dim(modality),
-                getattr(config, f"{modality}_encoder_config").model_type if whole else None,
-                sources.get(modality) or {},
-                names.get(modality),
-                local_files_only,
-            )
-            for modality in MODALITIES
-            if whole or modality in (*heads.query_modalities, "audio")
-        },
-        parameters,
-        training,
+        *(repo_id, heads, whole, frozen, encoders, parameters, training),
         with_code=with_code,
         owner=owner or OwnerFacts(),
     )
@@ -294,22 +253,39 @@ def _facts(
 def _encoder(
     width: int, model_type: str | None, source: dict[str, Any], store_name: str | None, local_files_only: bool
 ) -> EncoderFacts:
-    """What is known of an encoder: first by what the model says of its source, then by the store's name for it."""
+    """What is known of an encoder: from what the model says of its source, else from the store's name for it."""
     if model_type in DESCRIPTOR_CONFIGS or (model_type is None and store_name == DESCRIPTORS):
         return EncoderFacts(width, model_type, DESCRIPTORS, licence=OWN_LICENCE)
     name: str | None = source.get("name") or store_name
     if name is None or is_published_features(name):
         return EncoderFacts(width, model_type, name)
     licence: str | None = source.get("licence")
-    # An encoder that came from a folder is called by the folder's own name, without a colon.
+    # An encoder that came from a folder is called by the folder's name, without a colon.
     parsed = _on_hub(name) if ":" in name else None
     if parsed is None or parsed.hub_id is None:
-        # Of a folder only its own name: a path is nobody else's business.
+        # A card tells no paths of this machine.
         return EncoderFacts(width, model_type, Path(name.rpartition(":")[2]).name, licence=licence)
     revision = source.get("revision") or parsed.revision
     if licence is None:
         licence = licence_of(f"auto:{parsed.hub_id}", revision=revision, local_files_only=local_files_only)
     return EncoderFacts(width, model_type, parsed.hub_id, parsed.hub_id, revision, licence)
+
+
+def stated_name(name: str) -> str:
+    """A store's name of an encoder as `training.json` states it: of a folder only its own name, not the path.
+
+    As in `encoder_sources` of a model's config, an encoder on the Hub has a colon in its name, a folder has none.
+
+    Example:
+        >>> stated_name("clip"), stated_name("clip:/home/me/my-clip"), stated_name("features:youtube8m")
+        ('clip:openai/clip-vit-base-patch32', 'my-clip', 'features:youtube8m')
+    """
+    if name == DESCRIPTORS or is_published_features(name):
+        return name
+    parsed = _on_hub(name)
+    if parsed is None:
+        return Path(name.rpartition(":")[2]).resolve().name
+    return f"{parsed.name}:{parsed.hub_id}" + (f"@{parsed.revision}" if parsed.revision else "")
 
 
 def _on_hub(name: str) -> EncoderName | None:
@@ -327,23 +303,9 @@ def _read_config(folder: Path) -> tuple[PreTrainedConfig, bool]:
     classes = {one.model_type: one for one in (ViMLConfig, ViMLForMusicRetrievalConfig)}
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config_class = classes[found["model_type"]]
-        return config_class.from_pretrained(folder), "auto_map" in found
+        return classes[found["model_type"]].from_pretrained(folder), "auto_map" in found
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ViMLError(
             f"{folder}: no saved ViML model ({in_one_line(error)}); give a folder made by `viml train` or "
             "save_pretrained"
         ) from error
-
-
-def _read_training(folder: Path) -> dict[str, Any] | None:
-    path = folder / TRAINING_FILE
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ViMLError(f"{path}: not JSON ({in_one_line(error)}); train again, or delete it") from error
-    if not isinstance(found, dict):
-        raise ViMLError(f"{path}: not what `viml train` writes; train again, or delete it")
-    return found

@@ -8,17 +8,17 @@ from typing import Any
 
 from transformers import PreTrainedModel, ProcessorMixin
 
-import viml_hf
 from viml_hf.errors import ViMLError
+from viml_hf.hub import VIDEO_TO_MUSIC
 from viml_hf.modeling.configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
 from viml_hf.modeling.frozen_encoders import OWN_MODELS
 from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
-from viml_hf.registration import VIDEO_TO_MUSIC
 
 CODE_FOLDER = "code"
 PACKAGE = "viml_hf"
-# Classes by the model type of a saved config: config and model.
+SOURCES = Path(__file__).parents[2]  # the folder that holds the package
+# Full names of the config and the model of each model type.
 MODELS = {
     config.model_type: (f"{config.__module__}.{config.__name__}", f"{model.__module__}.{model.__name__}")
     for config, model in [
@@ -68,21 +68,16 @@ def save_with_code(
 
 
 def add_code(folder: str | Path) -> None:
-    """Put the code that a saved model needs into its folder, and the pointers to it into its configs.
-
-    Raises:
-        ViMLError: The folder holds no model of this package.
-    """
+    """Put the code that a saved model needs into its folder, and pointers to it into its configs."""
     folder = Path(folder)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config_class, model_class = MODELS[config["model_type"]]
+        entries = [*MODELS[config["model_type"]]]
     except (OSError, ValueError, KeyError) as error:
         raise ViMLError(
             f"{folder}: not a saved model of viml_hf ({error!r}); give a folder of save_pretrained"
         ) from error
-    entries = [config_class, model_class]
-    config["auto_map"] = {"AutoConfig": _pointer(config_class), "AutoModel": _pointer(model_class)}
+    config["auto_map"] = dict(zip(("AutoConfig", "AutoModel"), map(_pointer, entries), strict=True))
     processor_file = folder / "processor_config.json"
     if processor_file.is_file():
         settings = json.loads(processor_file.read_text(encoding="utf-8"))
@@ -102,9 +97,9 @@ def add_code(folder: str | Path) -> None:
 
 
 def flattened_code(modules: Iterable[str]) -> dict[str, str]:
-    """Source files by name of modules of this package, and of all that they import from it, as siblings of each other.
+    """Source by file name of modules of this package and of all that they import from it, as siblings of each other.
 
-    transformers loads code that came with a model from one folder, where a file may import its siblings only.
+    transformers loads code that came with a model from one folder, where a file may import only its siblings.
 
     Args:
         modules: Full names.
@@ -124,7 +119,7 @@ def flattened_code(modules: Iterable[str]) -> dict[str, str]:
         if module in done:
             continue
         done.add(module)
-        path = Path(viml_hf.__file__).parent.parent.joinpath(*module.split(".")).with_suffix(".py")
+        path = SOURCES.joinpath(*module.split(".")).with_suffix(".py")
         if not path.is_file() or path.name in found:
             raise ValueError(f"{module}: not a file, or one of a name that another has; it cannot travel")
         found[path.name], imported = _flattened(module, path.read_text(encoding="utf-8"))
@@ -133,7 +128,7 @@ def flattened_code(modules: Iterable[str]) -> dict[str, str]:
 
 
 def _flattened(module: str, source: str) -> tuple[str, list[str]]:
-    """A file's source with imports from this package made imports of siblings, and the modules that it imports so."""
+    """A file's source in which imports from this package are imports of siblings, and the modules that it imports."""
     lines, imported = source.splitlines(keepends=True), []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import) and any(alias.name.split(".")[0] == PACKAGE for alias in node.names):

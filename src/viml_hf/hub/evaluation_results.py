@@ -1,10 +1,9 @@
 """The results of `viml evaluate` that are kept with a model: `evaluation.json`, and what the Hub reads of them.
 
-The Hub knows two forms. `.eval_results/*.yaml` is the current one: one value of a dataset that is registered there as a
-benchmark, under one of its tasks; leaderboards are made of these. `model-index`, in the head of a card, is the older
-one and takes any dataset and any number of figures. So R@10, the figure that the paper compares systems by, goes to
-`.eval_results` where a result names its benchmark, and all other figures go to `model-index`: none is lost, and none is
-there twice.
+The Hub has two formats. `.eval_results/*.yaml` holds one value of a dataset that is registered there as a benchmark;
+leaderboards are made of these. `model-index`, in a card's metadata, takes any dataset and any number of figures. R@10,
+by which the paper compares systems, goes to `.eval_results` where a result names its benchmark; the rest to
+`model-index`.
 """
 
 import json
@@ -18,6 +17,7 @@ from huggingface_hub.utils import yaml_dump
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.evaluation.metrics import decimals
 from viml_hf.features.store_writer import replacing
+from viml_hf.hub import VIDEO_TO_MUSIC
 from viml_hf.hub.saved_weights import weights_checksum
 from viml_hf.modeling.configuration_viml import ViMLConfig
 
@@ -25,18 +25,14 @@ EVALUATION_FILE = "evaluation.json"
 EVAL_RESULTS_FOLDER = ".eval_results"
 BENCHMARK_METRIC = "R@10"
 DEFAULT_TASK = "default"
-TASK_TYPE = "video-to-music"
 METRIC_TYPES = {"R@1": "recall_at_1", "R@5": "recall_at_5", "R@10": "recall_at_10", "MR": "median_rank", "MRR": "mrr"}
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-# What makes two results results of the same: a newer one then takes the older one's place.
+# Two results that agree in these are of the same ranking: the newer one takes the older one's place.
 SAME = ("store", "items", "items_sha256", "pools", "texts", "whole_tracks")
 
 
 def parse_benchmark(text: str) -> dict[str, str]:
-    """A benchmark on the Hub, named `HUB_ID[:TASK]`; the task is one of those in the `eval.yaml` of the dataset.
-
-    Raises:
-        ViMLError: It is no such name.
+    """A benchmark on the Hub, named `HUB_ID[:TASK]`; the task is one of those in the dataset's `eval.yaml`.
 
     Example:
         >>> parse_benchmark("me/music-videos")
@@ -48,27 +44,26 @@ def parse_benchmark(text: str) -> dict[str, str]:
     return {"id": hub_id, "task": task or DEFAULT_TASK}
 
 
-def read_evaluations(folder: str | Path) -> list[dict[str, Any]]:
-    """The results that are kept with a saved model; none where there is no `evaluation.json`.
-
-    Args:
-        folder: The model's folder.
-
-    Raises:
-        ViMLError: The file is damaged.
-    """
-    path = Path(folder) / EVALUATION_FILE
+def read_json(path: Path, kind: type, fix: str) -> Any:
+    """The content of a JSON file that must be a `dict` or a `list`; `None` where there is no file."""
     if not path.is_file():
-        return []
+        return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ViMLError(
-            f"{path}: not JSON ({in_one_line(error)}); delete it, and evaluate with --save again"
-        ) from error
+        raise ViMLError(f"{path}: not JSON ({in_one_line(error)}); {fix}") from error
+    if not isinstance(found, kind):
+        raise ViMLError(f"{path}: not a JSON {'object' if kind is dict else 'list'}; {fix}")
+    return found
+
+
+def read_evaluations(folder: str | Path) -> list[dict[str, Any]]:
+    """The results that are kept with a saved model; none where there is no `evaluation.json`."""
+    path, fix = Path(folder) / EVALUATION_FILE, "delete it, and evaluate with --save again"
+    found = read_json(path, list, fix) or []
     needed = {*SAME, "rows", "weights"}
-    if not isinstance(found, list) or not all(isinstance(one, dict) and needed <= set(one) for one in found):
-        raise ViMLError(f"{path}: not a list of results of `viml evaluate`; delete it, and evaluate with --save")
+    if not all(isinstance(one, dict) and needed <= set(one) for one in found):
+        raise ViMLError(f"{path}: not a list of results of `viml evaluate`; {fix}")
     return found
 
 
@@ -77,7 +72,7 @@ def save_evaluation(
 ) -> int:
     """Keep a summary of `viml evaluate` with the model, in the place of older ones of the same.
 
-    Results of other weights are removed: that model is no more. No path is kept, only the name of the store's folder.
+    Results of other weights are removed, since that model is gone. Of the store only the folder's name is kept.
 
     Args:
         folder: The model's folder.
@@ -87,9 +82,6 @@ def save_evaluation(
 
     Returns:
         How many results of other weights were removed.
-
-    Raises:
-        ViMLError: The weights or an older `evaluation.json` are damaged.
     """
     entry = {name: value for name, value in summary.items() if name != "model"}
     entry |= {"store": Path(entry["store"]).resolve().name, "weights": weights_checksum(folder, heads)}
@@ -148,17 +140,8 @@ def with_interval(metric: str, figure: dict[str, float]) -> str:
 def benchmark_files(results: list[dict[str, Any]]) -> dict[str, str]:
     """The files of `.eval_results` for the results that name a benchmark.
 
-    One file per kind of query.
-
-    Args:
-        results: From `read_evaluations`.
-
     Returns:
-        Path in the repo to YAML; each has R@10, in percent, and in its notes how it came about.
-
-    Example:
-        >>> benchmark_files([])
-        {}
+        Path in the repo to YAML, one file per kind of query: R@10 in percent, with notes on how it came about.
     """
     files: dict[str, list[EvalResultEntry]] = {}
     for result in results:
@@ -188,7 +171,7 @@ def model_index(results: list[dict[str, Any]]) -> list[EvalResult]:
             asked = f"query {_asked(query, result)}, {conditions(result)[0]}"
             found += [
                 EvalResult(
-                    task_type=TASK_TYPE,
+                    task_type=VIDEO_TO_MUSIC,
                     task_name="Music retrieval",
                     # The Hub refuses anything but letters, digits, dashes and dots here.
                     dataset_type=benchmark["id"] if benchmark else _slug(result["store"]),
@@ -209,10 +192,5 @@ def _asked(query: str, result: dict[str, Any]) -> str:
 
 
 def _slug(text: str) -> str:
-    """Lower-case letters, digits, dashes and dots only.
-
-    Example:
-        >>> _slug("me/Music videos")
-        'me-music-videos'
-    """
+    """A text as lower-case letters, digits, dashes and dots: `me-music-videos`."""
     return re.sub(r"[^a-z0-9.-]+", "-", text.lower()).strip("-") or "unnamed"

@@ -1,32 +1,64 @@
-"""Publishing a saved model: what goes to the Hub, on which terms, and in one commit."""
+"""Uploading to the Hub: a whole publication in one commit, and what `push_to_hub` adds to that of transformers."""
 
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import CommitInfo
-from transformers import AutoModel, AutoProcessor
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelCard,
+    get_token,
+    hf_hub_download,
+)
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.hf_api import ModelInfo
+from transformers import AutoModel, AutoProcessor, PreTrainedModel
 
 from viml_hf.errors import ViMLError, in_one_line
-from viml_hf.hub.card_facts import CardFacts, OwnerFacts, check_repo_id, gather_facts
-from viml_hf.hub.card_licence import card_licence
+from viml_hf.hub.card_facts import TRAINING_FILE, CardFacts, OwnerFacts, check_repo_id, facts_of_model, gather_facts
 from viml_hf.hub.code import CODE_FOLDER, add_code
-from viml_hf.hub.evaluation_results import benchmark_files
-from viml_hf.hub.model_card import render_card
-from viml_hf.hub.pushing import non_commercial_encoders, published_files, refuse_unaccepted
-from viml_hf.hub.repo_files import CARD_FILE, FACTS, is_of_other_publication, is_own_card
-from viml_hf.hub.sentence_transformers_files import save_for_sentence_transformers
-from viml_hf.hub.uploading import commit_files, has_own_card
+from viml_hf.hub.evaluation_results import EVAL_RESULTS_FOLDER, EVALUATION_FILE, benchmark_files
+from viml_hf.hub.model_card import CARD_FILE, card_licence, is_own_card, render_card
+from viml_hf.hub.saved_weights import WEIGHTS
+from viml_hf.hub.sentence_transformers_files import sentence_transformers_files
 
 logger = logging.getLogger(__name__)
 
-POINTERS = ("auto_map", "custom_pipelines")
+FACTS = {TRAINING_FILE, EVALUATION_FILE}
+# Of a model's folder only these are published, with the weights and the tokenizer's own files.
+PUBLISHED = FACTS | {
+    *("config.json", "processor_config.json", "preprocessor_config.json", "chat_template.jinja", "chat_template.json"),
+    *("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model"),
+    *("model.safetensors.index.json", "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
+}
+_PICKLES = re.compile(r"pytorch_model.*\.bin(\.index\.json)?|training_args\.bin")
+# Fields of configs that point to code or to a folder of this machine.
+POINTERS = ("auto_map", "custom_pipelines", "_name_or_path", "name_or_path")
+
+LOGIN = "log in with `hf auth login`, or set HF_TOKEN to a token that may write"
+NOTHING = "nothing was published"
+# What huggingface_hub raises, and the HTTP library behind it, which has had several names.
+FAILURES: tuple[type[Exception], ...] = (
+    *(OSError, RuntimeError),
+    *(c for c in HfHubHTTPError.__mro__ if issubclass(c, Exception) and c.__module__.startswith(("httpx", "requests"))),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +98,7 @@ class Publication:
 
     @property
     def licence(self) -> str | None:
-        """Of the model, as its card's head states it."""
+        """Of the model, as its card's metadata state it."""
         stated = card_licence(self.facts)
         return stated.get("license_name") or stated.get("license")
 
@@ -86,13 +118,13 @@ def plan_publication(
 ) -> Publication:
     """Decide what would be uploaded, without uploading it.
 
-    The model is loaded, so that a damaged one is not published. A `README.md` of the user's own in the model's folder
-    is taken as the card. Paths of this machine are left out of what training and evaluation noted.
+    The model is loaded, so that a damaged one is not published. A `README.md` that somebody wrote into the model's
+    folder becomes the card. Paths of this machine are left out of what training and evaluation noted.
 
     Args:
         folder: A saved model, with its processor where it has one.
         repo_id: `OWNER/NAME`.
-        with_code: Bring the code, so that the model loads where this package is not installed.
+        with_code: Publish the code too, so that the model loads where this package is not installed.
         owner: What only the owner of the model can say: licence, datasets, languages.
         local_files_only: Do not look for the licences of encoders on the Hub.
 
@@ -102,27 +134,32 @@ def plan_publication(
     folder = Path(folder)
     check_repo_id(repo_id)
     facts = gather_facts(folder, repo_id, owner=owner, with_code=with_code, local_files_only=local_files_only)
-    found = published_files(folder, _loaded_tokenizer_files(folder, facts))
-    files = {name: path for name, path in found.items() if name.endswith(".safetensors")}
+    published = PUBLISHED | _loaded_tokenizer_files(folder, facts)
+    files: dict[str, Path | bytes] = {}
     with TemporaryDirectory() as staging:
-        for name in set(found) - set(files):
-            shutil.copy(folder / name, staging)
-        _clean(Path(staging))
+        for path in filter(Path.is_file, folder.iterdir()):
+            if WEIGHTS.fullmatch(path.name):
+                files[path.name] = path
+            elif path.name in published:
+                shutil.copy(path, staging)
+        for path in Path(staging).glob("*.json"):
+            if path.name in FACTS or path.name.endswith("config.json"):
+                content = _cleaned(json.loads(path.read_text(encoding="utf-8")), path.name in FACTS)
+                path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if with_code:
             add_code(staging)
-        if facts.whole:
-            save_for_sentence_transformers(staging)
-        made = sorted(path for path in Path(staging).rglob("*") if path.is_file())
+        made = filter(Path.is_file, Path(staging).rglob("*"))
         files |= {path.relative_to(staging).as_posix(): path.read_bytes() for path in made}
-    files |= {path: text.encode() for path, text in benchmark_files(facts.results).items()}
-    own_card = folder / CARD_FILE
-    has_own = own_card.is_file() and is_own_card(own_card)
-    files[CARD_FILE] = own_card if has_own else render_card(facts).encode()
-    left_out = sorted(
+    texts = benchmark_files(facts.results) | (sentence_transformers_files(facts.heads) if facts.whole else {})
+    files |= {path: text.encode() for path, text in texts.items()}
+    card = folder / CARD_FILE
+    has_own_card = card.is_file() and is_own_card(card.read_text(encoding="utf-8"))
+    files[CARD_FILE] = card if has_own_card else render_card(facts).encode()
+    left_out = [
         f"{path.name}/" if path.is_dir() else path.name
-        for path in folder.iterdir()
-        if path.name not in files and path.name not in (CODE_FOLDER, CARD_FILE)
-    )
+        for path in sorted(folder.iterdir())
+        if path.name not in files and path.name != CODE_FOLDER
+    ]
     return Publication(repo_id, dict(sorted(files.items())), left_out, facts)
 
 
@@ -132,8 +169,8 @@ def publish(
     """Upload in one commit. If anything fails, the repo is as it was; one made for this is removed again.
 
     Files of an earlier publication that are no longer part of it, such as code or a second shard, are removed in the
-    same commit. A card that somebody wrote on the Hub stays, unless there is one of the user's own in the model's
-    folder. The token is that of HF_TOKEN or of `hf auth login`.
+    same commit. A card that somebody wrote on the Hub stays, unless somebody wrote one into the model's folder. The
+    token is that of HF_TOKEN or of `hf auth login`.
 
     Args:
         publication: From `plan_publication`.
@@ -148,19 +185,84 @@ def publish(
         ViMLError: Such a licence is not accepted, the repo is public and should not be, or the upload failed.
     """
     refuse_unaccepted(publication.facts, accept_licences)
-    files, repo_id = dict(publication.files), publication.repo_id
-    if not publication.has_own_card and has_own_card(repo_id):
+    api, repo_id, files = HfApi(), publication.repo_id, dict(publication.files)
+    try:
+        before = _repo_info(api, repo_id)
+        if private and before is not None and not before.private:
+            raise ViMLError(f"{repo_id}: it is there and public; make it private in its settings, or publish it so")
+        keeps_card = before is not None and not publication.has_own_card and _own_card_on_hub(repo_id) is not None
+        there = [] if before is None else [file.rfilename for file in before.siblings or ()]
+    except FAILURES as error:
+        raise _failure(repo_id, error, NOTHING) from error
+    if keeps_card:
         del files[CARD_FILE]
-        logger.warning("README.md on the Hub has words of somebody's own and is kept: look whether it is still true")
-    message = message or f"Publish {publication.facts.name}"
-    return commit_files(repo_id, files, message=message, is_stale=is_of_other_publication, private=private)
+        logger.warning("README.md on the Hub has words of somebody's own and is kept: check that it is still true")
+    operations: list[Any] = [CommitOperationDelete(path) for path in there if path not in files and _is_published(path)]
+    operations += [CommitOperationAdd(path, content) for path, content in files.items()]
+    try:
+        if before is None:
+            api.create_repo(repo_id, private=private)
+        return api.create_commit(repo_id, operations, commit_message=message or f"Publish {publication.facts.name}")
+    except BaseException as error:
+        left = _undo(api, repo_id, before)
+        if isinstance(error, FAILURES):
+            raise _failure(repo_id, error, left) from error
+        raise
 
 
-def _loaded_tokenizer_files(folder: Path, facts: CardFacts) -> list[str]:
-    """Load the model and its processor, as everybody will, and tell how the tokenizer's files are called.
+def check_licences(model: PreTrainedModel, accepted: bool) -> None:
+    """Refuse to upload a model whose encoders forbid commercial use, unless their licences are accepted."""
+    refuse_unaccepted(facts_of_model(model, "model", local_files_only=False), accepted)
 
-    Heads alone have no processor.
+
+def add_hub_files(model: PreTrainedModel, folder: str | Path, repo_id: str, token: str | bool | None = None) -> None:
+    """Complete a saved model's folder, in which transformers wrote a card, before `push_to_hub` uploads it."""
+    facts = facts_of_model(model, repo_id, local_files_only=False)
+    # The tags that were given to `push_to_hub`, and those of the card on the Hub.
+    tags = ModelCard.load(Path(folder) / CARD_FILE).data.tags or ()
+    write_hub_files(Path(folder), facts, tags, token)
+
+
+def write_hub_files(
+    folder: Path, facts: CardFacts, tags: Iterable[str] = (), token: str | bool | None = None, *, pushed: bool = True
+) -> None:
+    """Write into a saved model's folder its card, and the files by which sentence-transformers opens a whole model.
+
+    If the folder will be pushed, a card that somebody wrote on the Hub is taken over.
     """
+    card = None
+    if pushed:
+        card = _own_card_on_hub(facts.repo_id, token)
+        results = [path for path in HfApi(token=token).list_repo_files(facts.repo_id) if _is_result(path)]
+        if results:
+            logger.warning(
+                "%s: %s will stay there, of the weights that were there before; `viml publish` renews or removes them",
+                *(facts.repo_id, ", ".join(results)),
+            )
+    texts = {CARD_FILE: render_card(facts, tags) if card is None else card}
+    if facts.whole:
+        texts |= sentence_transformers_files(facts.heads)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def non_commercial_encoders(facts: CardFacts) -> list[str]:
+    """The encoders inside a model that may not be used commercially, with their licences."""
+    found = facts.encoders.items() if facts.whole else ()
+    return [f"{modality} ({e.name or e.model_type}: {e.licence})" for modality, e in found if e.non_commercial]
+
+
+def refuse_unaccepted(facts: CardFacts, accepted: bool) -> None:
+    """Refuse to publish encoders that are not for commercial use, unless their licences are accepted."""
+    if (found := non_commercial_encoders(facts)) and not accepted:
+        raise ViMLError(
+            f"encoders inside are not for commercial use: {', '.join(found)}; if you may publish them, say so with "
+            "--accept-licences (accept_licences=True)"
+        )
+
+
+def _loaded_tokenizer_files(folder: Path, facts: CardFacts) -> set[str]:
+    """Load the model and its processor, as everybody will; the names of the tokenizer's files. Heads have none."""
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if facts.whole and not (folder / "processor_config.json").is_file():
         raise ViMLError(
@@ -173,40 +275,93 @@ def _loaded_tokenizer_files(folder: Path, facts: CardFacts) -> list[str]:
         raise ViMLError(
             f"{folder}: not published, since it does not load ({in_one_line(error)}); save model and processor again"
         ) from error
-    return list(processor.tokenizer.vocab_files_names.values()) if processor else []
+    return set(processor.tokenizer.vocab_files_names.values()) if processor else set()
 
 
-def _clean(folder: Path) -> None:
-    """Take out of a folder's JSON files what is of this machine, and older pointers to code."""
-    for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
-        # Where an encoder was loaded from, the model says itself: a path is nobody else's business.
-        _rewrite(folder / name, lambda settings: _without(settings, (*POINTERS, "_name_or_path", "name_or_path")))
-    for name in FACTS:
-        _rewrite(folder / name, _without_paths)
-
-
-def _rewrite(path: Path, change: Callable[[Any], Any]) -> None:
-    """Change the content of a JSON file, where there is one."""
-    if path.is_file():
-        content = change(json.loads(path.read_text(encoding="utf-8")))
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _without(value: Any, names: tuple[str, ...]) -> Any:
-    """A JSON value without fields of these names, at any depth."""
+def _cleaned(value: Any, without_paths: bool) -> Any:
+    """A JSON value without pointers; with `without_paths`, of each path of this machine only the last part."""
     if isinstance(value, dict):
-        return {key: _without(one, names) for key, one in value.items() if key not in names}
-    return [_without(one, names) for one in value] if isinstance(value, list) else value
-
-
-def _without_paths(value: Any) -> Any:
-    """A JSON value in which what is a path on this machine is only the name of its end."""
-    if isinstance(value, dict):
-        return {key: _without_paths(one) for key, one in value.items()}
+        return {key: _cleaned(one, without_paths) for key, one in value.items() if key not in POINTERS}
     if isinstance(value, list):
-        return [_without_paths(one) for one in value]
-    if not isinstance(value, str):
+        return [_cleaned(one, without_paths) for one in value]
+    if not (without_paths and isinstance(value, str)):
         return value
     name, colon, place = value.rpartition(":")  # an encoder in a folder may have its family's name before
     is_path = os.path.isabs(place) or (os.sep in place and os.path.exists(place))
     return f"{name}{colon}{Path(place).name}" if is_path else value
+
+
+def _is_published(path: str) -> bool:
+    """Whether a file of a repo is part of a publication; one that the next publication lacks is removed."""
+    weights = WEIGHTS.fullmatch(path) or _PICKLES.fullmatch(path)
+    return bool(weights) or path in PUBLISHED or path.startswith(f"{CODE_FOLDER}/") or _is_result(path)
+
+
+def _is_result(path: str) -> bool:
+    return path == EVALUATION_FILE or path.startswith(f"{EVAL_RESULTS_FOLDER}/")
+
+
+def _own_card_on_hub(repo_id: str, token: str | bool | None = None) -> str | None:
+    """The text of a repo's card, if somebody wrote it."""
+    try:
+        card = Path(hf_hub_download(repo_id, CARD_FILE, token=token)).read_text(encoding="utf-8")
+    except EntryNotFoundError:
+        return None
+    return card if is_own_card(card) else None
+
+
+def _repo_info(api: HfApi, repo_id: str) -> ModelInfo | None:
+    """What the Hub knows of a repo, its last commit included; `None` where there is no such repo."""
+    try:
+        return api.model_info(repo_id)
+    except RepositoryNotFoundError:
+        return None
+
+
+def _undo(api: HfApi, repo_id: str, before: ModelInfo | None) -> str:
+    """Remove the repo if it was made for a commit that failed, and say what the attempt has left.
+
+    The Hub is asked, because the answer that was lost may have been a good one.
+    """
+    lost = f"the answer was lost, but there is a new commit: look at {repo_id}"
+    try:
+        now = _repo_info(api, repo_id)
+        if before is not None:
+            return NOTHING if now is not None and now.sha == before.sha else lost
+        if now is None:
+            return NOTHING
+        if any(file.rfilename != ".gitattributes" for file in now.siblings or ()):
+            return lost
+        api.delete_repo(repo_id)
+        return NOTHING
+    except Exception as error:
+        if before is None:
+            return f"the empty repo may have been left ({_reason(error)}): remove it with `hf repos delete {repo_id}`"
+        return f"whether anything was published is unknown ({_reason(error)}): look at {repo_id}"
+
+
+def _failure(repo_id: str, error: Exception, left: str) -> ViMLError:
+    """One line on what went wrong, what it has left and what to do; never a token."""
+    answered: BaseException | None = error
+    while answered is not None and not isinstance(answered, HfHubHTTPError):
+        answered = answered.__cause__  # the upload of large files wraps the Hub's answer
+    reason, fix = f"the Hub was not reached ({_reason(error)})", "try again when the network is back"
+    if isinstance(error, LocalTokenNotFoundError):
+        reason, fix = "no token for the Hub", LOGIN
+    elif isinstance(error, OfflineModeIsEnabled):
+        reason, fix = "HF_HUB_OFFLINE is set", "unset it"
+    elif answered is not None:
+        status = answered.response.status_code
+        reason = f"the Hub answered {status} ({_reason(answered)})"
+        fix = {401: LOGIN, 403: f"the token may not write there; {LOGIN}"}.get(status, "mend what it names")
+        fix = fix if status < 500 else "try again later"
+    elif isinstance(error, OSError) and error.filename is not None:
+        reason, fix = f"{error.filename} cannot be read ({error.strerror})", "make it readable"
+    # Where something was left, that is to be looked at first, as `left` says.
+    return ViMLError(f"{repo_id}: {reason}: {left}" + (f"; {fix}" if left == NOTHING else ""))
+
+
+def _reason(error: Exception) -> str:
+    """An error's message in one line of at most 300 characters, without the token."""
+    reason = re.sub(r" For more information check: \S+", "", in_one_line(error))
+    return reason.replace(get_token() or "\n", "…")[:300]

@@ -1,4 +1,4 @@
-"""What the safetensors of a model's folder tell: how many parameters each part has, and whether they are the same."""
+"""The weights in a model's folder: how many parameters each part has, and a checksum."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.modeling.configuration_viml import ViMLConfig
 
-# Parts of a model in the order of a table, by the first word of a parameter's name without the prefix of the heads.
+# Parts of a model, in the order of the card's table, by the first word of a parameter's name.
 PARTS = {
     "video_encoder": "video encoder",
     "text_encoder": "text encoder",
@@ -29,20 +29,14 @@ PARTS = {
     "log_temperature": "temperature",
 }
 HEADS_PREFIX = "viml."
-# The files that `save_pretrained` writes weights into.
+# The names of the files that `save_pretrained` writes weights into.
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-# What is saved beside the parameters, by the end of its name; numbers that are not floating point are no parameters.
+# Floating-point tensors that are saved but are no parameters, by the end of their names.
 BUFFERS = ("null_text_features", "running_mean", "running_var")
 
 
 def parameter_counts(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Parameters per part of a model.
-
-    Args:
-        sizes: Name and number of elements of each parameter.
-
-    Returns:
-        The parts that have parameters, in the order of the data's way.
+    """Parameters per part of a model, from the name and the number of elements of each parameter.
 
     Example:
         >>> parameter_counts([("viml.audio_tower.projection.weight", 6), ("viml.fusion.bias", 2)])
@@ -55,17 +49,7 @@ def parameter_counts(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 
 def saved_parameters(folder: str | Path) -> dict[str, int]:
-    """Parameters per part of a saved model, from the headers of its safetensors alone.
-
-    Args:
-        folder: The model's folder.
-
-    Returns:
-        As `parameter_counts`.
-
-    Raises:
-        ViMLError: There are no weights, or they are damaged.
-    """
+    """Parameters per part of a saved model, read from the headers of its safetensors alone."""
     sizes = []
     for name, file in _tensors(Path(folder)):
         part = file.get_slice(name)
@@ -75,33 +59,15 @@ def saved_parameters(folder: str | Path) -> dict[str, int]:
 
 
 def heads_settings(config: ViMLConfig) -> dict[str, Any]:
-    """The fields of a heads' config that decide what they compute, for checksums.
-
-    Args:
-        config: Of the heads.
-
-    Example:
-        >>> heads_settings(ViMLConfig(fusion="linear"))["fusion"]
-        'linear'
-    """
+    """The fields of a heads' config that decide what they compute, for checksums."""
     # The config's own fields: those that every config has say nothing of the embeddings.
     return {name: getattr(config, name) for name in sorted(type(config).__annotations__)}
 
 
 def weights_checksum(folder: str | Path, heads: ViMLConfig) -> str:
-    """A checksum of what decides a saved model's results: all its weights, and the config of its heads.
+    """SHA-256, in hex, of what decides a saved model's results: all its weights, and the config of its heads.
 
-    The tensors are hashed and not the files: the same model saved again, with its code or in other shards, is the same.
-
-    Args:
-        folder: The model's folder.
-        heads: The config of its heads.
-
-    Returns:
-        SHA-256, in hex.
-
-    Raises:
-        ViMLError: There are no weights, or they are damaged.
+    The tensors are hashed and not the files: a model saved again, with its code or in other shards, keeps its checksum.
     """
     digest = hashlib.sha256(json.dumps(heads_settings(heads), default=str).encode())
     for name, file in _tensors(Path(folder)):
@@ -112,7 +78,7 @@ def weights_checksum(folder: str | Path, heads: ViMLConfig) -> str:
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Every tensor's name, in order, with the open file that it is in."""
+    """Every tensor's name, in order, with the open file that holds it."""
     paths = sorted(path for path in folder.glob("model*.safetensors") if WEIGHTS.fullmatch(path.name))
     if not paths:
         raise ViMLError(f"{folder}: no model.safetensors; give a folder made by `viml train` or save_pretrained")

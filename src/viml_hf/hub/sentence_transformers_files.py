@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from viml_hf.errors import ViMLError
-from viml_hf.modeling.configuration_viml import ViMLForMusicRetrievalConfig
-
-MODULE = "sentence_transformers.base.modules.transformer.Transformer"
+from viml_hf.modeling.configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
 
 
 def save_for_sentence_transformers(folder: str | Path) -> None:
@@ -44,46 +42,40 @@ def save_for_sentence_transformers(folder: str | Path) -> None:
         raise ViMLError(
             f"{folder}: not a saved ViMLForMusicRetrieval with its processor; save both there with save_pretrained"
         )
-    for name, content in sentence_transformers_files(ViMLForMusicRetrievalConfig.from_pretrained(folder)).items():
+    heads: Any = ViMLForMusicRetrievalConfig.from_pretrained(folder).viml_config
+    for name, content in sentence_transformers_files(heads).items():
         (folder / name).write_text(content, encoding="utf-8")
 
 
-def sentence_transformers_files(config: ViMLForMusicRetrievalConfig) -> dict[str, str]:
-    """Content by name of the files that `save_for_sentence_transformers` writes."""
+def sentence_transformers_files(heads: ViMLConfig) -> dict[str, str]:
+    """Content by name of the files that `save_for_sentence_transformers` writes, for a model with these heads."""
+    methods = {
+        "+".join(one) if isinstance(one, tuple) else one: {
+            "method": "embed_music" if one == "audio" else "embed_query",
+            "method_output_name": "pooler_output",
+        }
+        for one in input_modalities(heads)
+    }
+    module = "sentence_transformers.base.modules.transformer.Transformer"
     files: dict[str, Any] = {
-        "config_sentence_transformers.json": {
-            "model_type": "SentenceTransformer",
-            "similarity_fn_name": "cosine",
-        },
-        "modules.json": [{"idx": 0, "name": "0", "path": "", "type": MODULE}],
+        "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
+        "modules.json": [{"idx": 0, "name": "0", "path": "", "type": module}],
         "sentence_bert_config.json": {
             "transformer_task": "feature-extraction",
-            "modality_config": _methods(config),
+            "modality_config": methods,
             "module_output_name": "sentence_embedding",
         },
     }
     return {name: json.dumps(content, indent=2) + "\n" for name, content in files.items()}
 
 
-def taken_modalities(config: ViMLForMusicRetrievalConfig) -> list[Literal["text", "video", "audio"]]:
+def taken_modalities(heads: Any) -> list[Literal["text", "video", "audio"]]:
     """What a model takes by itself: `"text"` and `"video"` as its queries are made, `"audio"` always."""
     queries: list[Literal["text", "video"]] = ["text", "video"]
-    heads: Any = config.viml_config
     return [*(name for name in queries if name in heads.query_modalities), "audio"]
 
 
-def input_modalities(config: ViMLForMusicRetrievalConfig) -> list[Any]:
+def input_modalities(heads: Any) -> list[Any]:
     """What may be an input: modalities by name, and `("text", "video")` for both in one."""
-    names = taken_modalities(config)
+    names = taken_modalities(heads)
     return [*names, ("text", "video")] if {"text", "video"} <= set(names) else names
-
-
-def _methods(config: ViMLForMusicRetrievalConfig) -> dict[str, dict[str, str]]:
-    """Which of the model's methods embeds what."""
-    return {
-        "+".join(one) if isinstance(one, tuple) else one: {
-            "method": "embed_music" if one == "audio" else "embed_query",
-            "method_output_name": "pooler_output",
-        }
-        for one in input_modalities(config)
-    }

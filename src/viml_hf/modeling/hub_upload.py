@@ -1,59 +1,31 @@
-"""`push_to_hub` of a model or a processor, with more than transformers knows of them."""
+"""`push_to_hub` as in transformers, with the model card of `viml_hf` where that package is imported."""
 
-import os
-from collections.abc import Callable
-from typing import Any, ClassVar
+import sys
+from typing import Any
 
 
 class HubUploadMixin:
-    """Has `push_to_hub` done by what `viml_hf` sets, which writes a model card; else by transformers.
+    """Adds to transformers' `push_to_hub` and `save_pretrained(…, push_to_hub=True)` what `viml_hf` knows of a model.
 
-    The files of networks travel without the package, so they cannot import what writes the card.
+    That is a card written from the model's facts, in the same commit, unless somebody wrote the one on the Hub. And
+    encoders inside that forbid commercial use are refused, before anything is created, without `accept_licences=True`.
+    This file travels to Hub repos without the package, so it asks whether the package is imported.
     """
 
-    uploader: ClassVar[Callable[..., Any] | None] = None  # takes the part, and then as `push_to_hub`
+    def push_to_hub(self, repo_id: str, *, accept_licences: bool = False, **kwargs: Any) -> Any:
+        """Upload as `PreTrainedModel.push_to_hub` does; the class says what is added."""
+        if package := sys.modules.get("viml_hf"):
+            package.check_licences(self, accept_licences)
+        return super().push_to_hub(repo_id, **kwargs)  # type: ignore[misc]
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
-        """Upload to the Hub in one commit.
+    def save_pretrained(self, save_directory: Any, *args: Any, accept_licences: bool = False, **kwargs: Any) -> Any:
+        """Save, and with `push_to_hub=True` upload, as `PreTrainedModel.save_pretrained` does."""
+        if kwargs.get("push_to_hub") and (package := sys.modules.get("viml_hf")):
+            package.check_licences(self, accept_licences)
+        return super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
 
-        A model brings a card that is written from what it knows of itself, unless the repo has one; a processor brings
-        none. `viml publish` uploads both with the training's facts and results.
-
-        Args:
-            repo_id: `OWNER/NAME`.
-            kwargs: As for transformers: `commit_message`, `commit_description`, `private`, `token`, `revision`,
-                `create_pr`, `max_shard_size`, `tags`; and `accept_licences=True` for encoders inside that are not for
-                commercial use.
-
-        Returns:
-            What `huggingface_hub.HfApi.create_commit` returns.
-
-        Raises:
-            ValueError: The upload failed; the message says why and what to do. A repo made for it is removed again.
-        """
-        uploader = HubUploadMixin.uploader
-        if uploader is None:
-            return super().push_to_hub(repo_id, **kwargs)  # type: ignore[misc]
-        return uploader(self, repo_id, **kwargs)
-
-    def save_pretrained(self, save_directory: Any, *args: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
-        """Save (see transformers); with `push_to_hub=True` upload too, to `repo_id` or a repo of the folder's name.
-
-        Args:
-            save_directory: The folder.
-            args: As for transformers.
-            push_to_hub: Upload.
-            kwargs: As for transformers, and for `push_to_hub` where that is asked for.
-
-        Raises:
-            ValueError: The upload failed.
-        """
-        pushing = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")
-        options = {name: kwargs.pop(name) for name in pushing if push_to_hub and name in kwargs}
-        saved = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
-        if push_to_hub:
-            token = {"token": kwargs["token"]} if "token" in kwargs else {}
-            self.push_to_hub(
-                options.pop("repo_id", os.path.basename(os.path.abspath(save_directory))), **options, **token
-            )
-        return saved
+    def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        """The last step of both: all files lie in `working_dir`, with the card of transformers or that of the repo."""
+        if package := sys.modules.get("viml_hf"):
+            package.add_hub_files(self, working_dir, repo_id, kwargs.get("token"))
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)  # type: ignore[misc]

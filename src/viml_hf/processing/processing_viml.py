@@ -11,7 +11,6 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import logging
 
-from viml_hf.modeling.hub_upload import HubUploadMixin
 from viml_hf.processing.audio_decoding import iter_audio_segments, resample
 from viml_hf.processing.encoder_inputs import (
     load_feature_extractor,
@@ -35,7 +34,7 @@ Video = str | os.PathLike | bytes | np.ndarray | Tensor | list
 Audio = str | os.PathLike | bytes | np.ndarray | Tensor
 
 
-class ViMLProcessor(HubUploadMixin, ProcessorMixin):
+class ViMLProcessor(ProcessorMixin):
     """Prepares raw media for [`ViMLForMusicRetrieval`]: decoding, 10 s segments, each encoder's own preprocessing.
 
     | output | shape | meaning |

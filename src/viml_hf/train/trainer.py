@@ -1,36 +1,43 @@
-"""The Trainer of this package: `transformers.Trainer` with whole evaluations and a card of the facts."""
+"""The Trainer of this package: `transformers.Trainer` with whole evaluations and a card of the model's facts."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, whoami
+from huggingface_hub import CommitInfo
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from viml_hf.hub.card_facts import OwnerFacts, facts_of_model, stated_name
-from viml_hf.hub.model_card import render_card
-from viml_hf.hub.pushing import published_files, push_model_files, refuse_unaccepted
-from viml_hf.hub.repo_files import CARD_FILE
+from viml_hf.hub.publishing import check_licences, write_hub_files
 from viml_hf.modeling.modeling_viml_towers import ViMLPreTrainedModel
 from viml_hf.train.data_collator import ViMLDataCollator
 from viml_hf.train.dataset import give_own_generator
 
 
 class ViMLTrainer(Trainer):
-    """Trainer that drops an incomplete last batch in training only, and publishes with a card of the facts.
+    """Trainer that drops an incomplete last batch in training only, and pushes with a card of the model's facts.
 
     `dataloader_drop_last` drops it in evaluation too, and with it queries and tracks of the pool, without a word.
-    `push_to_hub=True` uploads when the model is saved, in one commit; `hub_strategy` has no effect.
+    `push_to_hub=True` and `hub_strategy` are as in transformers.
     """
 
+    _licences_accepted = False
+    _push_token: str | None = None
+
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Find out what the repo is called. It is made by `push_to_hub`, with the first commit or not at all."""
-        name = self.args.hub_model_id or Path(str(self.args.output_dir)).absolute().name
-        owner = "" if "/" in name else f"{whoami(token=token or self.args.hub_token)['name']}/"
-        self.hub_model_id = owner + name  # type: ignore[assignment]  # transformers begins with None
-        self.push_in_progress = None
+        """Make the repo, or find it (see transformers), unless a licence of an encoder inside forbids it.
+
+        Raises:
+            ViMLError: An encoder inside is not for commercial use. Leave `push_to_hub=True` out of the arguments then,
+                and call `push_to_hub(accept_licences=True)`.
+        """
+        if (model := self._viml_model()) is not None:
+            check_licences(model, self._licences_accepted)
+        if self.args.hub_token is not None:
+            self.args.hub_token = _UnpickledToken(self.args.hub_token)
+        super().init_hf_repo(token, private)
 
     def push_to_hub(  # type: ignore[override]
         self,
@@ -42,50 +49,25 @@ class ViMLTrainer(Trainer):
         accept_licences: bool = False,
         **card: Any,
     ) -> CommitInfo | None:
-        """Save the model and upload it with its card in one commit; no checkpoint and no pickle goes with it.
+        """Save the model and upload the output folder without its checkpoints, as transformers does.
 
         Args:
             commit_message: Of the commit.
-            blocking: Has no effect: it returns when all is done.
+            blocking: Wait for the upload, or else return a `Future`.
             token: By default `args.hub_token`, else that of HF_TOKEN or of `hf auth login`.
             revision: Branch; by default `args.hub_revision`.
             private: Make the repo private, if it is made; by default `args.hub_private_repo`.
-            accept_licences: As for `viml_hf.hub.publishing.publish`.
+            accept_licences: The licences of encoders inside that forbid commercial use are known and kept to.
             card: As for `create_model_card`.
 
         Raises:
-            ViMLError: A licence is not accepted, or the upload failed and left nothing.
+            ViMLError: Such a licence is not accepted.
         """
-        model = self.accelerator.unwrap_model(self.model)
-        if not isinstance(model, ViMLPreTrainedModel):
-            super().init_hf_repo(token=token, private=private)
-            given: dict[str, Any] = {"token": token, "revision": revision, "private": private, **card}
-            return super().push_to_hub(commit_message, blocking, **given)
-        _owner_facts(**card)  # before anything is saved
-        token = token or self.args.hub_token
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token)
-        self.save_model(_internal_call=True)
-        if not self.is_world_process_zero():
-            return None
-        refuse_unaccepted(facts_of_model(model, str(self.hub_model_id)), accept_licences)
-        self.create_model_card(**card)
-        output = Path(str(self.args.output_dir))
-        return push_model_files(
-            model,
-            str(self.hub_model_id),
-            published_files(output),
-            (output / CARD_FILE).read_text(encoding="utf-8"),
-            message=commit_message or "End of training",
-            token=token,
-            revision=revision or self.args.hub_revision,
-            private=self.args.hub_private_repo if private is None else private,
-        )
+        self._licences_accepted |= accept_licences
+        self._push_token = token
+        return super().push_to_hub(commit_message, blocking, token, revision, private, **card)
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Upload nothing on the way: a checkpoint holds pickles, and the arguments a token."""
-
-    def create_model_card(  # type: ignore[override]  # what transformers alone would say goes into `more`
+    def create_model_card(  # type: ignore[override]  # what else transformers would say goes into `more`
         self,
         language: str | list[str] | None = None,
         license: str | None = None,
@@ -96,7 +78,7 @@ class ViMLTrainer(Trainer):
     ) -> None:
         """Write `README.md` into the output folder: what the model, the arguments and the last evaluation tell.
 
-        Of a model that is no ViML, such as a tagger, transformers writes the card.
+        A card that somebody wrote on the Hub is kept. For other models, such as taggers, transformers writes it.
 
         Args:
             language: Codes of the languages of the texts.
@@ -106,23 +88,26 @@ class ViMLTrainer(Trainer):
             dataset: Ids on the Hub of what it was trained on.
             more: What else transformers puts into its own card.
         """
-        model = self.accelerator.unwrap_model(self.model)
-        if not isinstance(model, ViMLPreTrainedModel):
+        if (model := self._viml_model()) is None:
             given = {"language": language, "license": license, "tags": tags, "model_name": model_name}
             return super().create_model_card(**given, dataset=dataset, **more)  # type: ignore[arg-type]
-        if not self.is_world_process_zero():
-            return None
-        facts_owner = _owner_facts(license, dataset, language)
-        name = self.hub_model_id or model_name or Path(str(self.args.output_dir)).name
-        facts = facts_of_model(model, name, training=self._training_facts(), owner=facts_owner)
-        card = render_card(facts, tags=_as_tuple(tags))
-        (Path(str(self.args.output_dir)) / CARD_FILE).write_text(card, encoding="utf-8")
+        if self.is_world_process_zero():
+            owner = OwnerFacts(license, _as_tuple(dataset), _as_tuple(language))
+            name = self.hub_model_id or model_name or Path(str(self.args.output_dir)).name
+            facts = facts_of_model(model, name, training=self._training_facts(), owner=owner)
+            folder, token = Path(str(self.args.output_dir)), self._push_token or self.args.hub_token
+            write_hub_files(folder, facts, _as_tuple(tags), token, pushed=self.hub_model_id is not None)
         return None
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save the model without the arguments as a pickle, which nobody reads and which would be pushed too."""
+        """Save the model without the pickled arguments, which nobody reads and which would be pushed too."""
         super()._save(output_dir, state_dict)
         Path(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _viml_model(self) -> ViMLPreTrainedModel | None:
+        """The model that is trained, if it is one that our cards describe."""
+        model = self.accelerator.unwrap_model(self.model)
+        return model if isinstance(model, ViMLPreTrainedModel) else None
 
     def _training_facts(self) -> dict[str, Any]:
         """What `write_training_facts` notes, as far as a Trainer knows it."""
@@ -161,14 +146,11 @@ class ViMLTrainer(Trainer):
         return loader
 
 
-def _owner_facts(
-    license: str | None = None,
-    dataset: str | list[str] | None = None,
-    language: str | list[str] | None = None,
-    **unused: Any,
-) -> OwnerFacts:
-    """What the owner says of the model, in transformers' words."""
-    return OwnerFacts(license, _as_tuple(dataset), _as_tuple(language))
+class _UnpickledToken(str):
+    """A token that a pickle leaves out: transformers pushes the pickled arguments with each checkpoint."""
+
+    def __reduce__(self) -> tuple[type[str], tuple[()]]:
+        return str, ()
 
 
 def _as_tuple(given: str | list[str] | None) -> tuple[str, ...]:
