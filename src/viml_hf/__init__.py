@@ -82,7 +82,7 @@ _PUBLIC = {
     "MediaDecodeError": "errors",
 }
 # What the files of networks, which may not import it, call where the package is imported (modeling/hub_upload.py).
-_HOOKS = {"check_licences": "hub.publishing", "add_hub_files": "hub.publishing"}
+_HOOKS = {"check_licences": "hub.publishing", "write_hub_files": "hub.publishing"}
 
 __all__ = sorted(_PUBLIC)
 __version__ = "0.1.0"

@@ -58,23 +58,14 @@ class OwnerFacts:
 
 @dataclass(frozen=True)
 class EncoderFacts:
-    """What is known of the base encoder of one modality.
+    """What is known of the base encoder of one modality."""
 
-    Args:
-        width: Numbers of a base feature.
-        model_type: Of its config, where it is in the model.
-        name: Hub id, name of the folder that it came from, or `"descriptors"`; `features:…` of published features.
-        hub_id: Where it is on the Hub.
-        revision: Commit on the Hub.
-        licence: Of its weights.
-    """
-
-    width: int
-    model_type: str | None = None
-    name: str | None = None
+    width: int  # numbers of a base feature
+    model_type: str | None = None  # of its config, where it is in the model
+    name: str | None = None  # Hub id, name of its folder, "descriptors", or "features:…" of published features
     hub_id: str | None = None
     revision: str | None = None
-    licence: str | None = None
+    licence: str | None = None  # of its weights
 
     @property
     def non_commercial(self) -> bool:
@@ -124,6 +115,12 @@ class CardFacts:
     def takes(self) -> list[str]:
         """What a query can be made of, video first."""
         return [modality for modality in ("video", "text") if modality in self.heads.query_modalities]
+
+    @property
+    def non_commercial(self) -> list[str]:
+        """The encoders inside that may not be used commercially, with their licences."""
+        found = self.encoders.items() if self.whole else ()
+        return [f"{modality} ({e.name or e.model_type}: {e.licence})" for modality, e in found if e.non_commercial]
 
 
 def check_repo_id(repo_id: str, *, with_owner: bool = True) -> None:

@@ -10,31 +10,21 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from viml_hf.errors import ViMLError
 from viml_hf.hub import VIDEO_TO_MUSIC
-from viml_hf.modeling.configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
 from viml_hf.modeling.frozen_encoders import OWN_MODELS
 from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
+from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor
+from viml_hf.processing.feature_extraction_descriptors import ViMLDescriptorsFeatureExtractor
+from viml_hf.processing.processing_viml import ViMLProcessor
 
 CODE_FOLDER = "code"
 PACKAGE = "viml_hf"
 SOURCES = Path(__file__).parents[2]  # the folder that holds the package
-# Full names of the config and the model of each model type.
-MODELS = {
-    config.model_type: (f"{config.__module__}.{config.__name__}", f"{model.__module__}.{model.__name__}")
-    for config, model in [
-        (ViMLConfig, ViMLModel),
-        (ViMLForMusicRetrievalConfig, ViMLForMusicRetrieval),
-        *((model.config_class, model) for model in OWN_MODELS.values()),
-    ]
+MODELS: dict[str, Any] = {
+    model.config_class.model_type: model for model in (ViMLModel, ViMLForMusicRetrieval, *OWN_MODELS.values())
 }
-PROCESSOR = "viml_hf.processing.processing_viml.ViMLProcessor"
-PIPELINE = "viml_hf.retrieval.video_to_music_pipeline.VideoToMusicPipeline"
-FEATURE_EXTRACTORS = {
-    "ViMLDescriptorsFeatureExtractor": (
-        "viml_hf.processing.feature_extraction_descriptors.ViMLDescriptorsFeatureExtractor"
-    ),
-    "DeepSimFeatureExtractor": "viml_hf.processing.feature_extraction_deepsim.DeepSimFeatureExtractor",
-}
+FEATURE_EXTRACTORS = {one.__name__: one for one in (ViMLDescriptorsFeatureExtractor, DeepSimFeatureExtractor)}
+PIPELINE_MODULE = "viml_hf.retrieval.video_to_music_pipeline"  # it imports this package, so it is not imported here
 
 
 def save_with_code(
@@ -72,40 +62,35 @@ def add_code(folder: str | Path) -> None:
     folder = Path(folder)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        entries = [*MODELS[config["model_type"]]]
+        model = MODELS[config["model_type"]]
     except (OSError, ValueError, KeyError) as error:
         raise ViMLError(
             f"{folder}: not a saved model of viml_hf ({error!r}); give a folder of save_pretrained"
         ) from error
-    config["auto_map"] = dict(zip(("AutoConfig", "AutoModel"), map(_pointer, entries), strict=True))
+    config["auto_map"] = {"AutoConfig": _pointer(model.config_class), "AutoModel": _pointer(model)}
+    modules = {model.config_class.__module__, model.__module__}
     processor_file = folder / "processor_config.json"
     if processor_file.is_file():
         settings = json.loads(processor_file.read_text(encoding="utf-8"))
-        settings["auto_map"] = {"AutoProcessor": _pointer(PROCESSOR)}
+        settings["auto_map"] = {"AutoProcessor": _pointer(ViMLProcessor)}
         extractor = settings.get("feature_extractor", {})
         if own := FEATURE_EXTRACTORS.get(extractor.get("feature_extractor_type")):
             extractor["auto_map"] = {"AutoFeatureExtractor": _pointer(own)}
-        config["custom_pipelines"] = {
-            VIDEO_TO_MUSIC: {"impl": _pointer(PIPELINE), "pt": ["AutoModel"], "type": "multimodal"}
-        }
-        entries += [PROCESSOR, PIPELINE, *FEATURE_EXTRACTORS.values()]
+        pipeline = f"{CODE_FOLDER}/video_to_music_pipeline.VideoToMusicPipeline"
+        config["custom_pipelines"] = {VIDEO_TO_MUSIC: {"impl": pipeline, "pt": ["AutoModel"], "type": "multimodal"}}
+        modules |= {ViMLProcessor.__module__, *(one.__module__ for one in FEATURE_EXTRACTORS.values()), PIPELINE_MODULE}
         _write_json(processor_file, settings)
     _write_json(folder / "config.json", config)
     (folder / CODE_FOLDER).mkdir(exist_ok=True)
-    for name, source in flattened_code(entry.rpartition(".")[0] for entry in entries).items():
+    for name, source in flattened_code(modules).items():
         (folder / CODE_FOLDER / name).write_text(source, encoding="utf-8")
 
 
 def flattened_code(modules: Iterable[str]) -> dict[str, str]:
     """Source by file name of modules of this package and of all that they import from it, as siblings of each other.
 
-    transformers loads code that came with a model from one folder, where a file may import only its siblings.
-
-    Args:
-        modules: Full names.
-
-    Raises:
-        ValueError: A file imports what cannot travel: a whole package, or a second file of one name.
+    transformers loads code that came with a model from one folder, where a file may import only its siblings. A module
+    that imports a whole package, or a second file of one name, raises a ValueError.
 
     Example:
         >>> files = flattened_code(["viml_hf.processing.segments"])
@@ -144,9 +129,9 @@ def _flattened(module: str, source: str) -> tuple[str, list[str]]:
     return "".join(lines), imported
 
 
-def _pointer(name: str) -> str:
+def _pointer(named: type) -> str:
     """How a config points to a class: file and name."""
-    return "/".join([CODE_FOLDER, ".".join(name.split(".")[-2:])])
+    return f"{CODE_FOLDER}/{named.__module__.rpartition('.')[2]}.{named.__name__}"
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -28,10 +28,10 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from huggingface_hub.hf_api import ModelInfo
-from transformers import AutoModel, AutoProcessor, PreTrainedModel
+from transformers import AutoModel, AutoProcessor
 
 from viml_hf.errors import ViMLError, in_one_line
-from viml_hf.hub.card_facts import TRAINING_FILE, CardFacts, OwnerFacts, check_repo_id, facts_of_model, gather_facts
+from viml_hf.hub.card_facts import TRAINING_FILE, CardFacts, OwnerFacts, check_repo_id, gather_facts
 from viml_hf.hub.code import CODE_FOLDER, add_code
 from viml_hf.hub.evaluation_results import EVAL_RESULTS_FOLDER, EVALUATION_FILE, benchmark_files
 from viml_hf.hub.model_card import CARD_FILE, card_licence, is_own_card, render_card
@@ -94,7 +94,7 @@ class Publication:
     @property
     def non_commercial(self) -> list[str]:
         """The encoders inside that may not be used commercially, with their licences."""
-        return non_commercial_encoders(self.facts)
+        return self.facts.non_commercial
 
     @property
     def licence(self) -> str | None:
@@ -184,7 +184,7 @@ def publish(
     Raises:
         ViMLError: Such a licence is not accepted, the repo is public and should not be, or the upload failed.
     """
-    refuse_unaccepted(publication.facts, accept_licences)
+    check_licences(publication.facts, accept_licences)
     api, repo_id, files = HfApi(), publication.repo_id, dict(publication.files)
     try:
         before = _repo_info(api, repo_id)
@@ -210,54 +210,40 @@ def publish(
         raise
 
 
-def check_licences(model: PreTrainedModel, accepted: bool) -> None:
-    """Refuse to upload a model whose encoders forbid commercial use, unless their licences are accepted."""
-    refuse_unaccepted(facts_of_model(model, "model", local_files_only=False), accepted)
-
-
-def add_hub_files(model: PreTrainedModel, folder: str | Path, repo_id: str, token: str | bool | None = None) -> None:
-    """Complete a saved model's folder, in which transformers wrote a card, before `push_to_hub` uploads it."""
-    facts = facts_of_model(model, repo_id, local_files_only=False)
-    # The tags that were given to `push_to_hub`, and those of the card on the Hub.
-    tags = ModelCard.load(Path(folder) / CARD_FILE).data.tags or ()
-    write_hub_files(Path(folder), facts, tags, token)
+def check_licences(facts: CardFacts, accepted: bool) -> None:
+    """Refuse to upload encoders that are not for commercial use, unless their licences are accepted."""
+    if facts.non_commercial and not accepted:
+        raise ViMLError(
+            f"encoders inside are not for commercial use: {', '.join(facts.non_commercial)}; if you may publish them, "
+            "say so with --accept-licences (accept_licences=True)"
+        )
 
 
 def write_hub_files(
-    folder: Path, facts: CardFacts, tags: Iterable[str] = (), token: str | bool | None = None, *, pushed: bool = True
+    folder: str | Path,
+    facts: CardFacts,
+    tags: Iterable[str] = (),
+    token: str | bool | None = None,
+    *,
+    pushed: bool = True,
 ) -> None:
     """Write into a saved model's folder its card, and the files by which sentence-transformers opens a whole model.
 
-    If the folder will be pushed, a card that somebody wrote on the Hub is taken over.
+    Tags of a card in the folder are kept. If the folder is pushed next, a card that somebody wrote on the Hub is kept.
     """
-    card = None
-    if pushed:
-        card = _own_card_on_hub(facts.repo_id, token)
-        results = [path for path in HfApi(token=token).list_repo_files(facts.repo_id) if _is_result(path)]
-        if results:
-            logger.warning(
-                "%s: %s will stay there, of the weights that were there before; `viml publish` renews or removes them",
-                *(facts.repo_id, ", ".join(results)),
-            )
-    texts = {CARD_FILE: render_card(facts, tags) if card is None else card}
+    path = Path(folder) / CARD_FILE
+    card = _own_card_on_hub(facts.repo_id, token) if pushed else None
+    if card is None:
+        card = render_card(facts, [*tags, *(ModelCard.load(path).data.tags or () if path.is_file() else ())])
+    path.write_text(card, encoding="utf-8")
     if facts.whole:
-        texts |= sentence_transformers_files(facts.heads)
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
-
-
-def non_commercial_encoders(facts: CardFacts) -> list[str]:
-    """The encoders inside a model that may not be used commercially, with their licences."""
-    found = facts.encoders.items() if facts.whole else ()
-    return [f"{modality} ({e.name or e.model_type}: {e.licence})" for modality, e in found if e.non_commercial]
-
-
-def refuse_unaccepted(facts: CardFacts, accepted: bool) -> None:
-    """Refuse to publish encoders that are not for commercial use, unless their licences are accepted."""
-    if (found := non_commercial_encoders(facts)) and not accepted:
-        raise ViMLError(
-            f"encoders inside are not for commercial use: {', '.join(found)}; if you may publish them, say so with "
-            "--accept-licences (accept_licences=True)"
+        for name, text in sentence_transformers_files(facts.heads).items():
+            (path.parent / name).write_text(text, encoding="utf-8")
+    there = HfApi(token=token).list_repo_files(facts.repo_id) if pushed else []
+    if results := [name for name in there if _is_result(name)]:
+        logger.warning(
+            "%s: %s will stay there, of the weights that were there before; `viml publish` renews or removes them",
+            *(facts.repo_id, ", ".join(results)),
         )
 
 

@@ -15,19 +15,11 @@ from safetensors import SafetensorError, safe_open
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.modeling.configuration_viml import ViMLConfig
 
-# Parts of a model, in the order of the card's table, by the first word of a parameter's name.
-PARTS = {
-    "video_encoder": "video encoder",
-    "text_encoder": "text encoder",
-    "audio_encoder": "audio encoder",
-    "video_tower": "video tower",
-    "text_tower": "text tower",
-    "fusion": "fusion",
-    "query_projection": "query projection",
-    "audio_tower": "audio tower",
-    "audio_projection": "audio projection",
-    "log_temperature": "temperature",
-}
+# Parts of a model, in the order of the card's table: the first words of its parameters' names.
+PARTS = (
+    *("video_encoder", "text_encoder", "audio_encoder", "video_tower", "text_tower", "fusion", "query_projection"),
+    *("audio_tower", "audio_projection", "log_temperature"),
+)
 HEADS_PREFIX = "viml."
 # The names of the files that `save_pretrained` writes weights into.
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
@@ -45,7 +37,7 @@ def parameter_counts(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
     found: Counter[str] = Counter()
     for name, size in sizes:
         found[name.removeprefix(HEADS_PREFIX).partition(".")[0]] += size
-    return {part: found[name] for name, part in PARTS.items() if found[name]}
+    return {name.removeprefix("log_").replace("_", " "): found[name] for name in PARTS if found[name]}
 
 
 def saved_parameters(folder: str | Path) -> dict[str, int]:

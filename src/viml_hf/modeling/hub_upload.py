@@ -14,18 +14,22 @@ class HubUploadMixin:
 
     def push_to_hub(self, repo_id: str, *, accept_licences: bool = False, **kwargs: Any) -> Any:
         """Upload as `PreTrainedModel.push_to_hub` does; the class says what is added."""
-        if package := sys.modules.get("viml_hf"):
-            package.check_licences(self, accept_licences)
+        self._check_licences(accept_licences)
         return super().push_to_hub(repo_id, **kwargs)  # type: ignore[misc]
 
     def save_pretrained(self, save_directory: Any, *args: Any, accept_licences: bool = False, **kwargs: Any) -> Any:
         """Save, and with `push_to_hub=True` upload, as `PreTrainedModel.save_pretrained` does."""
-        if kwargs.get("push_to_hub") and (package := sys.modules.get("viml_hf")):
-            package.check_licences(self, accept_licences)
+        if kwargs.get("push_to_hub"):
+            self._check_licences(accept_licences)
         return super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
 
     def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         """The last step of both: all files lie in `working_dir`, with the card of transformers or that of the repo."""
         if package := sys.modules.get("viml_hf"):
-            package.add_hub_files(self, working_dir, repo_id, kwargs.get("token"))
+            facts = package.facts_of_model(self, repo_id, local_files_only=False)
+            package.write_hub_files(working_dir, facts, token=kwargs.get("token"))
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)  # type: ignore[misc]
+
+    def _check_licences(self, accepted: bool) -> None:
+        if package := sys.modules.get("viml_hf"):
+            package.check_licences(package.facts_of_model(self, "model", local_files_only=False), accepted)

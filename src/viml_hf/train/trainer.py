@@ -34,7 +34,8 @@ class ViMLTrainer(Trainer):
                 and call `push_to_hub(accept_licences=True)`.
         """
         if (model := self._viml_model()) is not None:
-            check_licences(model, self._licences_accepted)
+            facts = facts_of_model(model, "model", local_files_only=False)
+            check_licences(facts, self._licences_accepted)
         if self.args.hub_token is not None:
             self.args.hub_token = _UnpickledToken(self.args.hub_token)
         super().init_hf_repo(token, private)
@@ -95,8 +96,8 @@ class ViMLTrainer(Trainer):
             owner = OwnerFacts(license, _as_tuple(dataset), _as_tuple(language))
             name = self.hub_model_id or model_name or Path(str(self.args.output_dir)).name
             facts = facts_of_model(model, name, training=self._training_facts(), owner=owner)
-            folder, token = Path(str(self.args.output_dir)), self._push_token or self.args.hub_token
-            write_hub_files(folder, facts, _as_tuple(tags), token, pushed=self.hub_model_id is not None)
+            token, pushed = self._push_token or self.args.hub_token, self.hub_model_id is not None
+            write_hub_files(str(self.args.output_dir), facts, _as_tuple(tags), token, pushed=pushed)
         return None
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
