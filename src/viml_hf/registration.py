@@ -47,13 +47,8 @@ def register_auto_classes() -> None:
 
 
 class _LazyPipeline:
-    """Stands for [`VideoToMusicPipeline`] until one is made, since that module imports much.
+    """Makes a [`VideoToMusicPipeline`], whose module imports much and whose name is not to be saved in configs."""
 
-    Besides, a config that is saved by a registered class names the code of that class, and then loads only with
-    `trust_remote_code=True`.
-    """
-
-    # As in VideoToMusicPipeline.
     _load_processor = None
     _load_tokenizer = _load_feature_extractor = _load_image_processor = _load_video_processor = False
 

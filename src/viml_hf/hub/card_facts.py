@@ -234,7 +234,7 @@ def _facts(
     sources = getattr(config, "encoder_sources", None) or {}
     names = (training or {}).get("store") or {}
     encoders = {}
-    for modality in MODALITIES if whole else (*heads.query_modalities, "audio"):
+    for modality in [one for one in MODALITIES if whole or one in (*heads.query_modalities, "audio")]:
         width = heads.base_feature_dim(modality)
         model_type = getattr(config, f"{modality}_encoder_config").model_type if whole else None
         source = sources.get(modality) or {}

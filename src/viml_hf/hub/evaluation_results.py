@@ -24,7 +24,6 @@ from viml_hf.modeling.configuration_viml import ViMLConfig
 EVALUATION_FILE = "evaluation.json"
 EVAL_RESULTS_FOLDER = ".eval_results"
 BENCHMARK_METRIC = "R@10"
-DEFAULT_TASK = "default"
 METRIC_TYPES = {"R@1": "recall_at_1", "R@5": "recall_at_5", "R@10": "recall_at_10", "MR": "median_rank", "MRR": "mrr"}
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 # Two results that agree in these are of the same ranking: the newer one takes the older one's place.
@@ -41,7 +40,7 @@ def parse_benchmark(text: str) -> dict[str, str]:
     hub_id, colon, task = text.partition(":")
     if not HUB_ID.fullmatch(hub_id) or (colon and not re.fullmatch(r"[\w.-]+", task)):
         raise ViMLError(f"benchmark {text!r}: give OWNER/NAME of a dataset on the Hub, with :TASK if it has several")
-    return {"id": hub_id, "task": task or DEFAULT_TASK}
+    return {"id": hub_id, "task": task or "default"}
 
 
 def read_json(path: Path, kind: type, fix: str) -> Any:
@@ -89,14 +88,14 @@ def save_evaluation(
         entry["benchmark"] = benchmark
     older = read_evaluations(folder)
     kept = [one for one in older if one["weights"] == entry["weights"]]
-    others = [one for one in kept if not _replaces(entry, one)]
+    others = [
+        one
+        for one in kept
+        if any(one[name] != entry[name] for name in SAME) or not set(one["rows"]) <= set(entry["rows"])
+    ]
     with replacing(Path(folder) / EVALUATION_FILE) as path:
         path.write_text(json.dumps([*others, entry], indent=1) + "\n", encoding="utf-8")
     return len(older) - len(kept)
-
-
-def _replaces(newer: dict[str, Any], older: dict[str, Any]) -> bool:
-    return all(newer[name] == older[name] for name in SAME) and set(older["rows"]) <= set(newer["rows"])
 
 
 def conditions(summary: dict[str, Any]) -> list[str]:
@@ -145,37 +144,33 @@ def benchmark_files(results: list[dict[str, Any]]) -> dict[str, str]:
     """
     files: dict[str, list[EvalResultEntry]] = {}
     for result in results:
-        benchmark = result.get("benchmark")
-        if benchmark is None:
+        if (benchmark := result.get("benchmark")) is None:
             continue
         for query, figures in result["rows"].items():
+            figure = figures[BENCHMARK_METRIC]
             notes = f"{BENCHMARK_METRIC} in percent, query {_asked(query, result)}: {'; '.join(conditions(result))}"
-            notes += f"; with its 95 % interval {with_interval(BENCHMARK_METRIC, figures[BENCHMARK_METRIC])}"
-            value = round(figures[BENCHMARK_METRIC]["estimate"], decimals(BENCHMARK_METRIC))
+            notes += f"; with its 95 % interval {with_interval(BENCHMARK_METRIC, figure)}"
+            value = round(figure["estimate"], decimals(BENCHMARK_METRIC))
             name = "-".join(_slug(part) for part in (benchmark["id"], benchmark["task"], query))
             files.setdefault(f"{EVAL_RESULTS_FOLDER}/{name}.yaml", []).append(
                 EvalResultEntry(dataset_id=benchmark["id"], task_id=benchmark["task"], value=value, notes=notes)
             )
-    return {
-        path: yaml_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
-        for path, entries in sorted(files.items())
-    }
+    return {path: yaml_dump(eval_result_entries_to_yaml(files[path]), sort_keys=False) for path in sorted(files)}
 
 
 def model_index(results: list[dict[str, Any]]) -> list[EvalResult]:
-    """The figures for the head of a card: all but those of `benchmark_files`."""
+    """The figures for a card's metadata: all but those of `benchmark_files`."""
     found = []
     for result in results:
-        benchmark = result.get("benchmark")
+        benchmark = (result.get("benchmark") or {}).get("id")
         for query, figures in result["rows"].items():
             asked = f"query {_asked(query, result)}, {conditions(result)[0]}"
             found += [
                 EvalResult(
                     task_type=VIDEO_TO_MUSIC,
                     task_name="Music retrieval",
-                    # The Hub refuses anything but letters, digits, dashes and dots here.
-                    dataset_type=benchmark["id"] if benchmark else _slug(result["store"]),
-                    dataset_name=benchmark["id"] if benchmark else result["store"],
+                    dataset_type=benchmark or _slug(result["store"]),  # the Hub refuses other characters here
+                    dataset_name=benchmark or result["store"],
                     metric_type=METRIC_TYPES.get(metric, metric),
                     metric_name=f"{metric} ({asked}; 95 % interval {figure['low']:.4g} to {figure['high']:.4g})",
                     metric_value=round(figure["estimate"], 4),
@@ -187,8 +182,7 @@ def model_index(results: list[dict[str, Any]]) -> list[EvalResult]:
 
 
 def _asked(query: str, result: dict[str, Any]) -> str:
-    texts = f" with the texts {result['texts']}" if result["texts"] and "text" in query else ""
-    return query + texts
+    return f"{query} with the texts {result['texts']}" if result["texts"] and "text" in query else query
 
 
 def _slug(text: str) -> str:

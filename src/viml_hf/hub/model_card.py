@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from viml_hf.encoders.encoder_info import OWN_LICENCE
 from viml_hf.evaluation.metrics import decimals
 from viml_hf.hub import VIDEO_TO_MUSIC
-from viml_hf.hub.card_facts import CardFacts, EncoderFacts
+from viml_hf.hub.card_facts import CardFacts
 from viml_hf.hub.evaluation_results import comparison_text, conditions, model_index, with_interval
 from viml_hf.processing.segments import SEGMENT_SECONDS
 
@@ -42,6 +42,7 @@ DESCRIPTOR_LIMITS = {
     "text": "The text encoder compares spellings: a synonym is another word to it",
     "audio": "The audio encoder measures timbre, harmony, tempo and onsets; it knows no instruments or voices as such",
 }
+TOWERS = {"transformer": "Transformer", "mlp": "residual MLP", "linear": "linear stack"}
 PAPER_ITEMS = 100_000
 
 
@@ -64,18 +65,14 @@ def render_card(facts: CardFacts, tags: Iterable[str] = ()) -> str:
         template_path=str(TEMPLATE),
         facts=facts,
         generated=GENERATED,
-        results=[(_result_conditions(result), _result_table(result)) for result in facts.results],
+        results="\n\n".join(map(_result, facts.results)),
         training=_bullets(_training(facts)),
-        architecture=_bullets(_architecture(facts)),
-        parameters=_table(
-            ["part", "parameters"],
-            [[part, f"{n:,}"] for part, n in [*facts.parameters.items(), ("all", sum(facts.parameters.values()))]],
-        ),
         encoders=_encoder_table(facts),
         non_commercial=" and ".join(name for name, encoder in facts.encoders.items() if encoder.non_commercial),
         limits=_bullets(_limits(facts)),
         licence=_sentences(_licence(facts)),
         citation=CITATION,
+        towers=TOWERS[facts.heads.encoder],
     )
     return seal(f"{str(card).strip()}\n")
 
@@ -151,71 +148,62 @@ def card_licence(facts: CardFacts) -> dict[str, Any]:
 
 def _licence(facts: CardFacts) -> list[str]:
     """What the card says of licences; nothing where none is known."""
-    stated = card_licence(facts).get("license")
-    said = []
+    stated, said = card_licence(facts).get("license"), []
     if stated == "other" and not facts.owner.licence:
         said.append("No single licence covers this model: its use is bound by the licences of its encoders")
     elif stated:
         said.append(f"This model is under {stated}{', as its owner states' if facts.owner.licence else ''}")
     if any(encoder.licence and not encoder.is_descriptors for encoder in facts.encoders.values()):
         said.append("Each encoder keeps its own licence, see above")
-    unknown = [modality for modality, encoder in facts.encoders.items() if facts.whole and not encoder.licence]
-    if unknown:
+    if unknown := [name for name, encoder in facts.encoders.items() if facts.whole and not encoder.licence]:
         said.append(f"The licence of the {' and '.join(unknown)} encoder is not known: look it up before use")
     return said
 
 
-def _result_conditions(result: dict[str, Any]) -> str:
-    """How the figures of a result came about."""
+def _result(result: dict[str, Any]) -> str:
+    """How the figures of a result came about, and the figures as a table."""
     texts = ""
     if any("text" in query for query in result["rows"]):
         texts = f"texts {_code(result['texts'])} of `viml describe`" if result["texts"] else "texts of the data itself"
     place = _dataset(result["benchmark"]["id"]) if "benchmark" in result else _code(result["store"])
     first, *others = conditions(result)
-    return _sentences([f"On {place}: {first}", *others, texts, *map(comparison_text, result["comparisons"])])
-
-
-def _result_table(result: dict[str, Any]) -> str:
+    said = _sentences([f"On {place}: {first}", *others, texts, *map(comparison_text, result["comparisons"])])
     rows = [["chance", *(f"{result['chance'][name]:.{decimals(name)}f}" for name in COLUMNS)]]
     for query, figures in result["rows"].items():
         rows.append([query, *(with_interval(name, figures[name]) for name in COLUMNS)])
-    return _table(["query", *COLUMNS], rows)
+    return f"{said}\n\n{_table(['query', *COLUMNS], rows)}"
 
 
 def _training(facts: CardFacts) -> list[str]:
     """What is known of the training; nothing where none is."""
     training = facts.training or {}
     settings: dict[str, Any] = training.get("settings") or {}
-    lines = []
-    if data := facts.owner.data or training.get("data"):
-        lines.append(f"Data: {data}")
-    if facts.owner.datasets:
-        lines.append("Datasets: " + ", ".join(map(_dataset, facts.owner.datasets)))
-    if training.get("training_items"):
-        lines.append(f"Items: {training['training_items']:,}")
+    known = {
+        "Data": facts.owner.data or training.get("data"),
+        "Datasets": ", ".join(map(_dataset, facts.owner.datasets)),
+    }
+    if items := training.get("training_items"):
+        known["Items"] = f"{items:,}"
     if "texts" in training and "text" in facts.takes:
         texts = training["texts"]
-        lines.append(f"Texts: {f'{_code(texts)}, written by `viml describe`' if texts else 'those of the data itself'}")
-    if training.get("recipe"):
-        lines.append(f"Recipe: {_code(training['recipe'])}")
+        known["Texts"] = f"{_code(texts)}, written by `viml describe`" if texts else "those of the data itself"
+    known["Recipe"] = training.get("recipe") and _code(training["recipe"])
     if "clip_segments" in settings:
         clip = settings["clip_segments"]
         seconds = f", {clip * SEGMENT_SECONDS:.0f} s" if clip and facts.whole else ""
-        lines.append(f"Seen of a track: {f'up to {clip} rows of base features{seconds}' if clip else 'all of it'}")
-    if settings:
-        unsaid = ("clip_segments", "pool_size", "loader_workers")  # said elsewhere, or nothing of the model
-        said = (f"{name} {value}" for name, value in settings.items() if name not in unsaid and value is not None)
-        lines.append("Settings: " + ", ".join(said))
-    if facts.training is not None or lines:
-        lines.append(f"Loss: {_loss(facts)}")
+        known["Seen of a track"] = f"up to {clip} rows of base features{seconds}" if clip else "all of it"
+    unsaid = ("clip_segments", "pool_size", "loader_workers")  # said elsewhere, or nothing of the model
+    said = (f"{name} {value}" for name, value in settings.items() if name not in unsaid and value is not None)
+    known["Settings"] = ", ".join(said)
+    if facts.training is not None or any(known.values()):
+        known["Loss"] = _loss(facts)
     metrics = {name: value for name, value in (training.get("metrics") or {}).items() if name in COLUMNS}
-    held_out = training.get("evaluation_items")
-    if metrics and held_out:
-        figures = ", ".join(f"{name} {value:.{decimals(name)}f}" for name, value in metrics.items())
+    if metrics and (held_out := training.get("evaluation_items")):
         pools = f" in pools of {min(settings['pool_size'] or held_out, held_out):,}" if "pool_size" in settings else ""
         asked = ", asked with the texts that it was trained on" if "text" in facts.takes else ""
-        lines.append(f"At its end, on {held_out:,} held-out items{pools}{asked}: {figures}")
-    return lines
+        figures = ", ".join(f"{name} {value:.{decimals(name)}f}" for name, value in metrics.items())
+        known[f"At its end, on {held_out:,} held-out items{pools}{asked}"] = figures
+    return [f"{name}: {value}" for name, value in known.items() if value]
 
 
 def _loss(facts: CardFacts) -> str:
@@ -227,35 +215,20 @@ def _loss(facts: CardFacts) -> str:
     return f"InfoNCE, {learned}" + (f", and the same without text, weight {textless}" if textless else "")
 
 
-def _architecture(facts: CardFacts) -> list[str]:
-    heads = facts.heads
-    kind = {"transformer": "Transformer", "mlp": "residual MLP", "linear": "linear stack"}[heads.encoder]
-    layers = ", ".join(f"{modality} {heads.num_tower_layers(modality)}" for modality in (*facts.takes, "audio"))
-    lines = [f"{kind} towers of width {heads.hidden_size}, layers: {layers}"]
-    if len(facts.takes) > 1:
-        depth = f" of {heads.num_fusion_layers} layers" if heads.fusion == "transformer" else ""
-        lines.append(f"Video and text become one query by fusion: {heads.fusion}{depth}")
-    return [*lines, f"Embeddings of {heads.projection_dim} numbers, normalised to length 1"]
-
-
 def _encoder_table(facts: CardFacts) -> str:
     """A table of the encoders, without the columns in which nothing is known."""
-
-    def cells(encoder: EncoderFacts) -> dict[str, str | None]:
-        link = encoder.hub_id and f"[{encoder.hub_id}](https://huggingface.co/{encoder.hub_id})"
-        return {
-            "encoder": link or (encoder.name and _code(encoder.name)),
-            "type": encoder.model_type and _code(encoder.model_type),
-            "revision": encoder.revision and _code(encoder.revision),
-            "licence": encoder.licence,
-            "width": str(encoder.width),
-        }
-
-    rows = {modality: cells(encoder) for modality, encoder in facts.encoders.items()}
-    columns = [name for name in cells(EncoderFacts(0)) if any(row[name] for row in rows.values())]
-    return _table(
-        ["modality", *columns], [[modality, *(row[name] or "–" for name in columns)] for modality, row in rows.items()]
-    )
+    columns: dict[str, list[str | None]] = {"modality": [*facts.encoders]}
+    encoders = facts.encoders.values()
+    columns["encoder"] = [
+        f"[{one.hub_id}](https://huggingface.co/{one.hub_id})" if one.hub_id else one.name and _code(one.name)
+        for one in encoders
+    ]
+    columns["type"] = [one.model_type and _code(one.model_type) for one in encoders]
+    columns["revision"] = [one.revision and _code(one.revision) for one in encoders]
+    columns["licence"] = [one.licence for one in encoders]
+    columns["width"] = [str(one.width) for one in encoders]
+    known = {name: [cell or "–" for cell in cells] for name, cells in columns.items() if any(cells)}
+    return _table([*known], [list(row) for row in zip(*known.values(), strict=True)])
 
 
 def _limits(facts: CardFacts) -> list[str]:

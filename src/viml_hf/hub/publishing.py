@@ -24,7 +24,6 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
     LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
 from huggingface_hub.hf_api import ModelInfo
@@ -52,7 +51,6 @@ _PICKLES = re.compile(r"pytorch_model.*\.bin(\.index\.json)?|training_args\.bin"
 # Fields of configs that point to code or to a folder of this machine.
 POINTERS = ("auto_map", "custom_pipelines", "_name_or_path", "name_or_path")
 
-LOGIN = "log in with `hf auth login`, or set HF_TOKEN to a token that may write"
 NOTHING = "nothing was published"
 # What huggingface_hub raises, and the HTTP library behind it, which has had several names.
 FAILURES: tuple[type[Exception], ...] = (
@@ -204,7 +202,7 @@ def publish(
             api.create_repo(repo_id, private=private)
         return api.create_commit(repo_id, operations, commit_message=message or f"Publish {publication.facts.name}")
     except BaseException as error:
-        left = _undo(api, repo_id, before)
+        left = _remove_if_made(api, repo_id, before)
         if isinstance(error, FAILURES):
             raise _failure(repo_id, error, left) from error
         raise
@@ -304,50 +302,40 @@ def _repo_info(api: HfApi, repo_id: str) -> ModelInfo | None:
         return None
 
 
-def _undo(api: HfApi, repo_id: str, before: ModelInfo | None) -> str:
-    """Remove the repo if it was made for a commit that failed, and say what the attempt has left.
+def _remove_if_made(api: HfApi, repo_id: str, before: ModelInfo | None) -> str:
+    """After a failure, remove the repo if it was made for this upload; what is left of the upload, in words.
 
-    The Hub is asked, because the answer that was lost may have been a good one.
+    The Hub is asked, because an upload whose answer was lost may have been done.
     """
-    lost = f"the answer was lost, but there is a new commit: look at {repo_id}"
     try:
         now = _repo_info(api, repo_id)
-        if before is not None:
-            return NOTHING if now is not None and now.sha == before.sha else lost
-        if now is None:
+        if now is None or (before is not None and now.sha == before.sha):
             return NOTHING
-        if any(file.rfilename != ".gitattributes" for file in now.siblings or ()):
-            return lost
-        api.delete_repo(repo_id)
-        return NOTHING
+        if before is None and all(file.rfilename == ".gitattributes" for file in now.siblings or ()):
+            api.delete_repo(repo_id)
+            return NOTHING
+        return f"the answer was lost, but there is a new commit: look at {repo_id}"
     except Exception as error:
-        if before is None:
-            return f"the empty repo may have been left ({_reason(error)}): remove it with `hf repos delete {repo_id}`"
-        return f"whether anything was published is unknown ({_reason(error)}): look at {repo_id}"
+        made = f"; if it is empty, remove it with `hf repos delete {repo_id}`" if before is None else ""
+        return f"whether anything was published is not known ({_reason(error)}): look at {repo_id}{made}"
 
 
 def _failure(repo_id: str, error: Exception, left: str) -> ViMLError:
-    """One line on what went wrong, what it has left and what to do; never a token."""
-    answered: BaseException | None = error
-    while answered is not None and not isinstance(answered, HfHubHTTPError):
-        answered = answered.__cause__  # the upload of large files wraps the Hub's answer
-    reason, fix = f"the Hub was not reached ({_reason(error)})", "try again when the network is back"
-    if isinstance(error, LocalTokenNotFoundError):
-        reason, fix = "no token for the Hub", LOGIN
-    elif isinstance(error, OfflineModeIsEnabled):
-        reason, fix = "HF_HUB_OFFLINE is set", "unset it"
-    elif answered is not None:
-        status = answered.response.status_code
-        reason = f"the Hub answered {status} ({_reason(answered)})"
-        fix = {401: LOGIN, 403: f"the token may not write there; {LOGIN}"}.get(status, "mend what it names")
-        fix = fix if status < 500 else "try again later"
-    elif isinstance(error, OSError) and error.filename is not None:
-        reason, fix = f"{error.filename} cannot be read ({error.strerror})", "make it readable"
-    # Where something was left, that is to be looked at first, as `left` says.
-    return ViMLError(f"{repo_id}: {reason}: {left}" + (f"; {fix}" if left == NOTHING else ""))
+    """One line on what went wrong, what is left of the upload, and what to do."""
+    answer: BaseException | None = error
+    while answer is not None and not isinstance(answer, HfHubHTTPError):
+        answer = answer.__cause__  # the upload of large files wraps the Hub's answer
+    status = None if answer is None else answer.response.status_code
+    fix = "try again when the Hub can be reached"
+    if status in (401, 403) or isinstance(error, LocalTokenNotFoundError):
+        fix = "log in with `hf auth login`, or set HF_TOKEN to a token that may write there"
+    elif (status is not None and status < 500) or (isinstance(error, OSError) and error.filename is not None):
+        fix = "correct what it names"
+    reason = f"{repo_id}: {left}: {_reason(error if answer is None else answer)}"
+    return ViMLError(f"{reason}; {fix}" if left == NOTHING else reason)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Any) -> str:
     """An error's message in one line of at most 300 characters, without the token."""
     reason = re.sub(r" For more information check: \S+", "", in_one_line(error))
-    return reason.replace(get_token() or "\n", "…")[:300]
+    return reason.replace(get_token() or "\n", "…")[:300].rstrip(".")

@@ -27,11 +27,9 @@ class ViMLTrainer(Trainer):
     _push_token: str | None = None
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repo, or find it (see transformers), unless a licence of an encoder inside forbids it.
+        """Make the repo or find it, as transformers does, unless an encoder inside is not for commercial use.
 
-        Raises:
-            ViMLError: An encoder inside is not for commercial use. Leave `push_to_hub=True` out of the arguments then,
-                and call `push_to_hub(accept_licences=True)`.
+        In that case leave `push_to_hub=True` out of the arguments and call `push_to_hub(accept_licences=True)`.
         """
         if (model := self._viml_model()) is not None:
             facts = facts_of_model(model, "model", local_files_only=False)
@@ -50,7 +48,7 @@ class ViMLTrainer(Trainer):
         accept_licences: bool = False,
         **card: Any,
     ) -> CommitInfo | None:
-        """Save the model and upload the output folder without its checkpoints, as transformers does.
+        """Save the model and upload it with its card, as `transformers.Trainer.push_to_hub` does.
 
         Args:
             commit_message: Of the commit.
@@ -60,9 +58,6 @@ class ViMLTrainer(Trainer):
             private: Make the repo private, if it is made; by default `args.hub_private_repo`.
             accept_licences: The licences of encoders inside that forbid commercial use are known and kept to.
             card: As for `create_model_card`.
-
-        Raises:
-            ViMLError: Such a licence is not accepted.
         """
         self._licences_accepted |= accept_licences
         self._push_token = token
@@ -90,8 +85,8 @@ class ViMLTrainer(Trainer):
             more: What else transformers puts into its own card.
         """
         if (model := self._viml_model()) is None:
-            given = {"language": language, "license": license, "tags": tags, "model_name": model_name}
-            return super().create_model_card(**given, dataset=dataset, **more)  # type: ignore[arg-type]
+            more |= {"language": language, "license": license, "tags": tags, "model_name": model_name}
+            return super().create_model_card(dataset=dataset, **more)
         if self.is_world_process_zero():
             owner = OwnerFacts(license, _as_tuple(dataset), _as_tuple(language))
             name = self.hub_model_id or model_name or Path(str(self.args.output_dir)).name
@@ -112,13 +107,8 @@ class ViMLTrainer(Trainer):
 
     def _training_facts(self) -> dict[str, Any]:
         """What `write_training_facts` notes, as far as a Trainer knows it."""
-        settings = {
-            "epochs": self.args.num_train_epochs,
-            "batch_size": self.args.train_batch_size,
-            "learning_rate": self.args.learning_rate,
-            "weight_decay": self.args.weight_decay,
-            "seed": self.args.seed,
-        }
+        settings = {"epochs": self.args.num_train_epochs, "batch_size": self.args.train_batch_size}
+        settings |= {name: getattr(self.args, name) for name in ("learning_rate", "weight_decay", "seed")}
         data: dict[str, Any] = {"training_items": self.train_dataset, "evaluation_items": self.eval_dataset}
         last = next((entry for entry in reversed(self.state.log_history) if "eval_R@10" in entry), {})
         metrics = {name.removeprefix("eval_"): value for name, value in last.items()}
