@@ -140,9 +140,12 @@ def test_every_commit_has_its_own_sha_and_branches_stay_apart(connected_hub):
 
 
 @pytest.mark.parametrize(
-    "step", ["/api/repos/create", "/preupload/", "/objects/batch", "/storage/", "/verify", "/commit/"]
+    ("step", "status"),
+    [
+        *(("/api/repos/create", 403), ("/preupload/", 500), ("/objects/batch", DROP), ("/storage/", 403)),
+        *(("/verify", 500), ("/commit/", 403), ("/commit/", DROP)),
+    ],
 )
-@pytest.mark.parametrize("status", [500, 403, DROP])
 def test_a_fault_in_any_step_leaves_no_file(connected_hub, model, step, status):
     connected_hub.fail("PUT" if step == "/storage/" else "POST", step, status)
     with pytest.raises(Exception, match=r"500|403|disconnected|Error while uploading"):

@@ -32,8 +32,7 @@ class ViMLTrainer(Trainer):
         In that case leave `push_to_hub=True` out of the arguments and call `push_to_hub(accept_licences=True)`.
         """
         if (model := self._viml_model()) is not None:
-            facts = facts_of_model(model, "model", local_files_only=False)
-            check_licences(facts, self._licences_accepted)
+            check_licences(facts_of_model(model, "model", local_files_only=False), self._licences_accepted)
         if self.args.hub_token is not None:
             self.args.hub_token = _UnpickledToken(self.args.hub_token)
         super().init_hf_repo(token, private)
@@ -48,14 +47,9 @@ class ViMLTrainer(Trainer):
         accept_licences: bool = False,
         **card: Any,
     ) -> CommitInfo | None:
-        """Save the model and upload it with its card, as `transformers.Trainer.push_to_hub` does.
+        """Save the model and upload it with its card. All but these arguments are as in transformers.
 
         Args:
-            commit_message: Of the commit.
-            blocking: Wait for the upload, or else return a `Future`.
-            token: By default `args.hub_token`, else that of HF_TOKEN or of `hf auth login`.
-            revision: Branch; by default `args.hub_revision`.
-            private: Make the repo private, if it is made; by default `args.hub_private_repo`.
             accept_licences: The licences of encoders inside that forbid commercial use are known and kept to.
             card: As for `create_model_card`.
         """
