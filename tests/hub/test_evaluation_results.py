@@ -80,7 +80,7 @@ def test_results_of_other_weights_are_removed_and_counted(heads):
     assert [one["texts"] for one in read_evaluations(folder)] == ["rules"]
 
 
-@pytest.mark.parametrize("content", ["{", "{}", "[1]", '[{"rows": {}}]'])
+@pytest.mark.parametrize("content", ["{", "{}", '[{"rows": {}}]'])
 def test_a_damaged_file_is_named_and_not_overwritten(heads, content):
     folder, _ = heads
     (folder / EVALUATION_FILE).write_text(content)
@@ -115,9 +115,7 @@ def test_without_a_benchmark_there_is_no_file():
     assert benchmark_files([result()]) == {}
 
 
-@pytest.mark.parametrize(
-    "text", ["bench", "me/bench/more", "me/bench:", "me/bench:a b", ":clips", "../bench", "https://hf.co/me/b"]
-)
+@pytest.mark.parametrize("text", ["bench", "me/bench/more", "me/bench:", "me/bench:a b", "https://hf.co/me/b"])
 def test_what_is_no_dataset_on_the_hub_is_refused(text):
     with pytest.raises(ViMLError, match="give OWNER/NAME"):
         parse_benchmark(text)
