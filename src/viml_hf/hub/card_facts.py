@@ -164,15 +164,9 @@ def gather_facts(
     """
     folder = Path(folder)
     config, names_code = _read_config(folder)
-    facts = _facts(
-        config,
-        repo_id,
-        saved_parameters(folder),
-        read_json(folder / TRAINING_FILE, dict, "train again, or delete it"),
-        owner,
-        with_code=names_code if with_code is None else with_code,
-        local_files_only=local_files_only,
-    )
+    training = read_json(folder / TRAINING_FILE, dict, "train again, or delete it")
+    with_code = names_code if with_code is None else with_code
+    facts = _facts(config, repo_id, saved_parameters(folder), training, owner, with_code, local_files_only)
     results = read_evaluations(folder)
     if results and {result["weights"] for result in results} != {weights_checksum(folder, facts.heads)}:
         raise ViMLError(
@@ -210,9 +204,7 @@ def facts_of_model(
         512
     """
     counts = parameter_counts((name, parameter.numel()) for name, parameter in model.named_parameters())
-    return _facts(
-        model.config, repo_id, counts, training, owner, with_code=with_code, local_files_only=local_files_only
-    )
+    return _facts(model.config, repo_id, counts, training, owner, with_code, local_files_only)
 
 
 def _facts(
@@ -221,7 +213,6 @@ def _facts(
     parameters: dict[str, int],
     training: dict[str, Any] | None,
     owner: OwnerFacts | None,
-    *,
     with_code: bool,
     local_files_only: bool,
 ) -> CardFacts:
@@ -239,12 +230,8 @@ def _facts(
         model_type = getattr(config, f"{modality}_encoder_config").model_type if whole else None
         source = sources.get(modality) or {}
         encoders[modality] = _encoder(width, model_type, source, names.get(modality), local_files_only)
-    frozen = bool(getattr(config, "freeze_encoders", True))
-    return CardFacts(
-        *(repo_id, heads, whole, frozen, encoders, parameters, training),
-        with_code=with_code,
-        owner=owner or OwnerFacts(),
-    )
+    frozen, owner = bool(getattr(config, "freeze_encoders", True)), owner or OwnerFacts()
+    return CardFacts(repo_id, heads, whole, frozen, encoders, parameters, training, with_code=with_code, owner=owner)
 
 
 def _encoder(
