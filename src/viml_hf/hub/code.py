@@ -91,11 +91,6 @@ def flattened_code(modules: Iterable[str]) -> dict[str, str]:
 
     transformers loads code that came with a model from one folder, where a file may import only its siblings. A module
     that imports a whole package, or a second file of one name, raises a ValueError.
-
-    Example:
-        >>> files = flattened_code(["viml_hf.processing.segments"])
-        >>> sorted(files), "from .errors import ViMLError" in files["segments.py"]
-        (['errors.py', 'segments.py'], True)
     """
     todo, done = list(modules), set()
     found: dict[str, str] = {}

@@ -31,12 +31,7 @@ SAME = ("store", "items", "items_sha256", "pools", "texts", "whole_tracks")
 
 
 def parse_benchmark(text: str) -> dict[str, str]:
-    """A benchmark on the Hub, named `HUB_ID[:TASK]`; the task is one of those in the dataset's `eval.yaml`.
-
-    Example:
-        >>> parse_benchmark("me/music-videos")
-        {'id': 'me/music-videos', 'task': 'default'}
-    """
+    """A benchmark on the Hub, named `HUB_ID[:TASK]`; the task is one of those in the dataset's `eval.yaml`."""
     hub_id, colon, task = text.partition(":")
     if not HUB_ID.fullmatch(hub_id) or (colon and not re.fullmatch(r"[\w.-]+", task)):
         raise ViMLError(f"benchmark {text!r}: give OWNER/NAME of a dataset on the Hub, with :TASK if it has several")
@@ -69,18 +64,10 @@ def read_evaluations(folder: str | Path) -> list[dict[str, Any]]:
 def save_evaluation(
     folder: str | Path, heads: ViMLConfig, summary: dict[str, Any], benchmark: dict[str, str] | None = None
 ) -> int:
-    """Keep a summary of `viml evaluate` with the model, in the place of older ones of the same.
+    """Keep a summary of `viml evaluate` with the model, in the place of older ones of the same ranking.
 
-    Results of other weights are removed, since that model is gone. Of the store only the folder's name is kept.
-
-    Args:
-        folder: The model's folder.
-        heads: The config of its heads.
-        summary: What `viml evaluate --json` prints, with `items_sha256`, a checksum of what was ranked.
-        benchmark: The one on the Hub that was ranked, see `parse_benchmark`.
-
-    Returns:
-        How many results of other weights were removed.
+    Results of other weights are removed, since that model is gone; their number is returned. Of the store only the
+    folder's name is kept. The summary is that of `--json`, with `items_sha256`, a checksum of what was ranked.
     """
     entry = {name: value for name, value in summary.items() if name != "model"}
     entry |= {"store": Path(entry["store"]).resolve().name, "weights": weights_checksum(folder, heads)}
@@ -126,22 +113,13 @@ def comparison_text(compared: dict[str, Any]) -> str:
 
 
 def with_interval(metric: str, figure: dict[str, float]) -> str:
-    """A figure with its 95 % interval.
-
-    Example:
-        >>> with_interval("R@10", {"estimate": 51.231, "low": 48.3, "high": 54.2})
-        '51.23 (48.30–54.20)'
-    """
+    """A figure with its 95 % interval: `51.23 (48.30–54.20)`."""
     estimate, low, high = (f"{figure[end]:.{decimals(metric)}f}" for end in ("estimate", "low", "high"))
     return f"{estimate} ({low}–{high})"
 
 
 def benchmark_files(results: list[dict[str, Any]]) -> dict[str, str]:
-    """The files of `.eval_results` for the results that name a benchmark.
-
-    Returns:
-        Path in the repo to YAML, one file per kind of query: R@10 in percent, with notes on how it came about.
-    """
+    """The files of `.eval_results` by path, one per benchmark and kind of query: R@10, and how it came about."""
     files: dict[str, list[EvalResultEntry]] = {}
     for result in results:
         if (benchmark := result.get("benchmark")) is None:

@@ -78,24 +78,14 @@ def render_card(facts: CardFacts, tags: Iterable[str] = ()) -> str:
 
 
 def seal(card: str) -> str:
-    """The card with the checksum of its other lines in the line that says who wrote it.
-
-    Example:
-        >>> seal(f"{GENERATED}\\nText.") == seal(seal(f"{GENERATED}\\nText."))
-        True
-    """
+    """The card with the checksum of its other lines in the line that says who wrote it."""
     others = [line.rstrip() for line in card.splitlines() if not _SEAL.fullmatch(line.rstrip())]
     checksum = hashlib.sha256("\n".join(others).strip().encode()).hexdigest()[:16]
     return "\n".join(GENERATED.format(checksum) if _SEAL.fullmatch(line) else line for line in card.split("\n"))
 
 
 def is_own_card(card: str) -> bool:
-    """Whether somebody wrote or changed a card: it is neither as this package nor as transformers wrote it.
-
-    Example:
-        >>> is_own_card("My words."), is_own_card(seal(f"{GENERATED}\\nText."))
-        (True, False)
-    """
+    """Whether somebody wrote or changed a card: it is neither as this package nor as transformers wrote it."""
     card = card.replace("\r\n", "\n")
     generated = any(_SEAL.fullmatch(line) for line in card.split("\n")) and seal(card) == card
     return not generated and not any(part in card for part in TRANSFORMERS_CARDS)

@@ -28,12 +28,7 @@ BUFFERS = ("null_text_features", "running_mean", "running_var")
 
 
 def parameter_counts(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Parameters per part of a model, from the name and the number of elements of each parameter.
-
-    Example:
-        >>> parameter_counts([("viml.audio_tower.projection.weight", 6), ("viml.fusion.bias", 2)])
-        {'fusion': 2, 'audio tower': 6}
-    """
+    """Parameters per part of a model (`"audio tower"`), from the name and size of each parameter."""
     found: Counter[str] = Counter()
     for name, size in sizes:
         found[name.removeprefix(HEADS_PREFIX).partition(".")[0]] += size

@@ -11,12 +11,12 @@ from viml_hf.modeling.configuration_viml import ViMLConfig, ViMLForMusicRetrieva
 def save_for_sentence_transformers(folder: str | Path) -> None:
     """Write into a saved model's folder what sentence-transformers reads; the model's own files stay.
 
-    `viml train` and `viml publish` do it. After `import viml_hf`, `SentenceTransformer(folder)` then opens it, without
-    `trust_remote_code`, since the module is one that sentence-transformers has for any model. Queries (texts, videos,
-    and both in one) and music, of any length, get the embeddings of [`ViMLForMusicRetrieval.embed_query`] and
-    `embed_music`. That module has limits: it knows paths by few suffixes (of others give `{"audio": "song.m4a"}`),
-    takes one sampling rate per batch, and leaves a prompt out where there is a video.
-    `viml_hf.adapters.sentence_transformer` has a module without these.
+    `viml train` and `viml publish` do it. After `import viml_hf`, `SentenceTransformer(folder)` then opens the model,
+    without `trust_remote_code`, by the module that sentence-transformers has for any model. Queries (texts, videos, and
+    both in one) and music, of any length, get the embeddings of [`ViMLForMusicRetrieval.embed_query`] and
+    `embed_music`. That module has limits: it recognises files by a few suffixes (for others give
+    `{"audio": "song.m4a"}`), takes one sampling rate per batch, and ignores a prompt where there is a video.
+    `viml_hf.adapters.sentence_transformer` has a module without these limits.
 
     Args:
         folder: Made by `viml train` or `save_pretrained`, with the processor.
@@ -70,7 +70,7 @@ def sentence_transformers_files(heads: ViMLConfig) -> dict[str, str]:
 
 
 def taken_modalities(heads: Any) -> list[Literal["text", "video", "audio"]]:
-    """What a model takes by itself: `"text"` and `"video"` as its queries are made, `"audio"` always."""
+    """The single modalities that a model embeds: `"text"` and `"video"` if its queries have them, and `"audio"`."""
     queries: list[Literal["text", "video"]] = ["text", "video"]
     return [*(name for name in queries if name in heads.query_modalities), "audio"]
 
