@@ -115,6 +115,11 @@ def test_without_a_benchmark_there_is_no_file():
     assert benchmark_files([result()]) == {}
 
 
+def test_a_benchmark_has_one_task_or_a_named_one():
+    assert parse_benchmark("me/bench") == {"id": "me/bench", "task": "default"}
+    assert parse_benchmark("me/bench:clips") == {"id": "me/bench", "task": "clips"}
+
+
 @pytest.mark.parametrize("text", ["bench", "me/bench/more", "me/bench:", "me/bench:a b", "https://hf.co/me/b"])
 def test_what_is_no_dataset_on_the_hub_is_refused(text):
     with pytest.raises(ViMLError, match="give OWNER/NAME"):

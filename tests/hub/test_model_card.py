@@ -76,7 +76,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def media(tmp_path_factory):
+def named_media(tmp_path_factory):
     """What the snippets name: a video and a folder of music."""
     folder = tmp_path_factory.mktemp("media")
     write_video(folder / "clip.mp4", 24 * 3)
@@ -229,6 +229,7 @@ def test_every_card_says_right_after_its_head_who_wrote_it(folder):
         first, _, title, *_ = ModelCard(card).text.lstrip().splitlines()
         assert re.fullmatch(f"{re.escape(before)}[0-9a-f]{{16}}{re.escape(after)}", first)
         assert title == "# my-model"
+        assert str(ModelCard(card)) == card  # transformers loads cards and saves them again
         assert not is_own_card(card)
         assert not is_own_card(card.replace("\n", "\r\n"))
         for changed in (card + "\nMy words.\n", card.replace("library_name", "my_library"), card.replace(first, "")):
@@ -288,13 +289,15 @@ def run_snippets(card, folder, media, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("query", [["video", "text"], ["video"], ["text"]])
-def test_the_snippets_of_a_whole_model_run(query, media, monkeypatch, tmp_path, capsys):
+def test_the_snippets_of_a_whole_model_run(query, named_media, monkeypatch, tmp_path, capsys):
     model = ViMLForMusicRetrieval.from_encoders(**HEADS, query_modalities=query)
     model.save_pretrained(tmp_path / "model")
     ViMLProcessor.from_encoders().save_pretrained(tmp_path / "model")
     save_for_sentence_transformers(tmp_path / "model")
     card = render_card(gather_facts(tmp_path / "model", REPO))
-    ranked, again, similarities, same = run_snippets(card, tmp_path / "model", media, monkeypatch, tmp_path, capsys)
+    ranked, again, similarities, same = run_snippets(
+        card, tmp_path / "model", named_media, monkeypatch, tmp_path, capsys
+    )
     assert ranked == again
     assert sorted(line.split()[:2] for line in ranked.splitlines()) in (
         [["1", "a.mp3"], ["2", "b.mp3"]],
@@ -307,20 +310,20 @@ def test_the_snippets_of_a_whole_model_run(query, media, monkeypatch, tmp_path, 
     )
 
 
-def test_the_snippets_of_a_model_with_trained_encoders_run_beside_its_code(media, monkeypatch, tmp_path, capsys):
+def test_the_snippets_of_a_model_with_trained_encoders_run_beside_its_code(named_media, monkeypatch, tmp_path, capsys):
     save_with_code(encoders(), tmp_path / "model", tiny_processor())
     save_for_sentence_transformers(tmp_path / "model")
     card = render_card(gather_facts(tmp_path / "model", REPO))
-    assert len(run_snippets(card, tmp_path / "model", media, monkeypatch, tmp_path, capsys)) == 4
+    assert len(run_snippets(card, tmp_path / "model", named_media, monkeypatch, tmp_path, capsys)) == 4
     trusted = [code for code in snippets_of(card) if "trust_remote_code=True" in code]
     assert len(trusted) == 2
     assert not any("viml_hf" in code for code in trusted)
 
 
 @pytest.mark.parametrize("query", [["video", "text"], ["video"], ["text"]])
-def test_the_snippets_of_heads_alone_run(query, media, monkeypatch, tmp_path, capsys):
+def test_the_snippets_of_heads_alone_run(query, named_media, monkeypatch, tmp_path, capsys):
     save_with_code(ViMLModel(ViMLConfig(**HEADS, query_modalities=query, video_dim=7)), tmp_path / "model")
     card = render_card(gather_facts(tmp_path / "model", REPO))
-    (order,) = run_snippets(card, tmp_path / "model", media, monkeypatch, tmp_path, capsys)
+    (order,) = run_snippets(card, tmp_path / "model", named_media, monkeypatch, tmp_path, capsys)
     assert sorted(re.findall(r"\d", order)) == list("01234")
     assert len(snippets_of(card)) == 2
