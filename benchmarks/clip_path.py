@@ -18,7 +18,7 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionMode
 from transformers.video_utils import load_video
 
 from viml_hf import MediaEncoder, ViMLForMusicRetrieval, ViMLProcessor
-from viml_hf.encoders.dtypes import computes_bfloat16
+from viml_hf.encoders.encoder_info import computes_bfloat16
 
 BATCH = 64
 

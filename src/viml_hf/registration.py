@@ -7,11 +7,10 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from viml_hf.hub import VIDEO_TO_MUSIC
 from viml_hf.modeling.configuration_deepsim import DeepSimConfig
-from viml_hf.modeling.configuration_descriptors import DESCRIPTOR_CONFIGS, ViMLAudioDescriptorsConfig
+from viml_hf.modeling.configuration_descriptors import ViMLAudioDescriptorsConfig
 from viml_hf.modeling.configuration_ordering import SentenceOrderingConfig
 from viml_hf.modeling.configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
-from viml_hf.modeling.modeling_deepsim import DeepSimModel
-from viml_hf.modeling.modeling_descriptors import DESCRIPTOR_MODELS
+from viml_hf.modeling.encoder_families import OWN_MODELS
 from viml_hf.modeling.modeling_ordering import SentenceOrderingModel
 from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
@@ -32,10 +31,9 @@ def register_auto_classes() -> None:
     models: dict[Any, Any] = {
         ViMLConfig: ViMLModel,
         ViMLForMusicRetrievalConfig: ViMLForMusicRetrieval,
-        DeepSimConfig: DeepSimModel,
         SentenceOrderingConfig: SentenceOrderingModel,
+        **{model.config_class: model for model in OWN_MODELS.values()},
     }
-    models |= {config: DESCRIPTOR_MODELS[model_type] for model_type, config in DESCRIPTOR_CONFIGS.items()}
     for config_class, model_class in models.items():
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         AutoModel.register(config_class, model_class, exist_ok=True)

@@ -10,11 +10,11 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-import viml_hf.encoders.dtypes
+import viml_hf.encoders.encoder_info
 from tests.encoders import checkpoints
 from tests.modeling.tiny import AST, CLAP_AUDIO, CLIP_TEXT, CLIP_VISION
 from viml_hf import MediaEncoder, ViMLError, ViMLForMusicRetrieval
-from viml_hf.encoders.dtypes import computes_bfloat16, resolve_dtypes
+from viml_hf.encoders.encoder_info import computes_bfloat16, resolve_dtypes
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def encoders():
 
 @pytest.mark.parametrize("machine", [False, True])
 def test_auto_takes_bfloat16_where_encoder_and_machine_bear_it(encoders, monkeypatch, machine):
-    monkeypatch.setattr(viml_hf.encoders.dtypes, "computes_bfloat16", lambda device: machine)
+    monkeypatch.setattr(viml_hf.encoders.encoder_info, "computes_bfloat16", lambda device: machine)
     low = "bfloat16" if machine else "float32"
     assert resolve_dtypes("auto", encoders) == {"video": low, "text": "float32", "audio": low}
     assert resolve_dtypes({}, encoders) == {"video": low, "text": "float32", "audio": low}
@@ -57,7 +57,7 @@ def test_another_dtype_is_refused(encoders, dtype):
 @pytest.mark.parametrize(("flags", "expected"), [("avx512f avx512_bf16 amx", True), ("avx512f avx2", False)])
 def test_a_cpu_says_what_it_computes_in(monkeypatch, tmp_path, flags, expected):
     (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
-    monkeypatch.setattr(viml_hf.encoders.dtypes, "Path", lambda _: tmp_path / "cpuinfo")
+    monkeypatch.setattr(viml_hf.encoders.encoder_info, "Path", lambda _: tmp_path / "cpuinfo")
     assert computes_bfloat16("cpu") is expected
     (tmp_path / "cpuinfo").unlink()
     assert computes_bfloat16("cpu") is False

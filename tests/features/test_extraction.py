@@ -9,7 +9,7 @@ from transformers import CLIPVisionModelWithProjection
 from tests.media import sine, write_audio, write_video
 from tests.modeling.tiny import CLIP_VISION, tiny_processor
 from viml_hf import MediaEncoder, MediaItem, Store, ViMLError, extract
-from viml_hf.encoders import dtypes
+from viml_hf.encoders import encoder_info
 from viml_hf.features import extraction
 from viml_hf.features.extraction import plan_extraction
 from viml_hf.features.media_item import signature
@@ -383,9 +383,9 @@ def clip(tmp_path_factory):
 
 
 def test_a_store_is_gone_on_with_in_its_own_dtypes(files, tmp_path, monkeypatch, clip):
-    monkeypatch.setattr(dtypes, "computes_bfloat16", lambda device: True)
+    monkeypatch.setattr(encoder_info, "computes_bfloat16", lambda device: True)
     extract(items(files, "a"), tmp_path, video=clip, workers=1, progress=False)
-    monkeypatch.setattr(dtypes, "computes_bfloat16", lambda device: False)  # another machine
+    monkeypatch.setattr(encoder_info, "computes_bfloat16", lambda device: False)  # another machine
     store = extract(items(files, "a", "b"), tmp_path, video=clip, workers=1, progress=False)
     assert store.spec.dtypes == {"video": "bfloat16", "audio": "float32", "text": "float32"}
     assert len(store.usable()) == 2

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from viml_hf import MediaItem, ViMLError
-from viml_hf.encoders import BaseFeatures
+from viml_hf import BaseFeatures, MediaItem, ViMLError
 from viml_hf.features.workers import ITEMS_AHEAD, MAX_ATTEMPTS, extract_in_processes, extract_on_ray
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -282,17 +282,18 @@ class TestPooledEmbedding:
     def test_a_projected_embedding_comes_first(self):
         encoder = CLIPTextModelWithProjection(CLIP_TEXT).eval()
         output = encoder(torch.tensor([[5, 6, 1]]))
-        assert pooled_embedding("text", output) is output.text_embeds
+        assert pooled_embedding("text", encoder, output) is output.text_embeds
 
     def test_an_audio_model_gives_its_pooled_output(self):
-        output = ASTModel(AST).eval()(torch.randn(1, 32, 16))
-        assert pooled_embedding("audio", output) is output.pooler_output
+        encoder = ASTModel(AST).eval()
+        output = encoder(torch.randn(1, 32, 16))
+        assert pooled_embedding("audio", encoder, output) is output.pooler_output
 
     def test_a_model_without_any_gives_the_mean_of_its_valid_states(self):
-        states = torch.randn(2, 3, 4)
+        states, encoder = torch.randn(2, 3, 4), BertModel(BertConfig(**LAYERS, vocab_size=400))
         output = type("Output", (), {"last_hidden_state": states})()
-        found = pooled_embedding("text", output, torch.tensor([[1, 1, 0], [1, 1, 1]]))
+        found = pooled_embedding("text", encoder, output, torch.tensor([[1, 1, 0], [1, 1, 1]]))
         torch.testing.assert_close(found, torch.stack([states[0, :2].mean(0), states[1].mean(0)]))
-        torch.testing.assert_close(pooled_embedding("text", output), states.mean(1))
+        torch.testing.assert_close(pooled_embedding("text", encoder, output), states.mean(1))
         # A mask over samples says nothing about the fewer states made of them.
-        torch.testing.assert_close(pooled_embedding("text", output, torch.ones(2, 300)), states.mean(1))
+        torch.testing.assert_close(pooled_embedding("text", encoder, output, torch.ones(2, 300)), states.mean(1))

@@ -18,11 +18,11 @@ from transformers import (
 
 from tests.encoders import checkpoints
 from viml_hf import DeepSimFeatureExtractor, ViMLDescriptorsFeatureExtractor, ViMLProcessor
+from viml_hf.modeling.frozen_encoders import load_tokenizer
 from viml_hf.processing.encoder_inputs import (
     load_feature_extractor,
     load_image_processor,
     load_text_padding,
-    load_tokenizer,
     window_samples,
 )
 from viml_hf.processing.frames import preprocess_frames, short_side

@@ -1,17 +1,22 @@
-"""What a base encoder is: width, rate, window, dtype, and on what terms its weights may be used."""
+"""What is known of a base encoder: width, rate, window, dtype, and on what terms its weights may be used."""
 
+import contextlib
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import ModelCard, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from transformers import PreTrainedModel
 
-from viml_hf.modeling.encoder_names import cached_revision, parse_encoder_name
-from viml_hf.modeling.frozen_encoders import encoder_width, weights_dtype
+from viml_hf.errors import ViMLError
+from viml_hf.modeling.encoder_families import FAMILIES, tower_of
+from viml_hf.modeling.encoder_names import locate_encoder, revision_of
+from viml_hf.modeling.frozen_encoders import encoder_width, takes_whole_segments, weights_dtype
 from viml_hf.processing.encoder_inputs import window_samples
 from viml_hf.processing.processing_viml import ViMLProcessor
 from viml_hf.processing.segments import FRAMES_PER_SECOND
@@ -19,9 +24,8 @@ from viml_hf.processing.segments import FRAMES_PER_SECOND
 logger = logging.getLogger(__name__)
 
 OWN_LICENCE = "apache-2.0"
-# Of checkpoints whose card names none; as their authors state it elsewhere.
-KNOWN_LICENCES = {"openai/clip-vit-base-patch32": "mit", "openai/clip-vit-base-patch16": "mit"}
-# Words of the names of licences that forbid commercial use. The Academic Free License does not.
+DTYPES = ("float32", "bfloat16")
+# Words in the names of licences that forbid commercial use. The Academic Free License does not.
 _NON_COMMERCIAL = re.compile(r"\bnon-?commercial|\b(?:nc\d*|research|academic(?!-free)|amlr)\b")
 
 
@@ -32,11 +36,11 @@ class EncoderInfo:
     Args:
         name: As given, `NAME[:HUB_ID[@REVISION]]`.
         model_type: Of its config.
-        width: Numbers of a base feature.
+        width: Length of a base feature.
         rate: Frames or samples per second that it takes; `None` for text.
-        window: Seconds that it sees or hears at once: a frame (0), or of sound; `None` for a whole segment or text.
+        window: Seconds that it sees or hears at once; 0 for a single frame, `None` for a whole segment or text.
         dtype: Of its weights.
-        licence: Of its weights, where its card states one.
+        licence: Of its weights, if its card states one.
         revision: Commit on the Hub.
     """
 
@@ -60,10 +64,60 @@ class EncoderInfo:
         return forbids_commercial_use(self.licence)
 
 
-def forbids_commercial_use(licence: str | None) -> bool:
-    """Whether a licence is known, by its name, to forbid commercial use.
+def encoder_info(
+    modality: str, name: str, encoder: PreTrainedModel, processor: ViMLProcessor, **kwargs: Any
+) -> EncoderInfo:
+    """Describe an encoder that was loaded by its name with these kwargs for `from_pretrained`."""
+    rate: float | None = None
+    window: float | None = None
+    if modality == "video":
+        rate, window = FRAMES_PER_SECOND, None if takes_whole_segments(encoder) else 0.0
+    elif modality == "audio":
+        rate = processor.feature_extractor.sampling_rate
+        samples = window_samples(processor.feature_extractor)
+        window = samples and samples / rate
+    width, dtype = encoder_width(encoder.config), dtype_name(encoder)
+    licence, revision = licence_of(name, **kwargs), revision_of(name, **kwargs)
+    return EncoderInfo(name, encoder.config.model_type, width, rate, window, dtype, licence, revision)
 
-    Licences for research or academic use count. Case, blanks and other signs between the words of a name do not.
+
+def dtype_name(encoder: PreTrainedModel) -> str:
+    """The dtype that an encoder computes in, such as `"float32"`."""
+    return str(weights_dtype(encoder)).removeprefix("torch.")
+
+
+def resolve_dtypes(
+    wanted: Mapping[str, str] | str, encoders: Mapping[str, PreTrainedModel], device: str | torch.device = "cpu"
+) -> dict[str, str]:
+    """The dtype to compute in, per modality, of `wanted`: one dtype, one per modality, or `"auto"`.
+
+    `"auto"` is bfloat16 for encoders whose embeddings stay the same in it, if the device computes in it by itself.
+
+    Raises:
+        ViMLError: An unknown dtype.
+    """
+    resolved = {}
+    for modality, encoder in encoders.items():
+        dtype = wanted if isinstance(wanted, str) else wanted.get(modality, "auto")
+        if dtype == "auto":
+            dtype = "bfloat16" if tower_of(encoder.config).bfloat16 and computes_bfloat16(device) else "float32"
+        if dtype not in DTYPES:
+            raise ViMLError(f"dtype={dtype!r}: give auto, {' or '.join(DTYPES)}")
+        has_weights = any(True for _ in encoder.parameters())
+        resolved[modality] = dtype if has_weights else "float32"
+    return resolved
+
+
+def computes_bfloat16(device: str | torch.device = "cpu") -> bool:
+    """Whether a device multiplies matrices in bfloat16 by itself: a GPU, or a CPU with `avx512_bf16`."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpu = Path("/proc/cpuinfo")
+    return cpu.exists() and "avx512_bf16" in cpu.read_text(errors="replace")
+
+
+def forbids_commercial_use(licence: str | None) -> bool:
+    """Whether a licence is known by its name to forbid commercial use, such as those for research or academic use.
 
     Example:
         >>> forbids_commercial_use("CC BY-NC 4.0"), forbids_commercial_use("mit"), forbids_commercial_use(None)
@@ -72,93 +126,32 @@ def forbids_commercial_use(licence: str | None) -> bool:
     return _NON_COMMERCIAL.search(re.sub(r"[^a-z0-9]+", "-", (licence or "").lower())) is not None
 
 
-def encoder_info(
-    modality: str, name: str, encoder: PreTrainedModel, processor: ViMLProcessor, **kwargs: Any
-) -> EncoderInfo:
-    """Describe a loaded encoder.
-
-    Args:
-        modality: `"video"`, `"text"` or `"audio"`.
-        name: The encoder's name.
-        encoder: The encoder.
-        processor: The processor for it.
-        kwargs: As for `from_pretrained` (`local_files_only`, `cache_dir`, …).
-    """
-    rate: float | None = None
-    window: float | None = None
-    if modality == "video":
-        rate = FRAMES_PER_SECOND
-        window = None if reads_whole_segments(encoder) else 0.0
-    elif modality == "audio":
-        rate = processor.feature_extractor.sampling_rate
-        samples = window_samples(processor.feature_extractor)
-        window = samples and samples / rate
-    return EncoderInfo(
-        name,
-        encoder.config.model_type,
-        encoder_width(encoder.config),
-        rate,
-        window,
-        str(weights_dtype(encoder)).removeprefix("torch."),
-        licence_of(name, **kwargs),
-        revision_of(name, **kwargs),
-    )
-
-
-def reads_whole_segments(encoder: PreTrainedModel) -> bool:
-    """Whether a video encoder takes the frames of a segment together, and not one by one."""
-    return getattr(encoder, "encodes_segments", False) or encoder.main_input_name == "pixel_values_videos"
-
-
 def licence_of(name: str, **kwargs: Any) -> str | None:
-    """The licence that the card of a named encoder states; `None` where it states none.
-
-    Args:
-        name: `NAME[:HUB_ID[@REVISION]]`, a Hub id or a folder.
-        kwargs: As for `from_pretrained`; `local_files_only` is honoured.
+    """The licence of an encoder's weights by its card, or by the table of families; `None` if neither states one.
 
     Example:
         >>> licence_of("descriptors")
         'apache-2.0'
     """
-    parsed = parse_encoder_name(name)
-    if parsed.hub_id is None:
+    hub_id, options = locate_encoder(name, kwargs)
+    if hub_id is None:
         return OWN_LICENCE
-    card = Path(parsed.hub_id) / "README.md"
-    if not Path(parsed.hub_id).is_dir():
-        known = {key: kwargs[key] for key in ("cache_dir", "local_files_only", "token") if key in kwargs}
-        try:
-            revision = parsed.revision or kwargs.get("revision")
-            card = Path(hf_hub_download(parsed.hub_id, "README.md", revision=revision, **known))
-        except (EntryNotFoundError, OSError):  # there is no card, or no network to fetch it
-            return KNOWN_LICENCES.get(parsed.hub_id)
-    return _stated_licence(card) or KNOWN_LICENCES.get(parsed.hub_id)
-
-
-def revision_of(name: str, **kwargs: Any) -> str | None:
-    """The commit on the Hub of a named encoder that was loaded; `None` for folders and the descriptors.
-
-    Args:
-        name: `NAME[:HUB_ID[@REVISION]]`, a Hub id or a folder.
-        kwargs: As for `from_pretrained` (`cache_dir`, `revision`).
-
-    Example:
-        >>> revision_of("descriptors") is None
-        True
-    """
-    parsed = parse_encoder_name(name)
-    if parsed.hub_id is None:
-        return None
-    return cached_revision(parsed.hub_id, parsed.revision or kwargs.get("revision"), kwargs.get("cache_dir"))
+    card = Path(hub_id) / "README.md"
+    if not Path(hub_id).is_dir():
+        known = {key: options[key] for key in ("cache_dir", "local_files_only", "revision", "token") if key in options}
+        with contextlib.suppress(EntryNotFoundError, OSError):  # there is no card, or no network to fetch it
+            card = Path(hf_hub_download(hub_id, "README.md", **known))
+    licences = {checkpoint: text for family in FAMILIES.values() for checkpoint, text in family.licences.items()}
+    return _stated_licence(card) or licences.get(hub_id)
 
 
 def _stated_licence(card: Path) -> str | None:
-    """The licence in the head of a model card; `None` where there is no card, no head, or a broken one."""
+    """The licence in the head of a model card; `None` if there is no card, no head, or a broken one."""
     if not card.is_file():
         return None
     try:
         data = ModelCard.load(card).data
-    except Exception:  # what people write there is read by YAML, which fails in many ways
+    except Exception:  # the head is parsed as YAML, which fails in many ways on what people write there
         return None
     licence = data.license
     if licence in (None, "other"):

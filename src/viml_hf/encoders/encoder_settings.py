@@ -1,11 +1,11 @@
-"""Which base encoders, and how they run: small enough to be sent to every worker."""
+"""Which base encoders are loaded, and how they run: small enough to be sent to every worker."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from viml_hf.encoders.media_encoder import MediaEncoder
-from viml_hf.modeling.encoder_names import parse_encoder_name
+from viml_hf.modeling.encoder_names import parse_encoder_name, pinned_name
 
 
 class EncoderLoader(Protocol):
@@ -17,19 +17,10 @@ class EncoderLoader(Protocol):
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """What `MediaEncoder.from_names` needs.
-
-    Args:
-        video: Video encoder, `NAME[:HUB_ID[@REVISION]]`, a Hub id or a folder.
-        text: Text encoder.
-        audio: Audio encoder.
-        dtypes: Dtype per modality, one for all, or `"auto"`.
-        fast: Decode only the frames that others refer to.
-        load_options: Passed to each `from_pretrained` (`local_files_only`, `cache_dir`, `token`, …).
-        describe: Look up licences and revisions, and warn of the former.
+    """The arguments of [`MediaEncoder.from_names`], with its kwargs as `load_options`.
 
     Raises:
-        ValueError: A name is none.
+        ValueError: A name is invalid.
 
     Example:
         >>> EncoderSettings(video="clip").names["video"]
@@ -45,7 +36,7 @@ class EncoderSettings:
     describe: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse a wrong name before anything is done."""
+        """Refuse an invalid name before anything is done."""
         for name in self.names.values():
             parse_encoder_name(name)
 
@@ -56,24 +47,12 @@ class EncoderSettings:
 
     def load(self, *, threads: int | None = None, device: str = "cpu") -> MediaEncoder:
         """Load the encoders."""
-        dtypes = self.dtypes if isinstance(self.dtypes, str) else dict(self.dtypes)
-        return MediaEncoder.from_names(
-            **self.names,
-            dtypes=dtypes,
-            fast=self.fast,
-            threads=threads,
-            device=device,
-            describe=self.describe,
-            **self.load_options,
-        )
+        options = {"dtypes": self.dtypes, "fast": self.fast, "describe": self.describe, **self.load_options}
+        return MediaEncoder.from_names(self.video, self.text, self.audio, threads=threads, device=device, **options)
 
     def resolved(self, encoder: MediaEncoder) -> "EncoderSettings":
-        """The same with the dtypes and revisions of a loaded encoder, so that all workers have these, whenever."""
-        video, text, audio = (pinned_name(name, encoder.info[m].revision) for m, name in self.names.items())
-        return replace(self, video=video, text=text, audio=audio, dtypes=encoder.dtypes, describe=False)
-
-
-def pinned_name(name: str, revision: str | None) -> str:
-    """The name of the same encoder at one commit of the Hub."""
-    parsed = parse_encoder_name(name)
-    return name if revision is None else f"{parsed.name}:{parsed.hub_id}@{revision}"
+        """The settings with the dtypes and revisions of a loaded encoder, so that every worker loads just that one."""
+        names: dict[str, Any] = {
+            modality: pinned_name(name, encoder.info[modality].revision) for modality, name in self.names.items()
+        }
+        return replace(self, **names, dtypes=encoder.dtypes, describe=False)

@@ -1,10 +1,10 @@
-"""Media files → base features, a segment at a time, whatever the length of the file."""
+"""Media files → base features, a segment at a time, so that files may have any length."""
 
 import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +14,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from viml_hf.encoders.dtypes import resolve_dtypes
-from viml_hf.encoders.encoder_info import EncoderInfo, encoder_info, reads_whole_segments, warn_of_licences
-from viml_hf.modeling.frozen_encoders import weights_dtype
+from viml_hf.encoders.encoder_info import EncoderInfo, dtype_name, encoder_info, resolve_dtypes, warn_of_licences
+from viml_hf.modeling.frozen_encoders import takes_whole_segments
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 from viml_hf.processing.media import DecodeReport, MediaSegment
 from viml_hf.processing.processing_viml import Audio, Video, ViMLProcessor
 
-# Frames that an image encoder gets at once, always: a short rest is filled up. A segment's 60 are three times as many.
+# An image encoder always gets this many frames at once; the last batch is filled up. A segment has 60 frames.
 FRAMES_PER_BATCH = 20
-# Decoded segments that wait for the encoder. They bound the memory, whatever the file's length.
+# Decoded segments that may wait for the encoder. They bound the memory, however long the file is.
 SEGMENTS_AHEAD = 2
 
 
@@ -48,7 +47,7 @@ class BaseFeatures:
 
 
 def best_device() -> str:
-    """A GPU where there is one."""
+    """A GPU if there is one, otherwise the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -60,14 +59,14 @@ def usable_cores() -> int:
 class MediaEncoder:
     """The frozen encoders of a model, fed from files with a few segments in memory.
 
-    This thread decodes; others encode. Each encodes one part of one segment at a time, in batches of a fixed shape and
-    with one thread of torch, and results are rounded to float16. So a file's features depend neither on the files
-    before or beside it nor on the number of threads, and are those that a store holds.
+    The calling thread decodes; others encode. Each encodes one part of one segment at a time, in batches of a fixed
+    shape and with one thread of torch, and results are rounded to float16. So a file's features depend neither on
+    other files nor on the number of threads, and equal those in a store.
 
     Args:
         model: Holds the encoders.
         processor: Prepares their inputs.
-        threads: Threads that encode; by default one per core, and one beside a GPU.
+        threads: Threads that encode; by default one per core, or a single one if the model is on a GPU.
 
     Example:
         >>> from viml_hf import MediaEncoder, ViMLForMusicRetrieval, ViMLProcessor
@@ -79,9 +78,8 @@ class MediaEncoder:
     def __init__(self, model: ViMLForMusicRetrieval, processor: ViMLProcessor, *, threads: int | None = None):
         self.model = model.eval()
         self.processor = processor
-        if threads is None:
-            threads = usable_cores()
-        self.threads = 1 if model.device.type != "cpu" else max(1, threads)
+        wanted = usable_cores() if threads is None else max(1, threads)
+        self.threads = wanted if model.device.type == "cpu" else 1
         self.info: dict[str, EncoderInfo] = {}
         self._pool: ThreadPoolExecutor | None = None
 
@@ -92,7 +90,7 @@ class MediaEncoder:
         text: str,
         audio: str,
         *,
-        dtypes: dict[str, str] | str = "auto",
+        dtypes: Mapping[str, str] | str = "auto",
         fast: bool = False,
         threads: int | None = None,
         device: str | torch.device = "cpu",
@@ -105,11 +103,11 @@ class MediaEncoder:
             video: `NAME[:HUB_ID[@REVISION]]`, a Hub id or a folder.
             text: The same.
             audio: The same.
-            dtypes: Dtype per modality, one for all, or `"auto"`, see `viml_hf.encoders.dtypes`.
+            dtypes: Dtype per modality, one for all, or `"auto"`, see `resolve_dtypes`.
             fast: Decode only the frames that others refer to.
             threads: See the class.
             device: Where to encode.
-            describe: Fill `info`, and warn of licences that forbid commercial use.
+            describe: Look up licences and revisions for `info`, and warn of licences that forbid commercial use.
             kwargs: Passed to each `from_pretrained` (`local_files_only`, `cache_dir`, `token`, …).
         """
         names = {"video": video, "text": text, "audio": audio}
@@ -135,12 +133,12 @@ class MediaEncoder:
     @property
     def dtypes(self) -> dict[str, str]:
         """Dtype per modality in which the encoder computes."""
-        return {name: str(weights_dtype(e)).removeprefix("torch.") for name, e in self.model.encoders.items()}
+        return {modality: dtype_name(encoder) for modality, encoder in self.model.encoders.items()}
 
     def fingerprints(self) -> dict[str, str]:
-        """Checksum per modality of what decides its base features: the encoder's weights and config, and its processor.
+        """Checksum per modality of what determines its base features: weights, config and preprocessing.
 
-        Of every weight the beginning is read: encoders may be large, and one that was trained further differs there.
+        Only the beginning of every weight is read: encoders may be large, and training changes the beginnings too.
         """
         parts = {
             "video": self.processor.image_processor.to_dict(),
@@ -162,8 +160,9 @@ class MediaEncoder:
         """
         report = DecodeReport()
         segments = self.processor.video_segments(video, **_excerpt(video, start, end, report))
-        whole = reads_whole_segments(self.model.video_encoder)
-        return self._encode(segments, self._submit_whole if whole else self._submit_frames, report)
+        if takes_whole_segments(self.model.video_encoder):
+            return self._encode(segments, self._encode_frames, report)
+        return self._encode(segments, self._embed_frames, report, FRAMES_PER_BATCH)
 
     def encode_audio(
         self, audio: Audio, sampling_rate: int | None = None, *, start: float | None = None, end: float | None = None
@@ -181,7 +180,7 @@ class MediaEncoder:
         """
         report = DecodeReport()
         segments = self.processor.audio_segments(audio, sampling_rate, **_excerpt(audio, start, end, report))
-        return self._encode(segments, lambda data: [self._run(self._encode_sound, data)], report)
+        return self._encode(segments, self._encode_sound, report)
 
     def encode_text(self, text: str) -> np.ndarray:
         """Base feature `(1, width)` float16 of a text."""
@@ -195,27 +194,22 @@ class MediaEncoder:
     def _encode(
         self,
         segments: Iterable[MediaSegment],
-        submit: Callable[[np.ndarray], list[Future[Tensor]]],
+        encode: Callable[[np.ndarray], Tensor],
         report: DecodeReport,
+        part: int | None = None,
     ) -> BaseFeatures:
-        """Encodes segments while the next ones are decoded; a row is the mean over the parts of its segment."""
+        """Encode segments, in parts of this length, while the next are decoded; a row is the mean over its parts."""
         waiting: deque[list[Future[Tensor]]] = deque()
         rows, bounds = [], []
         for segment in segments:
-            waiting.append(submit(segment.data))
+            length, size = len(segment.data), part or len(segment.data)
+            waiting.append([self._run(encode, segment.data[at : at + size]) for at in range(0, length, size)])
             bounds.append((segment.start, segment.end))
-            del segment  # not to be held while the next one is decoded
+            del segment  # its data must not stay in memory while the next one is decoded
             if len(waiting) > SEGMENTS_AHEAD:
                 rows.append(_row(waiting.popleft()))
         rows += [_row(parts) for parts in waiting]
         return BaseFeatures(_float16(torch.stack(rows)), tuple(bounds), report.coverage if report.packets else 1.0)
-
-    def _submit_frames(self, frames: np.ndarray) -> list[Future[Tensor]]:
-        starts = range(0, len(frames), FRAMES_PER_BATCH)
-        return [self._run(self._embed_frames, frames[start : start + FRAMES_PER_BATCH]) for start in starts]
-
-    def _submit_whole(self, frames: np.ndarray) -> list[Future[Tensor]]:
-        return [self._run(self._encode_frames, frames)]
 
     def _embed_frames(self, frames: np.ndarray) -> Tensor:
         """Embeddings `(frames, width)` of at most `FRAMES_PER_BATCH` frames, by an image encoder."""
@@ -242,7 +236,7 @@ class MediaEncoder:
         return _float16(features[0])
 
     def _run(self, task: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Runs a task of the encoders in a thread that gives torch one thread."""
+        """Run a task of the encoders in a thread that gives torch a single thread."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.threads, "encoder", torch.set_num_threads, (1,))
         return self._pool.submit(torch.inference_mode()(task), *arguments)
@@ -252,7 +246,7 @@ class MediaEncoder:
 
 
 def _excerpt(source: Any, start: float | None, end: float | None, report: DecodeReport) -> dict[str, Any]:
-    """The arguments that decoders of files take, and arrays at hand do not."""
+    """The arguments for the decoding of a file; arrays take none."""
     if not isinstance(source, str | os.PathLike | bytes):
         return {}
     return {"start": start or 0.0, "end": end, "report": report}
@@ -263,7 +257,7 @@ def _row(parts: list[Future[Tensor]]) -> Tensor:
     return torch.cat([part.result() for part in parts]).float().mean(0)
 
 
-# What a config or processor says of its origin, and not of its numbers.
+# Fields of configs and processors that say where they come from, and do not change any number.
 _ORIGIN = {
     *("_name_or_path", "name_or_path", "transformers_version", "architectures", "auto_map", "processor_class"),
     *("dtype", "torch_dtype", "return_dict", "_attn_implementation", "_attn_implementation_autoset"),
@@ -271,7 +265,7 @@ _ORIGIN = {
 
 
 def _checksum(encoder: PreTrainedModel, preprocessing: dict[str, Any]) -> str:
-    # What is as by default is left out: a later version of transformers may have more of it.
+    # Defaults are left out: a later version of transformers may have more of them.
     settings = [encoder.config.to_diff_dict() | {"model_type": encoder.config.model_type}, preprocessing]
     kept = [{k: v for k, v in part.items() if k not in _ORIGIN and v is not None} for part in settings]
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())

@@ -4,7 +4,7 @@ import copy
 
 from torch import Tensor, nn
 
-from viml_hf.modeling.frozen_encoders import MODALITIES
+from viml_hf.modeling.encoder_families import MODALITIES
 from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 

@@ -116,7 +116,7 @@ def extract(
         text: Text encoder.
         audio: Audio encoder.
         dtypes: Dtype of the encoders' weights per modality, one for all, or `"auto"`: that of the store if there is
-            one, otherwise see `viml_hf.encoders.dtypes`.
+            one, otherwise see `viml_hf.encoders.encoder_info.resolve_dtypes`.
         fast: Decode only the frames that others refer to: another sampling, and faster.
         workers: Processes; by default one per core. With 1 it runs in this process, in as many threads as there are
             cores, and a crash of a decoder ends it.

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from viml_hf.errors import ViMLError
 from viml_hf.hub import VIDEO_TO_MUSIC
-from viml_hf.modeling.frozen_encoders import OWN_MODELS
+from viml_hf.modeling.encoder_families import OWN_MODELS
 from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor

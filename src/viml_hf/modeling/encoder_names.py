@@ -1,4 +1,4 @@
-"""How base encoders are named: `NAME[:HUB_ID[@REVISION]]`, or a Hub id or folder alone (`NAME` is then `auto`)."""
+"""Names of encoders, `NAME[:HUB_ID[@REVISION]]` or a Hub id or folder alone, and where the encoder of a name lies."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,29 +8,16 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
-# What a name needs the checkpoint's model type to begin with, and the checkpoint taken when none is named.
-FAMILIES: dict[str, tuple[str, str | None]] = {
-    "clip": ("clip", "openai/clip-vit-base-patch32"),
-    "siglip": ("siglip", "google/siglip-base-patch16-224"),
-    "clap": ("clap", "laion/clap-htsat-unfused"),
-    "pe_av": ("pe", "facebook/pe-av-large"),
-    "deepsim": ("deepsim", None),  # the published weights are not on the Hub, and not for commercial use
-}
+from .encoder_families import DESCRIPTORS, FAMILIES
 
 
 @dataclass(frozen=True)
 class EncoderName:
-    """A parsed encoder name.
+    """A parsed encoder name."""
 
-    Args:
-        name: `descriptors`, a key of `FAMILIES`, or `auto`.
-        hub_id: Hub id or folder; `None` for the descriptors.
-        revision: Branch, tag or commit on the Hub, where pinned.
-    """
-
-    name: str
-    hub_id: str | None = None
-    revision: str | None = None
+    name: str  # a key of `FAMILIES`, or `auto`
+    hub_id: str | None = None  # Hub id or folder; `None` for the descriptors
+    revision: str | None = None  # branch, tag or commit on the Hub, if the name gives one
 
 
 def parse_encoder_name(text: str) -> EncoderName:
@@ -45,27 +32,27 @@ def parse_encoder_name(text: str) -> EncoderName:
         >>> parse_encoder_name("clip").hub_id
         'openai/clip-vit-base-patch32'
     """
-    if text == "descriptors":
-        return EncoderName("descriptors")
+    if text == DESCRIPTORS:
+        return EncoderName(DESCRIPTORS)
     if is_published_features(text):
         raise ValueError(
-            f"{text!r} stands for features that came without their encoder, so no file can be encoded like them: give "
-            "a store of such features to `viml evaluate`, or take a model that was trained with encoders of its own."
+            f"{text!r} stands for features that were published without their encoder, so it cannot encode files: give "
+            "a store of such features to `viml evaluate`, or use a model that was trained with encoders of its own."
         )
     if Path(text).is_dir():
         return EncoderName("auto", text)
     name, colon, location = text.partition(":")
-    if (name in FAMILIES or name == "auto") and location and Path(location).is_dir():
+    if name == DESCRIPTORS:
+        location = ""  # they have no checkpoint to name
+    elif name not in FAMILIES and name != "auto":
+        name, location = "auto", text
+    elif location and Path(location).is_dir():
         return EncoderName(name, location)
-    if name in FAMILIES or (colon and name == "auto"):
-        hub_id, _, revision = location.partition("@")
-        if name in FAMILIES and not colon:
-            hub_id = FAMILIES[name][1] or ""
-    else:
-        name = "auto"
-        hub_id, _, revision = text.partition("@")
+    elif not colon and name in FAMILIES:
+        location = FAMILIES[name].checkpoint or ""
+    hub_id, _, revision = location.partition("@")
     if not hub_id or hub_id.count("/") > 1 or (name == "auto" and "/" not in hub_id):
-        families = ", ".join(f"`{family}`" for family, (_, default) in FAMILIES.items() if default)
+        families = ", ".join(f"`{name}`" for name, family in FAMILIES.items() if family.checkpoint)
         raise ValueError(
             f"{text!r} names no encoder: give `descriptors`, {families}, one of these or `deepsim` with a checkpoint "
             "as in `clip:HUB_ID[@REVISION]`, a Hub id such as `MIT/ast-finetuned-audioset-10-10-0.4593`, or the folder "
@@ -85,17 +72,10 @@ def is_published_features(name: str) -> bool:
 
 
 def locate_encoder(encoder: str, kwargs: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """Where a named encoder lies, and with which arguments each of its parts is loaded.
-
-    Args:
-        encoder: An encoder name.
-        kwargs: Arguments for `from_pretrained`.
-
-    Returns:
-        Hub id or folder, `None` for the descriptors; the arguments, with the name's revision where it has one.
+    """The Hub id or folder of an encoder (`None` for the descriptors), and kwargs for `from_pretrained` of its parts.
 
     Raises:
-        ValueError: The name is none, or the arguments ask to run code that comes with the checkpoint.
+        ValueError: The name is invalid, or kwargs ask to run code that comes with the checkpoint.
 
     Example:
         >>> locate_encoder("clip:a/b@v1", {"local_files_only": True})
@@ -111,24 +91,41 @@ def locate_encoder(encoder: str, kwargs: dict[str, Any]) -> tuple[str | None, di
     return parsed.hub_id, {**kept, "revision": parsed.revision} if parsed.revision else kept
 
 
-def cached_revision(hub_id: str, revision: str | None = None, cache_dir: str | None = None) -> str | None:
-    """The commit of a checkpoint that was loaded from the Hub; `None` for a folder."""
-    if Path(hub_id).is_dir():
+def revision_of(encoder: str, **kwargs: Any) -> str | None:
+    """The commit on the Hub of an encoder that was loaded with these kwargs; `None` for folders and the descriptors."""
+    hub_id, kwargs = locate_encoder(encoder, kwargs)
+    if hub_id is None or Path(hub_id).is_dir():
         return None
-    config = try_to_load_from_cache(hub_id, "config.json", cache_dir=cache_dir, revision=revision)
+    options = {name: kwargs.get(name) for name in ("cache_dir", "revision")}
+    config = try_to_load_from_cache(hub_id, "config.json", **options)
     return Path(config).parent.name if isinstance(config, str) else None  # the cache has a folder per commit
+
+
+def pinned_name(encoder: str, revision: str | None) -> str:
+    """The name of the same encoder at one commit of the Hub."""
+    parsed = parse_encoder_name(encoder)
+    return encoder if revision is None else f"{parsed.name}:{parsed.hub_id}@{revision}"
+
+
+def encoder_source(encoder: str, **kwargs: Any) -> dict[str, str]:
+    """The name of a loaded encoder, and its commit on the Hub.
+
+    Example:
+        >>> encoder_source("descriptors")
+        {'name': 'descriptors'}
+    """
+    parsed = parse_encoder_name(encoder)
+    if parsed.hub_id is None:
+        return {"name": encoder}
+    if Path(parsed.hub_id).is_dir():
+        return {"name": Path(parsed.hub_id).resolve().name}  # a published model must not tell the paths of a machine
+    revision = revision_of(encoder, **kwargs)
+    return {"name": f"{parsed.name}:{parsed.hub_id}"} | ({"revision": revision} if revision else {})
 
 
 @contextmanager
 def loading(encoder: str, part: str) -> Iterator[None]:
-    """Make one line of whatever goes wrong while a part of a named encoder is loaded.
-
-    Args:
-        encoder: An encoder name.
-        part: What is loaded, such as `"weights"` or `"tokenizer"`.
-
-    Raises:
-        OSError: It could not be loaded; the message names the encoder, the part, the reason and what to do.
+    """Turn any error while a part of an encoder is loaded into a one-line `OSError` with reason and fix.
 
     Example:
         >>> try:
@@ -140,9 +137,8 @@ def loading(encoder: str, part: str) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:  # whatever a checkpoint's files and the libraries that read them can do wrong
-        lines = str(error).strip().splitlines()
-        reason = lines[0] if lines else type(error).__name__
+    except Exception as error:  # the files of a checkpoint, and the libraries that read them, fail in many ways
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         parsed = parse_encoder_name(encoder)
         if isinstance(error, ImportError):
             fix = "install what is missing"

@@ -82,7 +82,6 @@ class ViMLVideoDescriptors(ViMLDescriptors):
 
     config: ViMLVideoDescriptorsConfig
     main_input_name = "pixel_values"
-    encodes_segments = True
 
     @torch.no_grad()
     def forward(self, pixel_values: Tensor, frame_attention_mask: Tensor) -> BaseModelOutputWithPooling:
@@ -284,11 +283,5 @@ class ViMLTextDescriptors(ViMLDescriptors):
         sign = ((code >> 16) & 1) * 2.0 - 1.0
         sketch.scatter_add_(1, code % self.config.projection_dim, sign * counts)
 
-
-DESCRIPTOR_MODELS: dict[str, type[ViMLDescriptors]] = {
-    ViMLVideoDescriptorsConfig.model_type: ViMLVideoDescriptors,
-    ViMLAudioDescriptorsConfig.model_type: ViMLAudioDescriptors,
-    ViMLTextDescriptorsConfig.model_type: ViMLTextDescriptors,
-}
 
 __all__ = ["ViMLAudioDescriptors", "ViMLTextDescriptors", "ViMLVideoDescriptors"]

@@ -6,30 +6,30 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedModel
+from transformers import ByT5Tokenizer, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .clip_windows import CLIP_SEGMENTS, mean_embedding, windows
 from .configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
-from .encoder_names import loading, locate_encoder
+from .encoder_families import MODALITIES
+from .encoder_names import encoder_source
 from .frozen_encoders import (
-    MODALITIES,
     build_encoder,
+    encode_frames,
+    encode_images,
     encode_sound,
     encode_text_tokens,
-    encoder_source,
     encoder_width,
     load_encoder,
-    pooled_embedding,
+    load_tokenizer,
     round_to_store,
     text_padding,
-    weights_dtype,
 )
 from .modeling_descriptors import ViMLDescriptors
 from .modeling_viml import ViMLModel, ViMLOutput
-from .modeling_viml_towers import ViMLPreTrainedModel
+from .modeling_viml_towers import ViMLPreTrainedModel, masked_mean
 
 
 class ViMLForMusicRetrieval(ViMLPreTrainedModel):
@@ -215,20 +215,12 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
             frame_attention_mask = pixel_values.new_ones(batch, segments, frames, dtype=torch.long)
         mask = frame_attention_mask.flatten(0, 1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoders):
-            if getattr(self.video_encoder, "encodes_segments", False):
-                features = self.video_encoder(pixel_values.flatten(0, 1), mask).pooler_output
-            elif self.video_encoder.main_input_name == "pixel_values_videos":
-                inputs = pixel_values.flatten(0, 1).to(weights_dtype(self.video_encoder))
-                features = self.video_encoder(pixel_values_videos=inputs, padding_mask_videos=mask.bool()).pooler_output
-            else:
-                embeds = self.embed_frames(pixel_values.flatten(0, 2)).unflatten(0, (batch * segments, frames))
-                features = _masked_mean(embeds, mask)
+            features = encode_frames(self.video_encoder, pixel_values.flatten(0, 1), mask)
         return self._segment_features(features, (batch, segments), mask.any(-1).view(batch, segments))
 
     def embed_frames(self, pixel_values: Tensor) -> Tensor:
         """Embeddings `(frames, video_dim)` float32 of frames `(frames, 3, height, width)`, by an image encoder."""
-        output = self.video_encoder(pixel_values=pixel_values.to(weights_dtype(self.video_encoder)))
-        return pooled_embedding("video", output).float()
+        return encode_images(self.video_encoder, pixel_values)
 
     def get_text_base_features(self, input_ids: Tensor, text_attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """One base feature per text.
@@ -273,7 +265,7 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
                 features = encode_sound(self.audio_encoder, input_features.flatten(0, 1), frame_mask)
             else:
                 embeds = encode_sound(self.audio_encoder, input_features.flatten(0, 2)).float()
-                features = _masked_mean(embeds.unflatten(0, (batch * segments, -1)), audio_window_mask.flatten(0, 1))
+                features = masked_mean(embeds.unflatten(0, (batch * segments, -1)), audio_window_mask.flatten(0, 1))
         return self._segment_features(features, (batch, segments), audio_segment_mask.bool())
 
     def _segment_features(self, features: Tensor, shape: tuple[int, int], mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -465,12 +457,6 @@ def _embed_windows(
     return torch.stack(found)
 
 
-def _masked_mean(embeds: Tensor, mask: Tensor) -> Tensor:
-    """Mean `(items, dim)` of the rows of `(items, rows, dim)` where `(items, rows)` is not 0."""
-    weights = mask.float()[..., None]
-    return torch.where(weights > 0, embeds, 0.0).sum(1) / weights.sum(1).clamp(min=1)
-
-
 def _tokenizer_of(name: str | PreTrainedModel, encoder: PreTrainedModel, **kwargs: Any) -> Any:
     """The tokenizer that belongs to a text encoder."""
     if encoder.config.model_type == "viml_text_descriptors":
@@ -478,9 +464,7 @@ def _tokenizer_of(name: str | PreTrainedModel, encoder: PreTrainedModel, **kwarg
     hub_name = name if isinstance(name, str) else encoder.name_or_path
     if not hub_name:
         raise ValueError("The text encoder's tokenizer is unknown: give tokenizer=…, it is needed for the null text.")
-    hub_id, kwargs = locate_encoder(hub_name, kwargs)
-    with loading(hub_name, "tokenizer"):
-        return AutoTokenizer.from_pretrained(hub_id, trust_remote_code=False, **kwargs)
+    return load_tokenizer(hub_name, **kwargs)
 
 
 __all__ = ["ViMLForMusicRetrieval"]

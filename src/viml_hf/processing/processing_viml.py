@@ -11,12 +11,12 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import logging
 
+from viml_hf.modeling.frozen_encoders import load_tokenizer
 from viml_hf.processing.audio_decoding import iter_audio_segments, resample
 from viml_hf.processing.encoder_inputs import (
     load_feature_extractor,
     load_image_processor,
     load_text_padding,
-    load_tokenizer,
     window_samples,
 )
 from viml_hf.processing.frames import preprocess_frames, short_side
@@ -50,7 +50,7 @@ class ViMLProcessor(ProcessorMixin):
     An encoder that hears less than a segment, such as CLAP (10 s) or DeepSim (3 s), gets `input_features` of
     `(batch, segments, windows, …)`: the fewest windows that cover the segment, evenly spaced; never a random crop.
 
-    A whole file is held in memory, at most 30 minutes of it: for long files use `viml_hf.encoders.MediaEncoder`, which
+    A whole file is held in memory, at most 30 minutes of it: for long files use [`MediaEncoder`], which
     gives the same features a segment at a time.
 
     Args:

@@ -13,7 +13,6 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.utils import logging
 
-from viml_hf.encoders.encoder_settings import pinned_name
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.features.checksums import digest
@@ -22,7 +21,7 @@ from viml_hf.hub.card_facts import TRAINING_FILE, stated_name
 from viml_hf.hub.sentence_transformers_files import save_for_sentence_transformers
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.modeling.configuration_viml import ViMLConfig
-from viml_hf.modeling.encoder_names import is_published_features
+from viml_hf.modeling.encoder_names import is_published_features, pinned_name
 from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 from viml_hf.processing.processing_viml import ViMLProcessor
