@@ -80,14 +80,13 @@ class ViMLTrainer(Trainer):
         """
         if (model := self._viml_model()) is None:
             more |= {"language": language, "license": license, "tags": tags, "model_name": model_name}
-            return super().create_model_card(dataset=dataset, **more)
-        if self.is_world_process_zero():
+            super().create_model_card(dataset=dataset, **more)
+        elif self.is_world_process_zero():
             owner = OwnerFacts(license, _as_tuple(dataset), _as_tuple(language))
             name = self.hub_model_id or model_name or Path(str(self.args.output_dir)).name
             facts = facts_of_model(model, name, training=self._training_facts(), owner=owner)
             token, pushed = self._push_token or self.args.hub_token, self.hub_model_id is not None
             write_hub_files(str(self.args.output_dir), facts, _as_tuple(tags), token, pushed=pushed)
-        return None
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save the model without the pickled arguments, which nobody reads and which would be pushed too."""
