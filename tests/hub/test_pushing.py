@@ -113,12 +113,14 @@ def test_licences_that_forbid_commercial_use_are_to_be_accepted(connected_hub, n
     assert len(connected_hub.repos) == 3
 
 
-def test_results_of_the_weights_before_are_named(connected_hub, folder, caplog):
+def test_what_stays_of_the_model_before_is_named(connected_hub, folder, caplog):
     publish(plan_publication(folder, ID))
     assert "51.23" in connected_hub.repos[ID].files["README.md"].decode()
     ViMLForMusicRetrieval.from_encoders(**HEADS).push_to_hub(ID)
     assert "51.23" not in connected_hub.repos[ID].files["README.md"].decode()
-    assert "evaluation.json will stay there, of the weights that were there before" in caplog.text
+    assert "evaluation.json will stay there, of the model that was there before" in caplog.text
+    heads().push_to_hub(ID)
+    assert "evaluation.json, processor_config.json will stay there" in caplog.text
 
 
 @pytest.mark.parametrize("strategy", ["end", "checkpoint"])

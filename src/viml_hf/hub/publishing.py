@@ -238,10 +238,12 @@ def write_hub_files(
         for name, text in sentence_transformers_files(facts.heads).items():
             (path.parent / name).write_text(text, encoding="utf-8")
     there = HfApi(token=token).list_repo_files(facts.repo_id) if pushed else []
-    if results := [name for name in there if _is_result(name)]:
+    # transformers adds and replaces files, and removes none.
+    of_another = [name for name in there if _is_result(name) or (name == "processor_config.json" and not facts.whole)]
+    if of_another:
         logger.warning(
-            "%s: %s will stay there, of the weights that were there before; `viml publish` renews or removes them",
-            *(facts.repo_id, ", ".join(results)),
+            "%s: %s will stay there, of the model that was there before; `viml publish` removes what is not replaced",
+            *(facts.repo_id, ", ".join(of_another)),
         )
 
 
