@@ -70,9 +70,9 @@ def test_a_card_is_renewed_until_somebody_writes_in_it(connected_hub):
     card = ModelCard(files()["README.md"].decode())
     assert "the heads alone" in card.text
     assert {"mine", "too", "viml"} <= set(card.data.tags)
-    upload_file(path_or_fileobj=b"My own words.", path_in_repo="README.md", repo_id=ID)
+    upload_file(path_or_fileobj=b"My own words.\r\n", path_in_repo="README.md", repo_id=ID)
     heads().push_to_hub(ID)
-    assert files()["README.md"] == b"My own words."
+    assert files()["README.md"] == b"My own words.\r\n"
 
 
 def test_branches_and_saving_with_a_push_are_as_in_transformers(connected_hub, tmp_path):
@@ -143,9 +143,9 @@ def test_a_trainer_that_pushes(connected_hub, tmp_path, strategy):
         assert set(repo.files) == {".gitattributes", "README.md", "config.json", "model.safetensors"}
     for commit in repo.commits:
         assert not any(TOKEN.encode() in content for content in commit.files.values())
-    upload_file(path_or_fileobj=b"My own words.", path_in_repo="README.md", repo_id=ID)
+    upload_file(path_or_fileobj=b"My own words.\r\n", path_in_repo="README.md", repo_id=ID)
     trainer.push_to_hub()
-    assert repo.files["README.md"] == b"My own words."
+    assert repo.files["README.md"] == b"My own words.\r\n"
 
 
 def test_a_trainer_pushes_a_tagger_with_the_card_of_transformers(connected_hub, tmp_path):

@@ -233,7 +233,7 @@ def write_hub_files(
     card = _own_card_on_hub(facts.repo_id, token) if pushed else None
     if card is None:
         card = render_card(facts, [*tags, *(ModelCard.load(path).data.tags or () if path.is_file() else ())])
-    path.write_text(card, encoding="utf-8")
+    path.write_bytes(card.encode())
     if facts.whole:
         for name, text in sentence_transformers_files(facts.heads).items():
             (path.parent / name).write_text(text, encoding="utf-8")
@@ -290,7 +290,7 @@ def _is_result(path: str) -> bool:
 def _own_card_on_hub(repo_id: str, token: str | bool | None = None) -> str | None:
     """The text of a repo's card, if somebody wrote it."""
     try:
-        card = Path(hf_hub_download(repo_id, CARD_FILE, token=token)).read_text(encoding="utf-8")
+        card = Path(hf_hub_download(repo_id, CARD_FILE, token=token)).read_bytes().decode()
     except EntryNotFoundError:
         return None
     return card if is_own_card(card) else None
