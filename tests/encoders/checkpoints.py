@@ -39,7 +39,7 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from viml_hf import DeepSimConfig, DeepSimFeatureExtractor, DeepSimModel
+from viml_hf import DeepSimConfig, DeepSimFeatureExtractor, DeepSimModel, MediaEncoder
 
 LAYERS: dict[str, Any] = {
     "hidden_size": 16,
@@ -47,6 +47,7 @@ LAYERS: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
 }
+PARTS = ("video", "text", "audio")
 WORDS = ["slow", "piano", "fast", "drums", "and", "a", "calm", "guitar", "langsames", "klavier"]
 SENTENCES = [f"{first} {second} {third}" for first in WORDS for second in WORDS for third in WORDS[:3]]
 EVEN_WEIGHTS = 0.3  # standard deviation: large enough that inputs make a difference
@@ -251,3 +252,9 @@ def make(family: str, folder: Path, licence: str | None = None) -> PreTrainedMod
     if licence:
         (folder / "README.md").write_text(f"---\nlicense: {licence}\n---\n# {family}\n")
     return model
+
+
+def from_names(**options: Any) -> MediaEncoder:
+    """Encoders in float32, the descriptors where no name is given."""
+    names = {part: options.pop(part, "descriptors") for part in PARTS}
+    return MediaEncoder.from_names(**names, threads=1, **{"dtypes": "float32", **options})

@@ -18,11 +18,10 @@ from transformers import (
 
 from tests.encoders import checkpoints
 from viml_hf import DeepSimFeatureExtractor, ViMLDescriptorsFeatureExtractor, ViMLProcessor
-from viml_hf.modeling.frozen_encoders import load_tokenizer
+from viml_hf.modeling.frozen_encoders import load_encoder_config, load_tokenizer, text_padding
 from viml_hf.processing.encoder_inputs import (
     load_feature_extractor,
     load_image_processor,
-    load_text_padding,
     window_samples,
 )
 from viml_hf.processing.frames import preprocess_frames, short_side
@@ -60,7 +59,7 @@ def test_the_descriptors_need_no_file():
 def test_only_siglip_pads_to_its_full_length(tmp_path, family, length):
     checkpoints.make(family, tmp_path)
     padding = {"padding": "max_length", "max_length": length} if length else {"padding": True}
-    assert load_text_padding(str(tmp_path)) == padding
+    assert text_padding(load_encoder_config("text", str(tmp_path))) == padding
 
 
 def test_a_tokenizer_without_a_mask_marks_which_texts_there_are(tmp_path):

@@ -67,7 +67,7 @@ class EncoderInfo:
 def encoder_info(
     modality: str, name: str, encoder: PreTrainedModel, processor: ViMLProcessor, **kwargs: Any
 ) -> EncoderInfo:
-    """Describe an encoder that was loaded by its name with these kwargs for `from_pretrained`."""
+    """Describe an encoder that was loaded by its name with these kwargs; warn if its licence is not commercial."""
     rate: float | None = None
     window: float | None = None
     if modality == "video":
@@ -76,9 +76,14 @@ def encoder_info(
         rate = processor.feature_extractor.sampling_rate
         samples = window_samples(processor.feature_extractor)
         window = samples and samples / rate
-    width, dtype = encoder_width(encoder.config), dtype_name(encoder)
-    licence, revision = licence_of(name, **kwargs), revision_of(name, **kwargs)
-    return EncoderInfo(name, encoder.config.model_type, width, rate, window, dtype, licence, revision)
+    config, dtype, licence = encoder.config, dtype_name(encoder), licence_of(name, **kwargs)
+    if forbids_commercial_use(licence):
+        logger.warning(
+            f"The {modality} encoder {name} is under {licence}: neither it nor features made with it may be used "
+            "commercially."
+        )
+    revision = revision_of(name, **kwargs)
+    return EncoderInfo(name, config.model_type, encoder_width(config), rate, window, dtype, licence, revision)
 
 
 def dtype_name(encoder: PreTrainedModel) -> str:
@@ -89,12 +94,9 @@ def dtype_name(encoder: PreTrainedModel) -> str:
 def resolve_dtypes(
     wanted: Mapping[str, str] | str, encoders: Mapping[str, PreTrainedModel], device: str | torch.device = "cpu"
 ) -> dict[str, str]:
-    """The dtype to compute in, per modality, of `wanted`: one dtype, one per modality, or `"auto"`.
+    """The dtype to compute in, per modality, for `wanted`: one dtype, one per modality, or `"auto"`.
 
     `"auto"` is bfloat16 for encoders whose embeddings stay the same in it, if the device computes in it by itself.
-
-    Raises:
-        ViMLError: An unknown dtype.
     """
     resolved = {}
     for modality, encoder in encoders.items():
@@ -103,8 +105,7 @@ def resolve_dtypes(
             dtype = "bfloat16" if tower_of(encoder.config).bfloat16 and computes_bfloat16(device) else "float32"
         if dtype not in DTYPES:
             raise ViMLError(f"dtype={dtype!r}: give auto, {' or '.join(DTYPES)}")
-        has_weights = any(True for _ in encoder.parameters())
-        resolved[modality] = dtype if has_weights else "float32"
+        resolved[modality] = dtype if any(True for _ in encoder.parameters()) else "float32"
     return resolved
 
 
@@ -127,12 +128,7 @@ def forbids_commercial_use(licence: str | None) -> bool:
 
 
 def licence_of(name: str, **kwargs: Any) -> str | None:
-    """The licence of an encoder's weights by its card, or by the table of families; `None` if neither states one.
-
-    Example:
-        >>> licence_of("descriptors")
-        'apache-2.0'
-    """
+    """The licence of an encoder's weights by its card, or by the table of families; `None` if neither states one."""
     hub_id, options = locate_encoder(name, kwargs)
     if hub_id is None:
         return OWN_LICENCE
@@ -159,13 +155,3 @@ def _stated_licence(card: Path) -> str | None:
     if isinstance(licence, list):
         licence = ", ".join(map(str, licence))
     return str(licence) if licence else None
-
-
-def warn_of_licences(infos: dict[str, EncoderInfo]) -> None:
-    """Log a warning for each encoder whose licence forbids commercial use."""
-    for modality, info in infos.items():
-        if info.non_commercial:
-            logger.warning(
-                "The %s encoder %s is under %s: neither it nor features made with it may be used commercially.",
-                *(modality, info.name, info.licence),
-            )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from viml_hf.encoders.encoder_info import EncoderInfo, dtype_name, encoder_info, resolve_dtypes, warn_of_licences
+from viml_hf.encoders.encoder_info import EncoderInfo, dtype_name, encoder_info, resolve_dtypes
 from viml_hf.modeling.frozen_encoders import takes_whole_segments
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 from viml_hf.processing.media import DecodeReport, MediaSegment
@@ -122,7 +122,6 @@ class MediaEncoder:
                 modality: encoder_info(modality, names[modality], part, processor, **kwargs)
                 for modality, part in model.encoders.items()
             }
-            warn_of_licences(encoder.info)
         return encoder
 
     @property

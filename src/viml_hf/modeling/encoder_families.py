@@ -28,15 +28,15 @@ class Tower:
     inside: Mapping[str, str] = field(default_factory=dict)
     width: str = "hidden_size"  # the config's field with the width of the embedding
     embedding: str | None = None  # the output's field with the embedding; by default what `pooled_embedding` finds
-    # The argument for the mask of padding, if the network takes whole segments with their padding. Other networks get
-    # frames one by one, and sound without padding.
+    # The argument for the mask of padding, if the network takes whole segments; others get frames one by one, and
+    # sound without padding.
     segment_mask: str | None = None
-    # Makes the arguments of an audio network from its config and the sound `(segments, …)`, if they are not just that.
+    # Makes the arguments of an audio network from its config and the sound `(segments, …)`, if it takes more than that.
     sound_inputs: Callable[[PreTrainedConfig, Tensor], dict[str, Tensor]] | None = None
     # The config's field with the length that every text is padded to, if the network reads the padding without a mask.
     text_length: str | None = None
-    # Whether bfloat16 takes half the time and gives the same embedding (cosine .9999): so it is for transformers over
-    # patches, but not for networks that begin with raw samples or batch norm over decibels. Texts are too short.
+    # Whether bfloat16 halves the time and keeps the embedding (cosine .9999), as in transformers over patches. It does
+    # not where a network begins with raw samples or batch norm over decibels; texts are too short to gain by it.
     bfloat16: bool = False
     frame_settings: str | None = None  # the file with the settings for frames, if the checkpoint has a video processor
 
@@ -55,6 +55,11 @@ class EncoderFamily:
     def towers(self) -> dict[str, Tower]:
         """The towers by modality."""
         return {modality: tower for modality in MODALITIES if (tower := getattr(self, modality)) is not None}
+
+    @property
+    def model_types(self) -> set[str]:
+        """Model types of the family's checkpoints: whole models, and towers that were saved alone."""
+        return {name for tower in self.towers.values() for name in (tower.model_type, *tower.inside)}
 
 
 def _samples_of_one_channel(config: PreTrainedConfig, sound: Tensor) -> dict[str, Tensor]:

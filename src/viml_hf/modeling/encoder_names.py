@@ -72,10 +72,7 @@ def is_published_features(name: str) -> bool:
 
 
 def locate_encoder(encoder: str, kwargs: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """The Hub id or folder of an encoder (`None` for the descriptors), and kwargs for `from_pretrained` of its parts.
-
-    Raises:
-        ValueError: The name is invalid, or kwargs ask to run code that comes with the checkpoint.
+    """The Hub id or folder of an encoder (`None` for the descriptors), and the kwargs to load its parts with.
 
     Example:
         >>> locate_encoder("clip:a/b@v1", {"local_files_only": True})
@@ -108,12 +105,7 @@ def pinned_name(encoder: str, revision: str | None) -> str:
 
 
 def encoder_source(encoder: str, **kwargs: Any) -> dict[str, str]:
-    """The name of a loaded encoder, and its commit on the Hub.
-
-    Example:
-        >>> encoder_source("descriptors")
-        {'name': 'descriptors'}
-    """
+    """The name of a loaded encoder, and its commit on the Hub."""
     parsed = parse_encoder_name(encoder)
     if parsed.hub_id is None:
         return {"name": encoder}
@@ -125,16 +117,7 @@ def encoder_source(encoder: str, **kwargs: Any) -> dict[str, str]:
 
 @contextmanager
 def loading(encoder: str, part: str) -> Iterator[None]:
-    """Turn any error while a part of an encoder is loaded into a one-line `OSError` with reason and fix.
-
-    Example:
-        >>> try:
-        ...     with loading("clip:a/b", "weights"):
-        ...         raise RuntimeError("no such file")
-        ... except OSError as error:
-        ...     print(str(error)[:54])
-        clip:a/b: its weights cannot be loaded (no such file):
-    """
+    """Turn any error while a part of an encoder is loaded into an `OSError` of one line, with reason and fix."""
     try:
         yield
     except Exception as error:  # the files of a checkpoint, and the libraries that read them, fail in many ways

@@ -48,11 +48,10 @@ def load_encoder(modality: str, encoder: str | PreTrainedModel, **kwargs: Any) -
         return encoder
     hub_id, kwargs = locate_encoder(encoder, kwargs)
     if hub_id is None:
-        model_class: Any = FAMILIES[DESCRIPTORS].towers[modality].model_class
-        return model_class(model_class.config_class())
-    config = load_encoder_config(encoder, **kwargs)
-    _refuse_other_kinds(modality, encoder, config)
-    config = tower_config(modality, config)
+        return build_encoder(load_encoder_config(modality, encoder))
+    whole = _checkpoint_config(encoder, hub_id, **kwargs)
+    _refuse_other_kinds(modality, encoder, whole)
+    config = tower_config(modality, whole)
     loader = _model_class(config)
     kwargs |= {"trust_remote_code": False} if loader is AutoModel else {}
     if kwargs.get("local_files_only"):
@@ -67,12 +66,7 @@ def load_encoder(modality: str, encoder: str | PreTrainedModel, **kwargs: Any) -
 
 
 def load_tokenizer(encoder: str, **kwargs: Any) -> Any:
-    """Load the tokenizer of a text encoder by its name; kwargs go to `from_pretrained`.
-
-    Example:
-        >>> load_tokenizer("descriptors")("pop").input_ids
-        [115, 114, 115, 1]
-    """
+    """Load the tokenizer of a text encoder by its name; kwargs go to `from_pretrained`."""
     hub_id, kwargs = locate_encoder(encoder, kwargs)
     if hub_id is None:
         return ByT5Tokenizer()
@@ -80,15 +74,16 @@ def load_tokenizer(encoder: str, **kwargs: Any) -> Any:
         return AutoTokenizer.from_pretrained(hub_id, trust_remote_code=False, **kwargs)
 
 
-def load_encoder_config(encoder: str, **kwargs: Any) -> PreTrainedConfig:
-    """Load the config of an encoder's checkpoint, without running code that comes with it.
-
-    Raises:
-        ValueError: The checkpoint needs such code.
-        OSError: It cannot be read.
-    """
+def load_encoder_config(modality: str, encoder: str, **kwargs: Any) -> PreTrainedConfig:
+    """Load the config of one modality's encoder by its name; kwargs go to `from_pretrained`."""
     hub_id, kwargs = locate_encoder(encoder, kwargs)
-    assert hub_id is not None, "the descriptors have no checkpoint"
+    if hub_id is None:
+        return OWN_MODELS[FAMILIES[DESCRIPTORS].towers[modality].model_type].config_class()
+    return tower_config(modality, _checkpoint_config(encoder, hub_id, **kwargs))
+
+
+def _checkpoint_config(encoder: str, hub_id: str, **kwargs: Any) -> PreTrainedConfig:
+    """The config of a whole checkpoint; one that needs code of its own is refused, since that is never run."""
     with loading(encoder, "config"):
         settings, _ = PreTrainedConfig.get_config_dict(hub_id, **kwargs)
         model_type = settings.get("model_type")
@@ -113,17 +108,15 @@ def _refuse_other_kinds(modality: str, encoder: str, config: PreTrainedConfig) -
     for beginning, reason in REFUSED.items():
         if model_type.startswith(beginning):
             raise ValueError(f"{encoder!r} is {reason}")
+    if parsed.name in FAMILIES and model_type not in FAMILIES[parsed.name].model_types:
+        raise ValueError(
+            f"{encoder!r} is a {model_type!r} checkpoint, not {parsed.name!r}: name it `auto:{parsed.hub_id}` or give "
+            f"a {parsed.name} checkpoint."
+        )
     known = towers_inside(modality)
-    if parsed.name in FAMILIES:
-        towers = FAMILIES[parsed.name].towers.values()
-        if not any(model_type == tower.model_type or model_type in tower.inside for tower in towers):
-            raise ValueError(
-                f"{encoder!r} is a {model_type!r} checkpoint, not {parsed.name!r}: name it `auto:{parsed.hub_id}` or "
-                f"give a {parsed.name} checkpoint."
-            )
-    wholes = {name for tower in all_towers() for name in tower.inside}.union(UNKNOWN_TOWERS)
+    has_parts = model_type in UNKNOWN_TOWERS or any(model_type in tower.inside for tower in all_towers())
     has_decoder = getattr(config, "is_encoder_decoder", False) and tower_of(config).model_class == "AutoModel"
-    if (model_type in wholes or has_decoder) and model_type not in known:
+    if (has_parts or has_decoder) and model_type not in known:
         raise ValueError(
             f"{encoder!r} is a {model_type!r} checkpoint, of which no {modality} tower is known here: give "
             f"{', '.join(sorted(known))}, a model of {modality} alone, or the descriptors."

@@ -1,13 +1,13 @@
-"""The preprocessors of the base encoders, by encoder name; all kwargs go to `from_pretrained`."""
+"""The preprocessors of the base encoders, by encoder name; kwargs go to `from_pretrained`."""
 
 from typing import Any
 
 from transformers import AutoFeatureExtractor, AutoImageProcessor, CLIPImageProcessorPil
 from transformers.image_processing_base import ImageProcessingMixin
 
-from viml_hf.modeling.encoder_families import tower_config, tower_of
+from viml_hf.modeling.encoder_families import tower_of
 from viml_hf.modeling.encoder_names import loading, locate_encoder
-from viml_hf.modeling.frozen_encoders import load_encoder_config, text_padding
+from viml_hf.modeling.frozen_encoders import load_encoder_config
 from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor
 from viml_hf.processing.feature_extraction_descriptors import ViMLDescriptorsFeatureExtractor
 
@@ -16,66 +16,39 @@ _FRAME_FIELDS = (
     *("size", "crop_size", "resample", "do_resize", "do_center_crop", "do_rescale", "rescale_factor"),
     *("do_normalize", "image_mean", "image_std"),
 )
-# By model type, so that code in a Hub repo needs no registration.
-_OWN_EXTRACTORS = {"deepsim": DeepSimFeatureExtractor}
 
 
 def load_image_processor(encoder: str, **kwargs: Any) -> Any:
-    """Load the image processor of a video encoder.
-
-    Example:
-        >>> load_image_processor("descriptors").size["height"]
-        64
-    """
+    """Load the image processor of a video encoder."""
     hub_id, kwargs = locate_encoder(encoder, kwargs)
     if hub_id is None:
         return descriptors_image_processor()
-    settings_file = tower_of(tower_config("video", load_encoder_config(encoder, **kwargs))).frame_settings
+    file = tower_of(load_encoder_config("video", encoder, **kwargs)).frame_settings
     with loading(encoder, "image processor"):
-        if settings_file is None:
+        if file is None:
             return AutoImageProcessor.from_pretrained(hub_id, trust_remote_code=False, **kwargs)
-        # The video processor itself would need torchvision.
-        settings, _ = ImageProcessingMixin.get_image_processor_dict(
-            hub_id, image_processor_filename=settings_file, **kwargs
-        )
-        kept = {name: settings[name] for name in _FRAME_FIELDS if settings.get(name) is not None}
+        # The checkpoint has a video processor, which would need torchvision.
+        stated, _ = ImageProcessingMixin.get_image_processor_dict(hub_id, image_processor_filename=file, **kwargs)
+        kept = {name: stated[name] for name in _FRAME_FIELDS if stated.get(name) is not None}
         return CLIPImageProcessorPil(**{"do_center_crop": False, "resample": 2, **kept})
-
-
-def load_feature_extractor(encoder: str, **kwargs: Any) -> Any:
-    """Load the feature extractor of an audio encoder.
-
-    Example:
-        >>> load_feature_extractor("descriptors").sampling_rate
-        22050
-    """
-    hub_id, kwargs = locate_encoder(encoder, kwargs)
-    if hub_id is None:
-        return ViMLDescriptorsFeatureExtractor()
-    own = _OWN_EXTRACTORS.get(load_encoder_config(encoder, **kwargs).model_type)
-    with loading(encoder, "feature extractor"):
-        if own is not None:
-            return own.from_pretrained(hub_id, **kwargs)
-        return AutoFeatureExtractor.from_pretrained(hub_id, trust_remote_code=False, **kwargs)
-
-
-def load_text_padding(encoder: str, **kwargs: Any) -> dict[str, Any]:
-    """Load how texts are padded for a text encoder, as arguments of its tokenizer.
-
-    Example:
-        >>> load_text_padding("descriptors")
-        {'padding': True}
-    """
-    hub_id, kwargs = locate_encoder(encoder, kwargs)
-    if hub_id is None:
-        return {"padding": True}
-    return text_padding(tower_config("text", load_encoder_config(encoder, **kwargs)))
 
 
 def descriptors_image_processor() -> CLIPImageProcessorPil:
     """What prepares frames for the video descriptors: it squeezes the whole picture to 64 × 64, in [0, 1]."""
     size = {"height": 64, "width": 64}
     return CLIPImageProcessorPil(size=size, resample=2, do_center_crop=False, do_normalize=False)
+
+
+def load_feature_extractor(encoder: str, **kwargs: Any) -> Any:
+    """Load the feature extractor of an audio encoder."""
+    hub_id, kwargs = locate_encoder(encoder, kwargs)
+    if hub_id is None:
+        return ViMLDescriptorsFeatureExtractor()
+    model_type = load_encoder_config("audio", encoder, **kwargs).model_type
+    with loading(encoder, "feature extractor"):
+        if model_type == "deepsim":  # code in a Hub repo does not register its classes
+            return DeepSimFeatureExtractor.from_pretrained(hub_id, **kwargs)
+        return AutoFeatureExtractor.from_pretrained(hub_id, trust_remote_code=False, **kwargs)
 
 
 def window_samples(extractor: Any) -> int | None:

@@ -11,12 +11,11 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import logging
 
-from viml_hf.modeling.frozen_encoders import load_tokenizer
+from viml_hf.modeling.frozen_encoders import load_encoder_config, load_tokenizer, text_padding
 from viml_hf.processing.audio_decoding import iter_audio_segments, resample
 from viml_hf.processing.encoder_inputs import (
     load_feature_extractor,
     load_image_processor,
-    load_text_padding,
     window_samples,
 )
 from viml_hf.processing.frames import preprocess_frames, short_side
@@ -106,7 +105,7 @@ class ViMLProcessor(ProcessorMixin):
             load_image_processor(video, **kwargs),
             load_feature_extractor(audio, **kwargs),
             load_tokenizer(text, **kwargs),
-            load_text_padding(text, **kwargs),
+            text_padding(load_encoder_config("text", text, **kwargs)),
             fast=fast,
         )
 
