@@ -53,8 +53,8 @@ format: install-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install
-	$(BIN)/python benchmarks/training_step.py
+bench: install-dev
+	$(BIN)/python benchmarks/run_all.py
 
 clean:
 	rm -rf $(VENV) viml-demo
