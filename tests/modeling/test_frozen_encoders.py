@@ -10,6 +10,8 @@ from transformers import (
     ClapAudioModelWithProjection,
     CLIPConfig,
     CLIPModel,
+    CLIPSegConfig,
+    CLIPSegModel,
     CLIPTextModelWithProjection,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
@@ -31,6 +33,8 @@ from transformers import (
 
 from tests.modeling.tiny import AST, CLAP_AUDIO, CLIP_TEXT, CLIP_VISION, HEADS, LAYERS
 from viml_hf import ViMLForMusicRetrieval
+from viml_hf.modeling import encoder_families, frozen_encoders
+from viml_hf.modeling.encoder_families import FAMILIES, TOWERS, Tower
 from viml_hf.modeling.encoder_names import EncoderName, loading, locate_encoder, parse_encoder_name
 from viml_hf.modeling.frozen_encoders import (
     build_encoder,
@@ -161,6 +165,22 @@ def test_the_width_of_clip_is_the_whole_models(tmp_path):
         assert encoder_width(tower.config) == 12
         assert torch.equal(getattr(tower, projection).weight, getattr(whole, projection).weight)
         assert getattr(build_encoder(tower.config), projection).weight.shape == (12, 16)
+
+
+def test_a_new_family_is_a_name_and_a_row(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    text, vision = {**LAYERS, "vocab_size": 20}, {**LAYERS, "image_size": 16, "patch_size": 8}
+    whole = CLIPSegModel(CLIPSegConfig(text_config=text, vision_config=vision)).eval()
+    whole.save_pretrained(tmp_path)
+    row = Tower("clipseg", "video", "clipseg_vision_model", "CLIPSegVisionModel", {"clipseg": "vision_config"})
+    for module in (encoder_families, frozen_encoders):
+        monkeypatch.setattr(module, "TOWERS", (*TOWERS, row))
+    monkeypatch.setitem(FAMILIES, "clipseg", None)
+    model = ViMLForMusicRetrieval.from_encoders(video=f"clipseg:{tmp_path}", **HEADS)
+    pixels = torch.randn(1, 1, 2, 3, 16, 16)
+    with torch.no_grad():
+        expected = whole.vision_model(pixels[0, 0]).pooler_output.mean(0)
+    torch.testing.assert_close(model.get_video_base_features(pixels)[0][0, 0], expected, atol=2e-3, rtol=2e-3)
 
 
 def test_a_text_of_one_token_is_its_state_too(tmp_path):

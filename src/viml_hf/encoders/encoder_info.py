@@ -14,7 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from transformers import PreTrainedModel
 
 from viml_hf.errors import ViMLError
-from viml_hf.modeling.encoder_families import FAMILIES, tower_of
+from viml_hf.modeling.encoder_families import KNOWN_LICENCES, tower_of
 from viml_hf.modeling.encoder_names import locate_encoder, revision_of
 from viml_hf.modeling.frozen_encoders import encoder_width, takes_whole_segments, weights_dtype
 from viml_hf.processing.encoder_inputs import window_samples
@@ -118,17 +118,12 @@ def computes_bfloat16(device: str | torch.device = "cpu") -> bool:
 
 
 def forbids_commercial_use(licence: str | None) -> bool:
-    """Whether a licence is known by its name to forbid commercial use, such as those for research or academic use.
-
-    Example:
-        >>> forbids_commercial_use("CC BY-NC 4.0"), forbids_commercial_use("mit"), forbids_commercial_use(None)
-        (True, False, False)
-    """
+    """Whether a licence is known by its name to forbid commercial use, as those for research or academic use do."""
     return _NON_COMMERCIAL.search(re.sub(r"[^a-z0-9]+", "-", (licence or "").lower())) is not None
 
 
 def licence_of(name: str, **kwargs: Any) -> str | None:
-    """The licence of an encoder's weights by its card, or by the table of families; `None` if neither states one."""
+    """The licence of an encoder's weights by its card, or as known otherwise; `None` if neither states one."""
     hub_id, options = locate_encoder(name, kwargs)
     if hub_id is None:
         return OWN_LICENCE
@@ -137,8 +132,7 @@ def licence_of(name: str, **kwargs: Any) -> str | None:
         known = {key: options[key] for key in ("cache_dir", "local_files_only", "revision", "token") if key in options}
         with contextlib.suppress(EntryNotFoundError, OSError):  # there is no card, or no network to fetch it
             card = Path(hf_hub_download(hub_id, "README.md", **known))
-    licences = {checkpoint: text for family in FAMILIES.values() for checkpoint, text in family.licences.items()}
-    return _stated_licence(card) or licences.get(hub_id)
+    return _stated_licence(card) or KNOWN_LICENCES.get(hub_id)
 
 
 def _stated_licence(card: Path) -> str | None:

@@ -21,10 +21,6 @@ class EncoderSettings:
 
     Raises:
         ValueError: A name is invalid.
-
-    Example:
-        >>> EncoderSettings(video="clip").names["video"]
-        'clip'
     """
 
     video: str = "descriptors"

@@ -1,9 +1,9 @@
-"""The table of encoder families. To add an encoder, add a row here: no other file knows one family from another.
+"""The table of encoders. To add a family, add its name and its towers here: no other file knows one from another.
 
 A model type without a row is loaded with `AutoModel` and has the defaults of [`Tower`].
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -16,12 +16,26 @@ from .modeling_deepsim import DeepSimModel
 from .modeling_descriptors import ViMLAudioDescriptors, ViMLTextDescriptors, ViMLVideoDescriptors
 
 MODALITIES = ("video", "text", "audio")
+DESCRIPTORS = "descriptors"  # the family without checkpoints
+# The names of families, as in `NAME:HUB_ID`, and the checkpoint that a name alone stands for.
+FAMILIES = {
+    DESCRIPTORS: None,
+    "clip": "openai/clip-vit-base-patch32",
+    "siglip": "google/siglip-base-patch16-224",
+    "clap": "laion/clap-htsat-unfused",
+    "pe_av": "facebook/pe-av-large",
+    "deepsim": None,  # the published weights are not on the Hub, and not for commercial use
+}
+# Licences of checkpoints whose card states none, as their authors state them elsewhere.
+KNOWN_LICENCES = {"openai/clip-vit-base-patch32": "mit", "openai/clip-vit-base-patch16": "mit"}
 
 
 @dataclass(frozen=True)
 class Tower:
-    """The encoder of one modality."""
+    """One row: the encoder of one modality."""
 
+    family: str | None = None  # `None` if it is known by its model type only
+    modality: str = ""
     model_type: str = ""  # of the tower's own config
     model_class: str | type[PreTrainedModel] = "AutoModel"  # a class of transformers by its name, or one of ours
     # Model types of whole models that contain the tower, with the path of its config inside theirs.
@@ -41,28 +55,7 @@ class Tower:
     frame_settings: str | None = None  # the file with the settings for frames, if the checkpoint has a video processor
 
 
-@dataclass(frozen=True)
-class EncoderFamily:
-    """The encoders that go by one name, as in `NAME:HUB_ID`."""
-
-    checkpoint: str | None = None  # what the name alone stands for
-    video: Tower | None = None
-    text: Tower | None = None
-    audio: Tower | None = None
-    licences: Mapping[str, str] = field(default_factory=dict)  # of checkpoints whose card states none
-
-    @property
-    def towers(self) -> dict[str, Tower]:
-        """The towers by modality."""
-        return {modality: tower for modality in MODALITIES if (tower := getattr(self, modality)) is not None}
-
-    @property
-    def model_types(self) -> set[str]:
-        """Model types of the family's checkpoints: whole models, and towers that were saved alone."""
-        return {name for tower in self.towers.values() for name in (tower.model_type, *tower.inside)}
-
-
-def _samples_of_one_channel(config: PreTrainedConfig, sound: Tensor) -> dict[str, Tensor]:
+def _one_channel(config: PreTrainedConfig, sound: Tensor) -> dict[str, Tensor]:
     return {"input_values": sound[:, None]}
 
 
@@ -74,79 +67,79 @@ def _clap_inputs(config: PreTrainedConfig, sound: Tensor) -> dict[str, Tensor]:
     return inputs
 
 
-DESCRIPTORS = "descriptors"  # the one family without checkpoints
-FAMILIES = {
-    DESCRIPTORS: EncoderFamily(
-        video=Tower(
-            "viml_video_descriptors", ViMLVideoDescriptors, width="projection_dim", segment_mask="frame_attention_mask"
-        ),
-        text=Tower("viml_text_descriptors", ViMLTextDescriptors, width="projection_dim"),
-        audio=Tower(
-            "viml_audio_descriptors", ViMLAudioDescriptors, width="projection_dim", segment_mask="attention_mask"
-        ),
+TOWERS = (
+    Tower(
+        DESCRIPTORS,
+        "video",
+        "viml_video_descriptors",
+        ViMLVideoDescriptors,
+        width="projection_dim",
+        segment_mask="frame_attention_mask",
     ),
-    "clip": EncoderFamily(
-        "openai/clip-vit-base-patch32",
-        video=Tower(
-            "clip_vision_model",
-            "CLIPVisionModelWithProjection",
-            {"clip": "vision_config"},
-            width="projection_dim",
-            bfloat16=True,
-        ),
-        text=Tower("clip_text_model", "CLIPTextModelWithProjection", {"clip": "text_config"}, width="projection_dim"),
-        licences={"openai/clip-vit-base-patch32": "mit", "openai/clip-vit-base-patch16": "mit"},
+    Tower(DESCRIPTORS, "text", "viml_text_descriptors", ViMLTextDescriptors, width="projection_dim"),
+    Tower(
+        DESCRIPTORS,
+        "audio",
+        "viml_audio_descriptors",
+        ViMLAudioDescriptors,
+        width="projection_dim",
+        segment_mask="attention_mask",
     ),
-    "siglip": EncoderFamily(
-        "google/siglip-base-patch16-224",
-        video=Tower("siglip_vision_model", "SiglipVisionModel", {"siglip": "vision_config"}, bfloat16=True),
-        text=Tower(
-            "siglip_text_model",
-            "SiglipTextModel",
-            {"siglip": "text_config"},
-            width="projection_size",
-            embedding="pooler_output",
-            text_length="max_position_embeddings",
-        ),
+    Tower(
+        "clip",
+        "video",
+        "clip_vision_model",
+        "CLIPVisionModelWithProjection",
+        {"clip": "vision_config"},
+        width="projection_dim",
+        bfloat16=True,
     ),
-    "clap": EncoderFamily(
-        "laion/clap-htsat-unfused",
-        text=Tower("clap_text_model", "ClapTextModelWithProjection", {"clap": "text_config"}, width="projection_dim"),
-        audio=Tower(
-            "clap_audio_model",
-            "ClapAudioModelWithProjection",
-            {"clap": "audio_config"},
-            width="projection_dim",
-            sound_inputs=_clap_inputs,
-        ),
+    Tower("clip", "text", "clip_text_model", "CLIPTextModelWithProjection", {"clip": "text_config"}, "projection_dim"),
+    Tower("siglip", "video", "siglip_vision_model", "SiglipVisionModel", {"siglip": "vision_config"}, bfloat16=True),
+    Tower(
+        "siglip",
+        "text",
+        "siglip_text_model",
+        "SiglipTextModel",
+        {"siglip": "text_config"},
+        width="projection_size",
+        embedding="pooler_output",
+        text_length="max_position_embeddings",
     ),
-    "pe_av": EncoderFamily(
-        "facebook/pe-av-large",
-        video=Tower(
-            "pe_video_encoder",
-            "PeVideoEncoder",
-            {"pe_audio_video": "audio_video_config.video_config", "pe_video": "video_config"},
-            segment_mask="padding_mask_videos",
-            frame_settings="video_preprocessor_config.json",
-        ),
-        audio=Tower(
-            "pe_audio_encoder",
-            "PeAudioEncoder",
-            {"pe_audio_video": "audio_video_config.audio_config", "pe_audio": "audio_config"},
-            sound_inputs=_samples_of_one_channel,
-        ),
+    Tower("clap", "text", "clap_text_model", "ClapTextModelWithProjection", {"clap": "text_config"}, "projection_dim"),
+    Tower(
+        "clap",
+        "audio",
+        "clap_audio_model",
+        "ClapAudioModelWithProjection",
+        {"clap": "audio_config"},
+        width="projection_dim",
+        sound_inputs=_clap_inputs,
     ),
-    # No checkpoint by default: the published weights are not on the Hub, and not for commercial use.
-    "deepsim": EncoderFamily(audio=Tower("deepsim", DeepSimModel)),
-}
-# Models of one modality that have no family name: they are recognised by their model type.
-OTHER_TOWERS = (
-    Tower("vit", bfloat16=True),
-    Tower("dinov2", bfloat16=True),
-    Tower("audio-spectrogram-transformer", bfloat16=True),
-    Tower("t5", "T5EncoderModel"),
-    Tower("mt5", "MT5EncoderModel"),
-    Tower("umt5", "UMT5EncoderModel"),
+    Tower(
+        "pe_av",
+        "video",
+        "pe_video_encoder",
+        "PeVideoEncoder",
+        {"pe_audio_video": "audio_video_config.video_config", "pe_video": "video_config"},
+        segment_mask="padding_mask_videos",
+        frame_settings="video_preprocessor_config.json",
+    ),
+    Tower(
+        "pe_av",
+        "audio",
+        "pe_audio_encoder",
+        "PeAudioEncoder",
+        {"pe_audio_video": "audio_video_config.audio_config", "pe_audio": "audio_config"},
+        sound_inputs=_one_channel,
+    ),
+    Tower("deepsim", "audio", "deepsim", DeepSimModel),
+    Tower(None, "audio", "audio-spectrogram-transformer", bfloat16=True),
+    Tower(None, "video", "vit", bfloat16=True),
+    Tower(None, "video", "dinov2", bfloat16=True),
+    Tower(None, "text", "t5", "T5EncoderModel"),
+    Tower(None, "text", "mt5", "MT5EncoderModel"),
+    Tower(None, "text", "umt5", "UMT5EncoderModel"),
 )
 # Models of several modalities whose towers have no row: their outputs cannot be read like those of a single tower.
 UNKNOWN_TOWERS = ("align", "altclip", "blip", "whisper")
@@ -160,36 +153,21 @@ REFUSED = {
 SAME_NETWORK: dict[str | None, tuple[str, tuple[str, ...]]] = {
     "mert_model": ("hubert", ("feature_extractor_cqt", "deepnorm", "conv_pos_batch_norm")),
 }
-
-
-def all_towers() -> Iterator[Tower]:
-    """All rows of the table."""
-    for family in FAMILIES.values():
-        yield from family.towers.values()
-    yield from OTHER_TOWERS
+# The encoders of this package by model type, so that code in a Hub repo needs no registration.
+OWN_MODELS: dict[str, Any] = {t.model_type: t.model_class for t in TOWERS if isinstance(t.model_class, type)}
 
 
 def tower_of(config: PreTrainedConfig) -> Tower:
     """The row of an encoder, by its own config."""
-    return next((tower for tower in all_towers() if tower.model_type == config.model_type), Tower())
-
-
-def towers_inside(modality: str) -> dict[str, Tower]:
-    """The towers of one modality, by the model types of the whole models that contain them."""
-    towers = (family.towers[modality] for family in FAMILIES.values() if modality in family.towers)
-    return {model_type: tower for tower in towers for model_type in tower.inside}
+    return next((tower for tower in TOWERS if tower.model_type == config.model_type), Tower())
 
 
 def tower_config(modality: str, config: PreTrainedConfig) -> PreTrainedConfig:
     """The config of one modality's tower within a whole model's config; a tower's own config comes back as it is."""
-    tower = towers_inside(modality).get(config.model_type)
-    if tower is None:
-        return config
-    part = attrgetter(tower.inside[config.model_type])(config)
-    if tower.width == "projection_dim":
-        part.projection_dim = config.projection_dim  # the tower's own is a default that may differ
-    return part
-
-
-# The encoders of this package by model type, so that code in a Hub repo needs no registration.
-OWN_MODELS: dict[str, Any] = {t.model_type: t.model_class for t in all_towers() if isinstance(t.model_class, type)}
+    for tower in TOWERS:
+        if tower.modality == modality and config.model_type in tower.inside:
+            part = attrgetter(tower.inside[config.model_type])(config)
+            if tower.width == "projection_dim":
+                part.projection_dim = config.projection_dim  # the tower's own is a default that may differ
+            return part
+    return config

@@ -49,10 +49,10 @@ def parse_encoder_name(text: str) -> EncoderName:
     elif location and Path(location).is_dir():
         return EncoderName(name, location)
     elif not colon and name in FAMILIES:
-        location = FAMILIES[name].checkpoint or ""
+        location = FAMILIES[name] or ""
     hub_id, _, revision = location.partition("@")
     if not hub_id or hub_id.count("/") > 1 or (name == "auto" and "/" not in hub_id):
-        families = ", ".join(f"`{name}`" for name, family in FAMILIES.items() if family.checkpoint)
+        families = ", ".join(f"`{name}`" for name, checkpoint in FAMILIES.items() if checkpoint)
         raise ValueError(
             f"{text!r} names no encoder: give `descriptors`, {families}, one of these or `deepsim` with a checkpoint "
             "as in `clip:HUB_ID[@REVISION]`, a Hub id such as `MIT/ast-finetuned-audioset-10-10-0.4593`, or the folder "
@@ -62,22 +62,12 @@ def parse_encoder_name(text: str) -> EncoderName:
 
 
 def is_published_features(name: str) -> bool:
-    """Whether a name stands for features that were published without their encoder, such as those of YouTube-8M.
-
-    Example:
-        >>> is_published_features("features:youtube8m-vggish-pca"), is_published_features("clip")
-        (True, False)
-    """
+    """Whether a name stands for features without their encoder, such as `features:youtube8m-vggish-pca`."""
     return name.startswith("features:")
 
 
 def locate_encoder(encoder: str, kwargs: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """The Hub id or folder of an encoder (`None` for the descriptors), and the kwargs to load its parts with.
-
-    Example:
-        >>> locate_encoder("clip:a/b@v1", {"local_files_only": True})
-        ('a/b', {'local_files_only': True, 'revision': 'v1'})
-    """
+    """The Hub id or folder of an encoder (`None` for the descriptors), and the kwargs to load its parts with."""
     parsed = parse_encoder_name(encoder)
     kept = {name: value for name, value in kwargs.items() if name != "trust_remote_code"}
     if kwargs.get("trust_remote_code"):

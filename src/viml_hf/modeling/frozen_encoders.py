@@ -15,15 +15,13 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, ByT5Tokenizer, Pr
 from .checked_loading import without_load_report
 from .encoder_families import (
     DESCRIPTORS,
-    FAMILIES,
     OWN_MODELS,
     REFUSED,
     SAME_NETWORK,
+    TOWERS,
     UNKNOWN_TOWERS,
-    all_towers,
     tower_config,
     tower_of,
-    towers_inside,
 )
 from .encoder_names import loading, locate_encoder, parse_encoder_name
 from .modeling_viml_towers import masked_mean
@@ -78,7 +76,8 @@ def load_encoder_config(modality: str, encoder: str, **kwargs: Any) -> PreTraine
     """Load the config of one modality's encoder by its name; kwargs go to `from_pretrained`."""
     hub_id, kwargs = locate_encoder(encoder, kwargs)
     if hub_id is None:
-        return OWN_MODELS[FAMILIES[DESCRIPTORS].towers[modality].model_type].config_class()
+        model_type = next(t.model_type for t in TOWERS if (t.family, t.modality) == (DESCRIPTORS, modality))
+        return OWN_MODELS[model_type].config_class()
     return tower_config(modality, _checkpoint_config(encoder, hub_id, **kwargs))
 
 
@@ -108,13 +107,14 @@ def _refuse_other_kinds(modality: str, encoder: str, config: PreTrainedConfig) -
     for beginning, reason in REFUSED.items():
         if model_type.startswith(beginning):
             raise ValueError(f"{encoder!r} is {reason}")
-    if parsed.name in FAMILIES and model_type not in FAMILIES[parsed.name].model_types:
+    own = {name for tower in TOWERS if tower.family == parsed.name for name in (tower.model_type, *tower.inside)}
+    if own and model_type not in own:
         raise ValueError(
             f"{encoder!r} is a {model_type!r} checkpoint, not {parsed.name!r}: name it `auto:{parsed.hub_id}` or give "
             f"a {parsed.name} checkpoint."
         )
-    known = towers_inside(modality)
-    has_parts = model_type in UNKNOWN_TOWERS or any(model_type in tower.inside for tower in all_towers())
+    known = {name for tower in TOWERS if tower.modality == modality for name in tower.inside}
+    has_parts = model_type in UNKNOWN_TOWERS or any(model_type in tower.inside for tower in TOWERS)
     has_decoder = getattr(config, "is_encoder_decoder", False) and tower_of(config).model_class == "AutoModel"
     if (has_parts or has_decoder) and model_type not in known:
         raise ValueError(
