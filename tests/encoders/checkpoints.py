@@ -40,6 +40,7 @@ from transformers import (
 )
 
 from viml_hf import DeepSimConfig, DeepSimFeatureExtractor, DeepSimModel, MediaEncoder
+from viml_hf.modeling.encoder_families import FAMILIES, MODALITIES
 
 LAYERS: dict[str, Any] = {
     "hidden_size": 16,
@@ -47,7 +48,6 @@ LAYERS: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
 }
-PARTS = ("video", "text", "audio")
 WORDS = ["slow", "piano", "fast", "drums", "and", "a", "calm", "guitar", "langsames", "klavier"]
 SENTENCES = [f"{first} {second} {third}" for first in WORDS for second in WORDS for third in WORDS[:3]]
 EVEN_WEIGHTS = 0.3  # standard deviation: large enough that inputs make a difference
@@ -254,7 +254,12 @@ def make(family: str, folder: Path, licence: str | None = None) -> PreTrainedMod
     return model
 
 
+def name_of(family: str, folder: Path) -> str:
+    """The encoder name of a family's checkpoint in a folder."""
+    return f"{family if family in FAMILIES else 'auto'}:{folder}"
+
+
 def from_names(**options: Any) -> MediaEncoder:
     """Encoders in float32, the descriptors where no name is given."""
-    names = {part: options.pop(part, "descriptors") for part in PARTS}
+    names = {part: options.pop(part, "descriptors") for part in MODALITIES}
     return MediaEncoder.from_names(**names, threads=1, **{"dtypes": "float32", **options})

@@ -21,6 +21,7 @@ from transformers.configuration_utils import SubConfigSpec
 from tests.encoders import checkpoints
 from tests.media import write_audio, write_video
 from viml_hf import DeepSimFeatureExtractor, MediaEncoder
+from viml_hf.modeling.encoder_families import MODALITIES
 from viml_hf.retrieval.model_loading import load_encoder_and_model
 
 # The encoders of video, text and music of one model each; together they are all families in all their modalities.
@@ -33,8 +34,6 @@ MODELS = {
     "ast": ("descriptors", "descriptors", "ast"),
     "base": ("descriptors", "descriptors", "wav2vec2_base"),
 }
-MODALITIES = ("video", "text", "audio")
-FAMILIES = ("clip", "siglip", "clap", "pe_av", "deepsim")
 TEXTS = ["slow piano", "a calm guitar and langsames klavier", "drums"]
 EXACT = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND
 CLOSE = {"atol": 2e-3, "rtol": 2e-3}  # features are rounded to float16
@@ -62,9 +61,7 @@ def load(saved):
     loaded: dict[str, MediaEncoder] = {}
 
     def name_of(family):
-        if family == "descriptors":
-            return family
-        return f"{family if family in FAMILIES else 'auto'}:{saved[family][0]}"
+        return family if family == "descriptors" else checkpoints.name_of(family, saved[family][0])
 
     def load_one(model):
         if model not in loaded:

@@ -13,7 +13,7 @@ from transformers import HubertModel, Siglip2Config, Siglip2Model
 
 import viml_hf.encoders.encoder_info
 from tests.encoders import checkpoints
-from tests.encoders.checkpoints import PARTS, from_names
+from tests.encoders.checkpoints import MODALITIES, from_names
 from viml_hf import ViMLForMusicRetrieval, ViMLProcessor
 
 SHAS = {"v1": "1" * 40, "main": "2" * 40}
@@ -55,7 +55,7 @@ def test_a_pinned_revision_is_loaded_and_stated(cache, no_network, revision):
     names = {"video": f"clip:org/clip{pinned}", "text": f"org/clap{pinned}", "audio": f"deepsim:org/deepsim{pinned}"}
     encoder = from_names(**names, cache_dir=str(cache), local_files_only=True)
     reference = "v1" if revision in ("v1", SHAS["v1"]) else "main"
-    repos = zip(PARTS, ("clip", "clap", "deepsim"), strict=True)
+    repos = zip(MODALITIES, ("clip", "clap", "deepsim"), strict=True)
     snapshot = f"snapshots/{SHAS[reference]}"
     folders = {part: f"auto:{cache / f'models--org--{family}' / snapshot}" for part, family in repos}
     expected = from_names(**folders)
@@ -104,7 +104,7 @@ def test_every_part_is_loaded_from_local_files_only(cache, no_network, monkeypat
     assert not no_network
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", MODALITIES)
 def test_what_is_not_in_the_cache_is_one_clear_line(tmp_path, no_network, part):
     options = {"cache_dir": str(tmp_path), "local_files_only": True}
     with pytest.raises(
@@ -187,7 +187,7 @@ class TestCodeOfACheckpoint:
             from_names(**{part: str(tmp_path)})
         assert not (tmp_path / "ran").exists()
 
-    @pytest.mark.parametrize("part", PARTS)
+    @pytest.mark.parametrize("part", MODALITIES)
     @pytest.mark.parametrize("name", ["clip:FOLDER", "descriptors"])
     def test_asking_for_it_is_refused(self, tmp_path, part, name):
         checkpoints.make("clip", tmp_path)

@@ -45,8 +45,7 @@ GREY_LEVEL = 1 / 255
 )
 def test_each_family_has_its_own(tmp_path, family, load, kind):
     checkpoints.make(family, tmp_path)
-    name = family if family in ("clip", "siglip", "clap", "pe_av", "deepsim") else "auto"
-    assert type(load(f"{name}:{tmp_path}")).__name__ == kind
+    assert type(load(checkpoints.name_of(family, tmp_path))).__name__ == kind
 
 
 def test_the_descriptors_need_no_file():
@@ -111,7 +110,7 @@ def soft_pictures(count, height, width):
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip", "pe_av"])
-@pytest.mark.parametrize("shape", [(48, 64), (64, 48), (30, 100), (24, 24), (20, 23)])
+@pytest.mark.parametrize("shape", [(64, 48), (30, 100), (20, 23)])
 def test_frames_are_prepared_as_transformers_prepares_them(tmp_path, family, shape):
     checkpoints.make(family, tmp_path)
     frames = soft_pictures(3, *shape)

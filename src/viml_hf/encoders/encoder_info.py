@@ -67,7 +67,7 @@ class EncoderInfo:
 def encoder_info(
     modality: str, name: str, encoder: PreTrainedModel, processor: ViMLProcessor, **kwargs: Any
 ) -> EncoderInfo:
-    """Describe an encoder that was loaded by its name with these kwargs; warn if its licence is not commercial."""
+    """Describe an encoder that was loaded by its name with these kwargs; warn if its licence forbids commercial use."""
     rate: float | None = None
     window: float | None = None
     if modality == "video":
@@ -76,14 +76,14 @@ def encoder_info(
         rate = processor.feature_extractor.sampling_rate
         samples = window_samples(processor.feature_extractor)
         window = samples and samples / rate
-    config, dtype, licence = encoder.config, dtype_name(encoder), licence_of(name, **kwargs)
+    licence, revision = licence_of(name, **kwargs), revision_of(name, **kwargs)
     if forbids_commercial_use(licence):
         logger.warning(
             f"The {modality} encoder {name} is under {licence}: neither it nor features made with it may be used "
             "commercially."
         )
-    revision = revision_of(name, **kwargs)
-    return EncoderInfo(name, config.model_type, encoder_width(config), rate, window, dtype, licence, revision)
+    width, dtype = encoder_width(encoder.config), dtype_name(encoder)
+    return EncoderInfo(name, encoder.config.model_type, width, rate, window, dtype, licence, revision)
 
 
 def dtype_name(encoder: PreTrainedModel) -> str:

@@ -186,7 +186,7 @@ def text_padding(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def encode_frames(encoder: PreTrainedModel, frames: Tensor, mask: Tensor) -> Tensor:
-    """Embeddings `(segments, width)` of frames `(segments, frames, 3, height, width)`, where `mask` is not 0."""
+    """Embeddings `(segments, width)` of the frames `(segments, frames, 3, height, width)` where `mask` is not 0."""
     if takes_whole_segments(encoder):
         return _encode_padded(encoder, frames.to(weights_dtype(encoder)), mask)
     return masked_mean(encode_images(encoder, frames.flatten(0, 1)).unflatten(0, mask.shape), mask)
@@ -231,10 +231,8 @@ def _encode_equal_sound(encoder: PreTrainedModel, sound: Tensor) -> Tensor:
 
 def _encode_padded(encoder: PreTrainedModel, segments: Tensor, mask: Tensor | None) -> Tensor:
     """Embeddings `(segments, width)` by an encoder that takes whole segments with their mask `(segments, time)`."""
-    inputs = {encoder.main_input_name: segments}
-    if mask is not None:
-        inputs[tower_of(encoder.config).segment_mask or ""] = mask.bool()
-    return encoder(**inputs).pooler_output
+    masks = {} if mask is None else {str(tower_of(encoder.config).segment_mask): mask.bool()}
+    return encoder(**{encoder.main_input_name: segments}, **masks).pooler_output
 
 
 def pooled_embedding(
