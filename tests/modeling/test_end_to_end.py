@@ -6,7 +6,6 @@ from transformers import AutoModel, AutoProcessor, ByT5Tokenizer, CLIPConfig, CL
 
 from tests.modeling.tiny import AST, CLAP_AUDIO, CLIP_TEXT, CLIP_VISION, HEADS, tiny_model
 from viml_hf import ViMLForMusicRetrieval, ViMLForMusicRetrievalConfig, ViMLModel, ViMLProcessor
-from viml_hf.modeling.encoder_names import parse_encoder_name
 from viml_hf.modeling.frozen_encoders import load_encoder
 
 
@@ -193,8 +192,3 @@ class TestRefusals:
     def test_a_dict_without_a_type(self):
         with pytest.raises(Exception, match="model_type"):
             ViMLForMusicRetrievalConfig(video_encoder_config={"hidden_size": 3})
-
-    @pytest.mark.parametrize("name", ["clop", "clip:", "a/b/c", "auto:"])
-    def test_names(self, name):
-        with pytest.raises(ValueError, match="names no encoder"):
-            parse_encoder_name(name)

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 import torch
 from transformers import (
@@ -35,7 +33,6 @@ from tests.modeling.tiny import AST, CLAP_AUDIO, CLIP_TEXT, CLIP_VISION, HEADS, 
 from viml_hf import ViMLForMusicRetrieval
 from viml_hf.modeling import encoder_families, frozen_encoders
 from viml_hf.modeling.encoder_families import FAMILIES, TOWERS, Tower
-from viml_hf.modeling.encoder_names import EncoderName, loading, locate_encoder, parse_encoder_name
 from viml_hf.modeling.frozen_encoders import (
     build_encoder,
     encode_sound,
@@ -45,33 +42,6 @@ from viml_hf.modeling.frozen_encoders import (
     pooled_embedding,
     round_to_store,
 )
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("descriptors", EncoderName("descriptors")),
-        ("clip", EncoderName("clip", "openai/clip-vit-base-patch32")),
-        ("clap", EncoderName("clap", "laion/clap-htsat-unfused")),
-        ("clip:a/b", EncoderName("clip", "a/b")),
-        ("clip:a/b@v1.2", EncoderName("clip", "a/b", "v1.2")),
-        ("a/b", EncoderName("auto", "a/b")),
-        ("a/b@main", EncoderName("auto", "a/b", "main")),
-        ("auto:a/b@main", EncoderName("auto", "a/b", "main")),
-    ],
-)
-def test_names(text, expected):
-    assert parse_encoder_name(text) == expected
-
-
-@pytest.mark.parametrize("folder", ["model", "deep/er/model@home"])
-@pytest.mark.parametrize("name", ["clip", "auto", None])
-def test_folders_are_named_like_hub_ids(tmp_path, monkeypatch, folder, name):
-    monkeypatch.chdir(tmp_path)
-    for place in (Path(folder), tmp_path / folder):
-        place.mkdir(parents=True, exist_ok=True)
-        parsed = parse_encoder_name(f"{name}:{place}" if name else str(place))
-        assert parsed == EncoderName(name or "auto", str(place))
 
 
 def clip_folder(folder):
@@ -247,33 +217,6 @@ def test_transformers_says_nothing_of_the_towers_left_out(tmp_path, caplog):
     with caplog.at_level("WARNING"):
         load_encoder("video", f"clip:{tmp_path}")
     assert "UNEXPECTED" not in caplog.text
-
-
-def test_where_an_encoder_lies_and_how_its_parts_are_loaded(tmp_path):
-    assert locate_encoder("clip:a/b", {"revision": "x"}) == ("a/b", {"revision": "x"})
-    assert locate_encoder("clip:a/b@v1", {"revision": "x", "token": "t"}) == ("a/b", {"revision": "v1", "token": "t"})
-    assert locate_encoder("descriptors", {"token": "t"}) == (None, {"token": "t"})
-    assert locate_encoder("a/b", {"trust_remote_code": False}) == ("a/b", {})
-    with pytest.raises(ValueError, match="trust_remote_code=True"):
-        locate_encoder("descriptors", {"trust_remote_code": True})
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (RuntimeError("one\ntwo"), r"\(one\): check the name and the network, or fetch it once with `hf download a/b"),
-        (KeyError(), r"\(KeyError\): check the name"),
-        (ImportError("no timm"), r"\(no timm\): install what is missing\."),
-    ],
-)
-def test_errors_of_loading_are_one_line(error, line):
-    with (
-        pytest.raises(OSError, match=rf"^a/b@v1: its config cannot be loaded {line}") as caught,
-        loading("a/b@v1", "config"),
-    ):
-        raise error
-    assert "\n" not in str(caught.value)
-    assert caught.value.__cause__ is error
 
 
 def test_features_are_rounded_as_a_store_rounds_them():
