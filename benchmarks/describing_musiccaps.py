@@ -17,8 +17,8 @@ from viml_hf.data.musiccaps import aspects_to_tags, measure_coverage, read_music
 from viml_hf.synthesis.prompt2text import describe_tracks
 from viml_hf.synthesis.prompts import Example, PromptWriter
 from viml_hf.synthesis.quality_report import NotRun, QualityRow, format_report, measure_quality
+from viml_hf.synthesis.rules import RULES
 from viml_hf.synthesis.shared_prefix import SharedPrefixGenerator
-from viml_hf.synthesis.store_descriptions import RULES
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
 from viml_hf.tagging.track_tags import TrackTags
 

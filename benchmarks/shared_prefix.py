@@ -17,8 +17,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from viml_hf.synthesis.data2text import describe_by_rules
 from viml_hf.synthesis.prompts import Example, PromptWriter
+from viml_hf.synthesis.rules import describe_by_rules
 from viml_hf.synthesis.shared_prefix import SharedPrefixGenerator
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
 from viml_hf.tagging.track_tags import TrackTags

@@ -15,9 +15,9 @@ import pytest
 
 from tests.synthesis.test_prompts import PARTY
 from viml_hf import ViMLError
+from viml_hf.features.record_journal import RecordJournal
 from viml_hf.synthesis import completion_server
 from viml_hf.synthesis.completion_server import CompletionServer
-from viml_hf.synthesis.journal import RecordJournal
 from viml_hf.synthesis.prompt2text import GenerationError, describe_tracks
 from viml_hf.synthesis.prompts import PromptWriter
 from viml_hf.tagging.tag_vocabulary import TagVocabulary

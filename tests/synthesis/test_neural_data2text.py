@@ -12,8 +12,8 @@ from tests.synthesis.tiny_data2text import make_entries, save_bases, write_corpu
 from viml_hf.errors import ViMLError
 from viml_hf.modeling.modeling_ordering import SentenceOrderingModel
 from viml_hf.synthesis import neural_data2text
+from viml_hf.synthesis.description import check_text
 from viml_hf.synthesis.neural_data2text import METHOD, NeuralData2Text, track_facts
-from viml_hf.synthesis.text_checks import check_text
 from viml_hf.synthesis.wikifluent import TASKS
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
 from viml_hf.tagging.track_tags import TrackTags

@@ -4,10 +4,11 @@ import pytest
 
 from tests.synthesis.test_prompts import COUNTRY, PARTY
 from viml_hf import ViMLError
-from viml_hf.synthesis.data2text import describe_by_rules
-from viml_hf.synthesis.journal import RecordJournal
-from viml_hf.synthesis.prompt2text import Description, GenerationError, attempt_seed, describe_tracks
+from viml_hf.features.record_journal import RecordJournal
+from viml_hf.synthesis.description import Description
+from viml_hf.synthesis.prompt2text import GenerationError, attempt_seed, describe_tracks
 from viml_hf.synthesis.prompts import PromptWriter
+from viml_hf.synthesis.rules import describe_by_rules
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
 from viml_hf.tagging.track_tags import TrackTags
 

@@ -10,8 +10,10 @@ from viml_hf import MediaEncoder, Store, StoreWriter, TagVocabulary, TrackTags, 
 from viml_hf.cli.main import main
 from viml_hf.features.extraction import store_spec
 from viml_hf.features.named_texts import read_texts
-from viml_hf.synthesis.journal import RecordJournal
-from viml_hf.synthesis.store_descriptions import Method, describe_store, rules_method
+from viml_hf.features.record_journal import RecordJournal
+from viml_hf.synthesis.description import Method
+from viml_hf.synthesis.rules import rules_method
+from viml_hf.synthesis.store_descriptions import describe_store
 from viml_hf.tagging.store_tags import TAGS_FILE
 
 VOCABULARY = TagVocabulary.load()

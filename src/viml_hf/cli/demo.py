@@ -170,7 +170,8 @@ def _tag(store: "Store", items: "list[CorpusItem]", options: argparse.Namespace,
 def _describe(store: "Store", options: argparse.Namespace) -> "Store":
     """The store with texts made of its tags by rules."""
     from viml_hf.features.named_texts import FOLDER
-    from viml_hf.synthesis.store_descriptions import describe_store, rules_method
+    from viml_hf.synthesis.rules import rules_method
+    from viml_hf.synthesis.store_descriptions import describe_store
     from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
     (store.folder / FOLDER / f"{TEXTS}.jsonl").unlink(missing_ok=True)  # of another seed, perhaps

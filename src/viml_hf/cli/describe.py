@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from viml_hf.features.store import Store
+    from viml_hf.synthesis.description import Method
     from viml_hf.synthesis.prompts import Example
-    from viml_hf.synthesis.store_descriptions import Method
     from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
 METHODS = ("tags", "data2text-rules", "data2text", "prompt2text")
@@ -56,7 +56,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _print_report(store: "Store", vocabulary: "TagVocabulary", threshold: float) -> None:
     from viml_hf.synthesis.quality_report import NotRun, format_report
-    from viml_hf.synthesis.store_descriptions import RULES, described_methods, report_of
+    from viml_hf.synthesis.rules import RULES
+    from viml_hf.synthesis.store_descriptions import described_methods, report_of
 
     there = described_methods(store.folder)
     reasons = {name: "not asked for" if name in RULES else "needs weights" for name in METHODS}
@@ -71,7 +72,7 @@ def _print_report(store: "Store", vocabulary: "TagVocabulary", threshold: float)
 
 
 def _method(options: argparse.Namespace, vocabulary: "TagVocabulary") -> "Method":
-    from viml_hf.synthesis.store_descriptions import RULES, rules_method
+    from viml_hf.synthesis.rules import RULES, rules_method
 
     if options.method in RULES:
         return rules_method(options.method, vocabulary, seed=options.seed, threshold=options.threshold)
@@ -83,10 +84,10 @@ def _method(options: argparse.Namespace, vocabulary: "TagVocabulary") -> "Method
 def _prompt2text(options: argparse.Namespace, vocabulary: "TagVocabulary") -> "Method":
     from viml_hf.errors import ViMLError
     from viml_hf.synthesis.completion_server import CompletionServer
+    from viml_hf.synthesis.description import Method
     from viml_hf.synthesis.prompt2text import TextGenerator, describe_tracks
     from viml_hf.synthesis.prompts import PromptWriter
     from viml_hf.synthesis.shared_prefix import SharedPrefixGenerator
-    from viml_hf.synthesis.store_descriptions import Method
 
     if not options.model or not options.examples:
         raise ViMLError("prompt2text needs --model, such as bigscience/bloom-560m, and --examples, described tracks")
@@ -120,8 +121,8 @@ def _read_examples(path: str, vocabulary: "TagVocabulary") -> "list[Example]":
 
 
 def _data2text(options: argparse.Namespace, vocabulary: "TagVocabulary") -> "Method":
+    from viml_hf.synthesis.description import Method
     from viml_hf.synthesis.neural_data2text import NeuralData2Text
-    from viml_hf.synthesis.store_descriptions import Method
 
     pipeline = NeuralData2Text(options.ordering, options.aggregation, options.compression)
     return Method(

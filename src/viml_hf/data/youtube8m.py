@@ -18,7 +18,7 @@ from viml_hf.data.tfrecord import Example, Feature, parse_example, read_records
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.processing.media import printable
 from viml_hf.processing.segments import MIN_TAIL_SECONDS, SEGMENT_SECONDS, regroup
-from viml_hf.synthesis.tags_text import seeded_draws
+from viml_hf.synthesis.rules import seeded_draws
 
 # Concert, Musician, Guitar, String instrument, Musical ensemble, Music video: videos whose sound is mostly music.
 MUSIC_LABELS = frozenset({3, 4, 9, 10, 13, 14})

@@ -5,7 +5,7 @@ become one sentence, *compression* rewrites them. `examples/train_data2text.py` 
 default, and nothing stands in for one: without its weights the method does not run.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,8 @@ from transformers import (
 
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.modeling.modeling_ordering import SentenceOrderingModel
-from viml_hf.synthesis.data2text import fill_template
-from viml_hf.synthesis.prompt2text import Description
-from viml_hf.synthesis.tags_text import seeded_draws
-from viml_hf.synthesis.templates import TEMPLATES
-from viml_hf.synthesis.text_checks import check_text
+from viml_hf.synthesis.description import Description, Tracks
+from viml_hf.synthesis.rules import TEMPLATES, fill_template, seeded_draws
 from viml_hf.synthesis.wikifluent import (
     MAX_LENGTH,
     SEPARATOR,
@@ -130,7 +127,7 @@ class NeuralData2Text:
 
     def describe_tracks(
         self,
-        tracks: Iterable[tuple[str, TrackTags]],
+        tracks: Tracks,
         vocabulary: TagVocabulary,
         seed: int = 0,
         *,
@@ -167,17 +164,9 @@ class NeuralData2Text:
                 notes.append(too_long if sentences else f"no tag above {threshold}")
                 facts.append([] if too_long else sentences)
             for (track_id, tags), text, note in zip(batch, self.describe(facts), notes, strict=True):
-                check = check_text(text, tags.kept(threshold), vocabulary)
-                yield Description(
-                    track_id,
-                    text,
-                    METHOD,
-                    self.name,
-                    seed,
-                    attempts=int(not note),
-                    omitted=check.omitted,
-                    hallucinated=check.hallucinated,
-                    note=note,
+                kept, attempts = tags.kept(threshold), int(not note)
+                yield Description.checked(
+                    track_id, text, kept, vocabulary, METHOD, self.name, seed, attempts=attempts, note=note
                 )
 
     def longest_input(self, sentences: Sequence[str]) -> int:

@@ -7,15 +7,14 @@ fail gets the text of `data2text-rules`, and says so.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from viml_hf.errors import ViMLError
-from viml_hf.synthesis.data2text import METHOD as FALLBACK_METHOD
-from viml_hf.synthesis.data2text import describe_by_rules
+from viml_hf.synthesis.description import Description, Tracks, check_text
 from viml_hf.synthesis.prompts import PromptWriter, parse_completion
-from viml_hf.synthesis.text_checks import check_text
+from viml_hf.synthesis.rules import DATA2TEXT_RULES, describe_by_rules
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
 from viml_hf.tagging.track_tags import Kept, TrackTags
 
@@ -51,39 +50,6 @@ class TextGenerator(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Description:
-    """A written description, and how it came about.
-
-    Args:
-        id: The track.
-        text: The description; empty where the track has no kept tag.
-        method: "prompt2text", or "data2text-rules" where it fell back.
-        model: Who was asked.
-        seed: The run's seed.
-        attempts: How often the track was asked for.
-        omitted: Kept tags that the text does not mention.
-        hallucinated: Tags it mentions that were not kept.
-        fallback: Whether no attempt was taken.
-        note: What was wrong with each refused attempt.
-    """
-
-    id: str
-    text: str
-    method: str
-    model: str
-    seed: int
-    attempts: int
-    omitted: tuple[str, ...] = ()
-    hallucinated: tuple[str, ...] = ()
-    fallback: bool = False
-    note: str = ""
-
-    def to_record(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
-        return asdict(self)
-
-
 @dataclass
 class _Job:
     """A track that waits for its description, and what was wrong with the attempts so far."""
@@ -94,7 +60,7 @@ class _Job:
 
 
 def describe_tracks(
-    tracks: Iterable[tuple[str, TrackTags]],
+    tracks: Tracks,
     generator: TextGenerator,
     writer: PromptWriter,
     vocabulary: TagVocabulary,
@@ -154,17 +120,16 @@ def describe_tracks(
                     waiting.append(job)
                     continue
                 text = describe_by_rules(job.id, job.tags, seed=seed, threshold=writer.threshold)
-                method = FALLBACK_METHOD
-            check = check_text(text, kept, vocabulary)
-            yield Description(
+                method = DATA2TEXT_RULES
+            yield Description.checked(
                 job.id,
                 text,
+                kept,
+                vocabulary,
                 method,
                 generator.name,
                 seed,
                 attempts=len(job.refusals) + (method == METHOD),
-                omitted=check.omitted,
-                hallucinated=check.hallucinated,
                 fallback=method != METHOD,
                 note="; ".join(f"attempt {number}: {what}" for number, what in enumerate(job.refusals, 1)),
             )

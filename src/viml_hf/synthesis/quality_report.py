@@ -4,12 +4,13 @@ The counts run along with the texts. What grows is the number of different words
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from viml_hf.synthesis.text_checks import check_text
+from viml_hf.synthesis.description import check_text
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
+from viml_hf.tagging.track_tags import Kept
 
 NEEDS_WEIGHTS = "needs weights"
 _WORD = re.compile(r"\w+(?:['’&-]\w+)*")
@@ -76,7 +77,7 @@ class NotRun:
 
 def measure_quality(
     method: str,
-    described: Iterable[tuple[str, Mapping[str, Sequence[tuple[str, float]]]]],
+    described: Iterable[tuple[str, Kept]],
     vocabulary: TagVocabulary,
     *,
     examples: int = 3,

@@ -4,8 +4,7 @@
 `viml_hf.features.named_texts` keeps the finished set beside it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,66 +14,13 @@ from viml_hf.encoders.encoder_settings import EncoderSettings
 from viml_hf.errors import ViMLError
 from viml_hf.features.checksums import digest
 from viml_hf.features.named_texts import FOLDER, write_texts
+from viml_hf.features.record_journal import RecordJournal
 from viml_hf.features.store import Store
-from viml_hf.synthesis.data2text import METHOD as DATA2TEXT_RULES
-from viml_hf.synthesis.data2text import describe_by_rules
-from viml_hf.synthesis.journal import RecordJournal
-from viml_hf.synthesis.prompt2text import Description
+from viml_hf.synthesis.description import Method
 from viml_hf.synthesis.quality_report import QualityRow, measure_quality
-from viml_hf.synthesis.tags_text import METHOD as TAGS
-from viml_hf.synthesis.tags_text import describe_by_tags
-from viml_hf.synthesis.text_checks import check_text
 from viml_hf.tagging.store_tags import open_tags, read_tags
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
 from viml_hf.tagging.track_tags import DEFAULT_THRESHOLD, TrackTags
-
-Tracks = Iterable[tuple[str, TrackTags]]
-RULES: dict[str, Callable[..., str]] = {TAGS: describe_by_tags, DATA2TEXT_RULES: describe_by_rules}
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to describe tracks.
-
-    Args:
-        name: Of the method, and of the texts in the store.
-        model: What writes; empty where rules do.
-        seed: Of its draws.
-        threshold: Tags above it are told.
-        describe: Tracks → descriptions, one at a time.
-    """
-
-    name: str
-    model: str
-    seed: int
-    threshold: float
-    describe: Callable[[Tracks], Iterator[Description]]
-
-
-def rules_method(
-    name: str, vocabulary: TagVocabulary, *, seed: int = 0, threshold: float = DEFAULT_THRESHOLD
-) -> Method:
-    """One of the methods that need no weights.
-
-    Args:
-        name: `"tags"` or `"data2text-rules"`.
-        vocabulary: Finds the tags that a text mentions.
-        seed: Of the draws.
-        threshold: Tags above it are told.
-
-    Example:
-        >>> method = rules_method("tags", TagVocabulary.load())
-        >>> [d.text for d in method.describe([("a", TrackTags({"genre": {"pop": 0.9}}))])]
-        ['pop']
-    """
-
-    def describe(tracks: Tracks) -> Iterator[Description]:
-        for track_id, tags in tracks:
-            text = RULES[name](track_id, tags, seed=seed, threshold=threshold)
-            check = check_text(text, tags.kept(threshold), vocabulary)
-            yield Description(track_id, text, name, "", seed, 1, check.omitted, check.hallucinated)
-
-    return Method(name, "", seed, threshold, describe)
 
 
 def describe_store(store: Store, method: Method, *, progress: bool = True) -> int:

@@ -30,7 +30,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from viml_hf.errors import ViMLError
-from viml_hf.synthesis.tags_text import seeded_draws
+from viml_hf.synthesis.rules import seeded_draws
 
 TASKS = ("ordering", "aggregation", "compression")
 SEPARATOR = "<sep>"  # the token added to the compression model's tokenizer

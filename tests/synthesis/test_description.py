@@ -1,7 +1,7 @@
 import pytest
 
 from viml_hf import ViMLError
-from viml_hf.synthesis.text_checks import check_text, is_more_general
+from viml_hf.synthesis.description import check_text, is_more_general
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
 VOCABULARY = TagVocabulary.load()

@@ -13,10 +13,14 @@ A tag is *more general* than another of its category if it is the other's last w
 | vocals and male vocals  | "male vocals"  | nothing       | nothing       |
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
+from viml_hf.tagging.track_tags import Kept, TrackTags
+
+Tracks = Iterable[tuple[str, TrackTags]]  # ids and tags
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class TextCheck:
         return len(self.hallucinated) / max(len(self.mentioned), 1)
 
 
-def check_text(text: str, kept: Mapping[str, Sequence[tuple[str, float]]], vocabulary: TagVocabulary) -> TextCheck:
+def check_text(text: str, kept: Kept, vocabulary: TagVocabulary) -> TextCheck:
     """Compare a description with the tags that it should tell.
 
     Args:
@@ -93,3 +97,74 @@ def is_more_general(general: str, specific: str) -> bool:
 def _more_general(tag: str, vocabulary: TagVocabulary) -> list[str]:
     """The tags of its category that it tells, too."""
     return [other for other in vocabulary.tags[vocabulary.category_of(tag)] if is_more_general(other, tag)]
+
+
+@dataclass(frozen=True)
+class Description:
+    """A written description, and how it came about.
+
+    Args:
+        id: The track.
+        text: The description; empty where the track has no kept tag.
+        method: "prompt2text", or "data2text-rules" where it fell back.
+        model: Who was asked.
+        seed: The run's seed.
+        attempts: How often the track was asked for.
+        omitted: Kept tags that the text does not mention.
+        hallucinated: Tags it mentions that were not kept.
+        fallback: Whether no attempt was taken.
+        note: What was wrong with each refused attempt.
+    """
+
+    id: str
+    text: str
+    method: str
+    model: str
+    seed: int
+    attempts: int
+    omitted: tuple[str, ...] = ()
+    hallucinated: tuple[str, ...] = ()
+    fallback: bool = False
+    note: str = ""
+
+    def to_record(self) -> dict[str, Any]:
+        """The fields, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def checked(
+        cls,
+        track_id: str,
+        text: str,
+        kept: Kept,
+        vocabulary: TagVocabulary,
+        method: str,
+        model: str,
+        seed: int,
+        *,
+        attempts: int = 1,
+        fallback: bool = False,
+        note: str = "",
+    ) -> "Description":
+        """A description with what `check_text` finds in it."""
+        check = check_text(text, kept, vocabulary)
+        return cls(track_id, text, method, model, seed, attempts, check.omitted, check.hallucinated, fallback, note)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to describe tracks.
+
+    Args:
+        name: Of the method, and of the texts in the store.
+        model: What writes; empty where rules do.
+        seed: Of its draws.
+        threshold: Tags above it are told.
+        describe: Tracks → descriptions, one at a time.
+    """
+
+    name: str
+    model: str
+    seed: int
+    threshold: float
+    describe: Callable[[Tracks], Iterator[Description]]

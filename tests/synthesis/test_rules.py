@@ -4,9 +4,8 @@ from itertools import permutations
 
 import pytest
 
-from viml_hf.synthesis.data2text import METHOD, describe_by_rules, fill_template
-from viml_hf.synthesis.templates import TEMPLATES
-from viml_hf.synthesis.text_checks import check_text
+from viml_hf.synthesis.description import check_text
+from viml_hf.synthesis.rules import DATA2TEXT_RULES, TEMPLATES, describe_by_rules, describe_by_tags, fill_template
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
 from viml_hf.tagging.track_tags import TrackTags
 
@@ -18,6 +17,7 @@ TAGS = TrackTags(
         "instrument": {"synth bass": 0.7, "bass": 0.9, "strings": 0.6, "piano": 0.1},
     }
 )
+FIVE = TrackTags({"genre": {"pop": 0.9, "rock": 0.2}, "mood": {"sad": 0.5, "slow": 0.4}, "instrument": {"piano": 0.8}})
 
 
 def random_tags(seed):
@@ -33,7 +33,7 @@ def random_tags(seed):
 
 
 def test_the_method_is_not_called_like_the_neural_one():
-    assert METHOD == "data2text-rules"
+    assert DATA2TEXT_RULES == "data2text-rules"
 
 
 @pytest.mark.parametrize("category", TEMPLATES)
@@ -132,3 +132,30 @@ def test_templates_hold_the_papers_sentences_and_gaps_that_exist():
             assert text.startswith(text[0].upper())
             assert text.endswith(".")
             assert VOCABULARY.find(text) == [], (category, template)
+
+
+def test_the_list_of_tags_is_the_kept_tags_in_another_order_for_another_track_or_seed():
+    texts = [describe_by_tags(f"track {number}", FIVE) for number in range(40)]
+    assert {tuple(sorted(text.split(", "))) for text in texts} == {("piano", "pop", "sad", "slow")}
+    assert len(set(texts)) > 12  # of 24
+    assert len({describe_by_tags("track", FIVE, seed=seed) for seed in range(40)}) > 12
+
+
+def test_the_list_of_tags_depends_on_seed_and_id_alone():
+    first = describe_by_tags("a", FIVE, seed=3)
+    random.seed(1)
+    describe_by_tags("b", FIVE)
+    assert describe_by_tags("a", FIVE, seed=3) == first == "slow, pop, piano, sad"
+    reordered = TrackTags({name: dict(reversed(tags.items())) for name, tags in FIVE.confidences.items()})
+    assert describe_by_tags("a", reordered, seed=3) == first
+
+
+def test_no_kept_tag_gives_an_empty_list_of_tags():
+    assert describe_by_tags("a", FIVE, threshold=0.9) == ""
+
+
+def test_the_list_of_tags_tells_every_kept_tag_and_no_other():
+    draws = random.Random(0)
+    for track in range(300):
+        tags = TrackTags({name: {tag: draws.random() for tag in all_} for name, all_ in VOCABULARY.tags.items()})
+        assert check_text(describe_by_tags(str(track), tags), tags.kept(), VOCABULARY).is_faithful
