@@ -103,10 +103,10 @@ class MediaEncoder:
             video: `NAME[:HUB_ID[@REVISION]]`, a Hub id or a folder.
             text: The same.
             audio: The same.
-            dtypes: Dtype per modality, one for all, or `"auto"`, see `resolve_dtypes`.
-            fast: Decode only the frames that others refer to.
+            dtypes: `"float32"` or `"bfloat16"`, for all or per modality; `"auto"` is bfloat16 if encoder and device suit it.
+            fast: Decode only reference frames, see `viml_hf.processing.video_decoding.iter_frames`.
             threads: See the class.
-            device: Where to encode.
+            device: Device of the encoders.
             describe: Look up licences and revisions for `info`, and warn of licences that forbid commercial use.
             kwargs: Passed to each `from_pretrained` (`local_files_only`, `cache_dir`, `token`, …).
         """
@@ -183,12 +183,14 @@ class MediaEncoder:
 
     def encode_text(self, text: str) -> np.ndarray:
         """Base feature `(1, width)` float16 of a text."""
-        return self._run(self._encode_text, text).result()
+        inputs = self.processor(text=[text]).to(self.model.device)
+        tokens, mask = inputs["input_ids"], inputs["text_attention_mask"]
+        features, _ = self._run(self.model.get_text_base_features, tokens, mask).result()
+        return _float16(features[0])
 
     def null_text(self) -> np.ndarray:
         """Base feature `(width,)` float16 of the empty string."""
-        tokenizer = self.processor.tokenizer
-        return self._run(lambda: _float16(self.model.null_text_base_feature(tokenizer))).result()
+        return _float16(self._run(self.model.null_text_base_feature, self.processor.tokenizer).result())
 
     def _encode(
         self,
@@ -228,11 +230,6 @@ class MediaEncoder:
         inputs = self.processor.audio_inputs([[waveform]]).to(self.model.device)
         features, _ = self.model.get_audio_base_features(**inputs)
         return features[0].cpu()
-
-    def _encode_text(self, text: str) -> np.ndarray:
-        inputs = self.processor(text=[text]).to(self.model.device)
-        features, _ = self.model.get_text_base_features(inputs["input_ids"], inputs["text_attention_mask"])
-        return _float16(features[0])
 
     def _run(self, task: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Run a task of the encoders in a thread that gives torch a single thread."""
