@@ -103,7 +103,7 @@ class MediaEncoder:
             video: `NAME[:HUB_ID[@REVISION]]`, a Hub id or a folder.
             text: The same.
             audio: The same.
-            dtypes: `"float32"` or `"bfloat16"`, for all or per modality; `"auto"` is bfloat16 if encoder and device suit it.
+            dtypes: `"float32"`, `"bfloat16"`, or one per modality; `"auto"` is bfloat16 if encoder and device suit.
             fast: Decode only reference frames, see `viml_hf.processing.video_decoding.iter_frames`.
             threads: See the class.
             device: Device of the encoders.
