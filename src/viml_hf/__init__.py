@@ -34,7 +34,7 @@ _PUBLIC = {
     "BaseFeatures": "encoders.media_encoder",
     "MediaEncoder": "encoders.media_encoder",
     "Store": "features.store",
-    "StoreSpec": "features.store",
+    "StoreSpec": "features.store_format",
     "StoreWriter": "features.store_writer",
     "EncoderInfo": "encoders.encoder_info",
     "MediaItem": "features.media_item",

@@ -13,7 +13,7 @@ from tests.media import sine, write_audio, write_video
 from viml_hf import Store
 from viml_hf.cli.main import main
 from viml_hf.features import extraction
-from viml_hf.features.store_writer import lock_folder, unlock_folder
+from viml_hf.features.atomic_files import lock_folder, unlock_folder
 
 RATE = 22050
 

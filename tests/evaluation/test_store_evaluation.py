@@ -9,7 +9,7 @@ from viml_hf import Store, StoreSpec, StoreWriter, ViMLConfig, ViMLError, ViMLMo
 from viml_hf.evaluation.pools import make_pools
 from viml_hf.evaluation.ranks import retrieval_ranks
 from viml_hf.evaluation.store_evaluation import embed_items, evaluate_ranks, mean_features, select_items
-from viml_hf.features.store import RowRange
+from viml_hf.features.store_format import RowRange
 
 HEADS = {"hidden_size": 16, "projection_dim": 16, "num_attention_heads": 2, "intermediate_size": 32}
 

@@ -13,7 +13,7 @@ from viml_hf.encoders import encoder_info
 from viml_hf.features import extraction
 from viml_hf.features.extraction import plan_extraction
 from viml_hf.features.media_item import signature
-from viml_hf.features.store import RowRange, StoreItem
+from viml_hf.features.store_format import RowRange, StoreItem
 
 
 @pytest.fixture(scope="module")

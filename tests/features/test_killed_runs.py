@@ -20,10 +20,11 @@ from tests.features.test_workers import ROOT, alive, children, wait_until
 from tests.media import numbered_frame, sine, write_audio, write_video
 from viml_hf import MediaItem, Store, StoreSpec, StoreWriter, ViMLError
 from viml_hf.encoders.encoder_settings import EncoderSettings
+from viml_hf.features.atomic_files import lock_folder, unlock_folder
 from viml_hf.features.checksums import damaged_file
 from viml_hf.features.extraction import Run, run_extraction, store_spec
-from viml_hf.features.store import JOURNAL_FILE, MODALITIES, RowRange, read_journal
-from viml_hf.features.store_writer import OWN_FILE, lock_folder, unlock_folder
+from viml_hf.features.store_format import JOURNAL_FILE, MODALITIES, RowRange, read_journal
+from viml_hf.features.store_writer import OWN_FILE
 
 FILES, SEED = 200, 0
 MOMENTS = ("reading", "starting", "reading", "committing") * 5

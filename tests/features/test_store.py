@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from viml_hf import Store, StoreSpec, StoreWriter, ViMLError
 from viml_hf.features import RowRange, StoreItem, store_writer
 from viml_hf.features.checksums import sealed, sha256_of
-from viml_hf.features.store import FIELD_TYPES
+from viml_hf.features.store_format import FIELD_TYPES
 
 WIDTHS = {"video": 3, "audio": 2, "text": 4}
 SPEC = StoreSpec(dict.fromkeys(WIDTHS, "descriptors"), WIDTHS)

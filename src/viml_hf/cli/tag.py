@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Tag a store (the tags are kept in it), or print the tags of files."""
-    from viml_hf.features.store import STORE_FILE, Store
+    from viml_hf.features.store import Store
+    from viml_hf.features.store_format import STORE_FILE
     from viml_hf.tagging.store_tags import TAGS_FILE, tag_store
     from viml_hf.tagging.tag_vocabulary import TagVocabulary
     from viml_hf.tagging.tagger import load_tagger

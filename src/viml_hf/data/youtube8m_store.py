@@ -16,7 +16,8 @@ from viml_hf.data.youtube8m import WIDTHS, YouTube8MVideo, label_text, read_vide
 from viml_hf.encoders.encoder_settings import EncoderSettings
 from viml_hf.encoders.media_encoder import best_device
 from viml_hf.errors import ViMLError
-from viml_hf.features.store import Store, StoreSpec
+from viml_hf.features.store import Store
+from viml_hf.features.store_format import StoreSpec
 from viml_hf.features.store_writer import StoreWriter
 from viml_hf.processing.media import printable
 from viml_hf.processing.segments import SEGMENT_SECONDS

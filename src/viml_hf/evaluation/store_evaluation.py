@@ -11,7 +11,8 @@ from torch import Tensor
 from viml_hf.errors import ViMLError
 from viml_hf.evaluation.pools import Pool, make_pools, pools_from_groups
 from viml_hf.evaluation.ranks import retrieval_ranks
-from viml_hf.features.store import Store, StoreItem
+from viml_hf.features.store import Store
+from viml_hf.features.store_format import StoreItem
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.modeling.modeling_viml_towers import masked_mean

@@ -23,7 +23,8 @@ from viml_hf.features.media_item import (
     signature,
     size_of,
 )
-from viml_hf.features.store import Store, StoreItem, StoreSpec, item_from_record, read_journal
+from viml_hf.features.store import Store
+from viml_hf.features.store_format import StoreItem, StoreSpec, item_from_record, read_journal
 from viml_hf.features.store_writer import SPEC_FILE, StoreWriter
 from viml_hf.features.workers import extract_in_processes, extract_on_ray
 from viml_hf.processing.media import printable

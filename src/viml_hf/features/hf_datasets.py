@@ -10,13 +10,12 @@ import numpy as np
 
 from viml_hf.errors import ViMLError
 from viml_hf.features.checksums import sha256_of
-from viml_hf.features.store import (
+from viml_hf.features.store_format import (
     FIELD_TYPES,
     ITEMS_FILE,
     JOURNAL_FILE,
     MODALITIES,
     STORE_FILE,
-    Store,
     StoreItem,
     StoreSpec,
     split_fields,
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def store_to_dataset(store: Store, with_errors: bool, cache_dir: str | Path | None) -> "Dataset":
+def dataset_of_items(store: Any, with_errors: bool, cache_dir: str | Path | None) -> "Dataset":
     """The dataset of a store; see [`Store.to_dataset`]."""
     try:
         from datasets import Dataset, Features, List, Value
@@ -50,7 +49,7 @@ def store_to_dataset(store: Store, with_errors: bool, cache_dir: str | Path | No
     )
 
 
-def examples(store: Store, with_errors: bool) -> Iterator[dict[str, Any]]:
+def examples(store: Any, with_errors: bool) -> Iterator[dict[str, Any]]:
     """The rows of the dataset, one item at a time."""
     for item in store.items:
         if item.error is None or with_errors:
@@ -61,13 +60,13 @@ def examples(store: Store, with_errors: bool) -> Iterator[dict[str, Any]]:
             yield {"id": item.id, **features, "texts": texts, "error": item.error, "fields": others, **columns}
 
 
-def store_from_dataset(
+def write_dataset_as_store(
     dataset: "Dataset",
     folder: str | Path,
     encoders: Mapping[str, str] | None,
     null_text: Any,
     spec_fields: dict[str, Any],
-) -> Store:
+) -> None:
     """Write a store from a dataset; see [`Store.from_dataset`]."""
     from datasets import Array2D, LargeList, List
 
@@ -89,7 +88,6 @@ def store_from_dataset(
     with StoreWriter(folder, spec, np.zeros(widths["text"]) if null_text is None else null_text) as writer:
         for row in dataset:
             writer.add_item(*item_of(row))
-    return Store(folder)
 
 
 def infer_widths(dataset: "Dataset", null_text: Any) -> dict[str, int]:

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from viml_hf.errors import ViMLError
+from viml_hf.features.atomic_files import replacing
 from viml_hf.features.checksums import damaged_file, sha256_of
-from viml_hf.features.store import as_rows
-from viml_hf.features.store_writer import replacing
+from viml_hf.features.store_format import as_rows
 
 FOLDER = "texts"
 

@@ -1,12 +1,12 @@
 """A file of records that grows line by line, so that a run that was killed goes on where it was."""
 
 import json
-import os
 from collections.abc import Iterator, KeysView
 from pathlib import Path
 from typing import Any
 
 from viml_hf.errors import ViMLError
+from viml_hf.features.atomic_files import append_line
 
 
 class RecordJournal:
@@ -50,17 +50,8 @@ class RecordJournal:
 
     def append(self, record: dict[str, Any]) -> None:
         """Write a record with an `id`, and wait until it is on the disk."""
-        line = json.dumps(record).encode() + b"\n"
         size = self._path.stat().st_size
-        try:
-            with self._path.open("ab") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            # Half a line, where the disk is full, would spoil the next one.
-            os.truncate(self._path, size)
-            raise
+        append_line(self._path, json.dumps(record) + "\n")
         self._places[record["id"]] = size
 
     def read(self) -> Iterator[dict[str, Any]]:

@@ -1,15 +1,13 @@
 """Writing a store: shard by shard, each committed whole, so that a crash loses at most the shard in hand."""
 
 import json
-import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from viml_hf.errors import ViMLError
+from viml_hf.features.atomic_files import append_line, lock_folder, replacing, unlock_folder
 from viml_hf.features.checksums import damaged_file, digest, sealed, sha256_of
-from viml_hf.features.store import (
+from viml_hf.features.store_format import (
     ITEMS_FILE,
     JOURNAL_FILE,
     MODALITIES,
@@ -36,12 +35,7 @@ from viml_hf.features.store import (
     write_items,
 )
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-SPEC_FILE, LOCK_FILE = "spec.json", "lock"
+SPEC_FILE = "spec.json"
 # The fingerprints say whether features are the same; these say where they come from.
 INFORMATION = ("revisions", "licences")
 OWN_FILE = re.compile(rf"({'|'.join(MODALITIES)})-\d+\.safetensors|.*\.tmp")
@@ -240,23 +234,10 @@ class StoreWriter:
             name = shard_name(modality, shard.number)
             self._write_tensors(name, np.concatenate([rows for rows in packed if len(rows)]))
             shard.files[name] = sha256_of(self.folder / name)
-        self._append_to_journal(shard.to_line())
+        append_line(self.folder / JOURNAL_FILE, shard.to_line())
         self._shards.append(shard)
         self._items |= {item.id: item for item in shard.items}
         self._new = []
-
-    def _append_to_journal(self, line: str) -> None:
-        path = self.folder / JOURNAL_FILE
-        size = path.stat().st_size
-        try:
-            with path.open("ab") as file:
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            # Half a line, where the disk is full, would spoil the next one.
-            os.truncate(path, size)
-            raise
 
     def _committed_shards(self) -> list[Shard]:
         """The shards of earlier sessions. What is damaged or gone since it was committed is extracted again."""
@@ -330,42 +311,3 @@ class StoreWriter:
     def _write_tensors(self, name: str, rows: np.ndarray, metadata: dict[str, str] | None = None) -> None:
         with replacing(self.folder / name) as path:
             save_file({"features": torch.from_numpy(np.ascontiguousarray(rows))}, path, metadata)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; it becomes `path`, whole and on the disk, when the block ends without an error."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    yield temporary
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def lock_folder(folder: Path) -> IO[bytes]:
-    """Let no second writer into a folder. The lock ends with `unlock_folder`, or with the process.
-
-    Without `fcntl`, or on a file system without locks, there is none.
-
-    Raises:
-        ViMLError: Another writer has it.
-    """
-    file = (folder / LOCK_FILE).open("ab")
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise ViMLError(f"another extraction is writing into {folder}: wait for it or stop it") from None
-        except OSError:
-            pass  # a file system without locks
-    return file
-
-
-def unlock_folder(lock: IO[bytes]) -> None:
-    """Let other writers in."""
-    if fcntl is not None:
-        # Closing alone would leave the lock to processes forked meanwhile.
-        with suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_UN)
-    lock.close()

@@ -16,7 +16,7 @@ from huggingface_hub.utils import yaml_dump
 
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.evaluation.metrics import decimals
-from viml_hf.features.store_writer import replacing
+from viml_hf.features.atomic_files import replacing
 from viml_hf.hub import VIDEO_TO_MUSIC
 from viml_hf.hub.saved_weights import weights_checksum
 from viml_hf.modeling.configuration_viml import ViMLConfig

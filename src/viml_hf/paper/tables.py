@@ -18,7 +18,8 @@ from viml_hf.evaluation.statistics import Interval, metric_intervals
 from viml_hf.evaluation.store_evaluation import can_be_ranked, embed_items, mean_features, pools_of
 from viml_hf.features.checksums import digest
 from viml_hf.features.named_texts import names_of_texts
-from viml_hf.features.store import Store, StoreItem
+from viml_hf.features.store import Store
+from viml_hf.features.store_format import StoreItem
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.paper.cca import LinearCCA, fit_cca

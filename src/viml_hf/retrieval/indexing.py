@@ -16,10 +16,12 @@ from tqdm import tqdm
 from viml_hf.encoders.encoder_settings import EncoderLoader
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
+from viml_hf.features.atomic_files import LOCK_FILE, lock_folder, unlock_folder
 from viml_hf.features.extraction import Run, run_extraction, store_spec
 from viml_hf.features.media_item import MediaItem
-from viml_hf.features.store import Store, StoreItem, StoreSpec
-from viml_hf.features.store_writer import LOCK_FILE, SPEC_FILE, lock_folder, unlock_folder
+from viml_hf.features.store import Store
+from viml_hf.features.store_format import StoreItem, StoreSpec
+from viml_hf.features.store_writer import SPEC_FILE
 from viml_hf.retrieval.index import MusicIndex, Track, Window
 from viml_hf.retrieval.model_loading import fingerprint
 from viml_hf.retrieval.tracks import assemble_index, embed_windows, make_track, named_items, track_spans

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from viml_hf.errors import ViMLError
-from viml_hf.features.store import RowRange, Store
+from viml_hf.features.store import Store
+from viml_hf.features.store_format import RowRange
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.train.dataset import StoreExample
 

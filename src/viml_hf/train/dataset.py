@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from viml_hf.errors import ViMLError
-from viml_hf.features.store import RowRange, Store, StoreItem
+from viml_hf.features.store import Store
+from viml_hf.features.store_format import RowRange, StoreItem
 
 
 class StoreExample(TypedDict):

@@ -16,7 +16,8 @@ from transformers.utils import logging
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.features.checksums import digest
-from viml_hf.features.store import Store, StoreItem
+from viml_hf.features.store import Store
+from viml_hf.features.store_format import StoreItem
 from viml_hf.hub.card_facts import TRAINING_FILE, stated_name
 from viml_hf.hub.sentence_transformers_files import save_for_sentence_transformers
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
