@@ -57,7 +57,7 @@ _PUBLIC = {
     "retrieval_metric_folder": "evaluation.metrics",
     "Recipe": "train.recipes",
     "load_recipe": "train.recipes",
-    "TrainingSettings": "train.training",
+    "TrainingSettings": "train.settings",
     "ViMLTrainer": "train.trainer",
     "make_trainer": "train.training",
     "train_model": "train.training",

@@ -19,7 +19,8 @@ from viml_hf import (
 )
 from viml_hf.hub.card_facts import OwnerFacts, check_repo_id, facts_of_model, gather_facts, stated_name
 from viml_hf.hub.evaluation_results import EVALUATION_FILE, save_evaluation
-from viml_hf.train.training import TrainingSettings, write_training_facts
+from viml_hf.train.settings import TrainingSettings
+from viml_hf.train.training import write_training_facts
 
 CLIP = "clip:openai/clip-vit-base-patch32"
 TRAINING = {"settings": {"epochs": 2}, "store": {"video": CLIP, "text": CLIP, "audio": "descriptors"}}

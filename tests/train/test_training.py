@@ -32,7 +32,8 @@ from viml_hf.evaluation.ranks import retrieval_ranks
 from viml_hf.evaluation.store_evaluation import evaluate_ranks
 from viml_hf.features import RowRange
 from viml_hf.features.checksums import sealed, sha256_of, unsealed
-from viml_hf.train.training import new_model, split_items
+from viml_hf.features.splits import split_items
+from viml_hf.train.training import new_model
 
 HEADS = {"hidden_size": 16, "projection_dim": 16, "num_attention_heads": 2, "intermediate_size": 32}
 

@@ -195,7 +195,9 @@ def _train(
     from tqdm import tqdm
 
     from viml_hf.evaluation.store_evaluation import evaluate_ranks
-    from viml_hf.train.training import TrainingSettings, make_trainer, new_model, split_items
+    from viml_hf.features.splits import split_items
+    from viml_hf.train.settings import TrainingSettings
+    from viml_hf.train.training import make_trainer, new_model
 
     items, held_out = split_items(described)[0], split_items(store)[1]
     ranks: dict[str, list[Any]] = {VIDEO_ONLY: [], WITHOUT_TEXT: [], WITH_TEXT: []}
@@ -233,7 +235,8 @@ def _note_training(
     model: Path,
 ) -> None:
     """What the card of the kept model tells of its training."""
-    from viml_hf.train.training import TrainingSettings, write_training_facts
+    from viml_hf.train.settings import TrainingSettings
+    from viml_hf.train.training import write_training_facts
 
     settings = TrainingSettings(**{**TRAINING, "epochs": options.epochs, "seed": 0})
     data = "a generated corpus: rendered pictures and synthetic music, with texts made by rules of a tagger's tags"

@@ -190,8 +190,8 @@ def _save(
     benchmark: dict[str, str] | None,
 ) -> None:
     """Keep the summary with the model."""
+    from viml_hf.features.splits import items_digest
     from viml_hf.hub.evaluation_results import EVALUATION_FILE, save_evaluation
-    from viml_hf.train.training import items_digest
 
     kept = {**summary, "items_sha256": items_digest(store, chosen.items)}
     removed = save_evaluation(folder, model.config, kept, benchmark)

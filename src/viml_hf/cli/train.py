@@ -39,7 +39,8 @@ def run(options: argparse.Namespace) -> None:
     """Train, save, and print the metrics on the held-out items."""
     from viml_hf.evaluation.metrics import format_table
     from viml_hf.train.recipes import load_recipe
-    from viml_hf.train.training import TrainingSettings, train_model
+    from viml_hf.train.settings import TrainingSettings
+    from viml_hf.train.training import train_model
 
     chosen = given_settings(options)
     if options.whole_tracks:
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
 
 def given_settings(options: argparse.Namespace) -> dict[str, Any]:
     """Those fields of `TrainingSettings` that were given as options."""
-    from viml_hf.train.training import TrainingSettings
+    from viml_hf.train.settings import TrainingSettings
 
     given = {field.name: getattr(options, field.name, None) for field in fields(TrainingSettings)}
     return {name: value for name, value in given.items() if value is not None}

@@ -11,14 +11,13 @@ from torch import Tensor
 from viml_hf.errors import ViMLError
 from viml_hf.evaluation.pools import Pool, make_pools, pools_from_groups
 from viml_hf.evaluation.ranks import retrieval_ranks
+from viml_hf.features.batches import clip_room, clip_rows, gather
+from viml_hf.features.splits import split_items
 from viml_hf.features.store import Store
-from viml_hf.features.store_format import StoreItem
+from viml_hf.features.store_format import MODALITIES, RowRange, StoreItem
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.modeling.modeling_viml_towers import masked_mean
-from viml_hf.train.data_collator import ViMLDataCollator
-from viml_hf.train.dataset import StoreDataset
-from viml_hf.train.training import split_items
 
 
 def can_be_ranked(item: StoreItem, query_modalities: Sequence[str]) -> bool:
@@ -283,8 +282,20 @@ def _batches(
             raise ViMLError(
                 f"{store.folder}: item {item.id!r} has no {lacking} to be ranked by; leave it out, see can_be_ranked"
             )
-    dataset = StoreDataset(store, items, training=False)
-    collator = ViMLDataCollator(store, clip_segments=clip_segments, query_modalities=query_modalities)
-    for start in range(0, len(dataset), batch_size):
-        batch = collator([dataset[i] for i in range(start, min(start + batch_size, len(dataset)))])
-        yield {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+    for start in range(0, len(items), batch_size):
+        chosen = [_rows_of(item, query_modalities, clip_segments) for item in items[start : start + batch_size]]
+        batch: dict[str, Tensor] = {}
+        for modality in MODALITIES:
+            features, mask = gather(store, modality, [rows[modality] for rows in chosen])
+            batch |= {f"{modality}_features": features, f"{modality}_attention_mask": mask}
+        yield batch
+
+
+def _rows_of(item: StoreItem, query_modalities: Sequence[str], clip_segments: int | None) -> dict[str, RowRange]:
+    """The rows of an item that are compared: the middle clip and the first text, of what the query holds."""
+    video, audio, text = item.video, item.audio, item.text
+    if clip_segments is not None:
+        first = clip_room(video, audio, clip_segments) // 2
+        video, audio = (clip_rows(rows, first, clip_segments) for rows in (video, audio))
+    query = {"video": video, "text": RowRange(text.shard, text.start, min(text.start + 1, text.stop))}
+    return {"audio": audio} | {name: rows if name in query_modalities else RowRange() for name, rows in query.items()}

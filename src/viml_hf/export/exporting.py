@@ -2,13 +2,13 @@
 
 import json
 import os
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-import viml_hf
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.export.checks import TOLERANCE, Checked, check
@@ -149,7 +149,7 @@ def _description(model: ViMLModel | MediaEncoder, format: str, part: str) -> dic
         "format": format,
         "part": part,
         **({"opset": OPSET} if format == "onnx" else {}),
-        "written_by": {"viml-hf": viml_hf.__version__, "torch": torch.__version__},
+        "written_by": {"viml-hf": version("viml-hf"), "torch": torch.__version__},
         "model": {
             "fingerprint": fingerprint(model) if isinstance(model, MediaEncoder) else heads_fingerprint(viml),
             "query_modalities": viml.config.query_modalities,

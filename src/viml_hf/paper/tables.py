@@ -18,6 +18,7 @@ from viml_hf.evaluation.statistics import Interval, metric_intervals
 from viml_hf.evaluation.store_evaluation import can_be_ranked, embed_items, mean_features, pools_of
 from viml_hf.features.checksums import digest
 from viml_hf.features.named_texts import names_of_texts
+from viml_hf.features.splits import SPLITS, items_digest, items_for
 from viml_hf.features.store import Store
 from viml_hf.features.store_format import StoreItem
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
@@ -26,7 +27,8 @@ from viml_hf.paper.cca import LinearCCA, fit_cca
 from viml_hf.paper.ensembles import ensemble_ranks, tune_alpha
 from viml_hf.paper.table_definitions import COLUMNS, DROPOUT_RATES, Row, System, Table, without_clips
 from viml_hf.train.recipes import load_recipe
-from viml_hf.train.training import SPLITS, TrainingSettings, items_digest, items_for, make_trainer, new_model
+from viml_hf.train.settings import TrainingSettings
+from viml_hf.train.training import make_trainer, new_model
 
 CCA_DIMENSIONS, CCA_RIDGE = 64, 1.0  # chosen on the validation pool of the YouTube-8M music set
 DONE = "system.json"  # in a system's folder, written last

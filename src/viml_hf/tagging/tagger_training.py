@@ -31,8 +31,8 @@ from viml_hf.tagging.tag_vocabulary import TagVocabulary
 from viml_hf.tagging.tagger import MelStatisticsTagger
 from viml_hf.tagging.tagger_metrics import make_tagger_metrics
 from viml_hf.train.dataset import EpochCallback
+from viml_hf.train.settings import training_arguments
 from viml_hf.train.trainer import ViMLTrainer
-from viml_hf.train.training import training_arguments
 
 WINDOWS_PER_TRACK = 2
 KEPT_SECONDS = 30.0

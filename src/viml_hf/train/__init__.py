@@ -3,8 +3,9 @@
 from viml_hf.train.data_collator import ViMLDataCollator
 from viml_hf.train.dataset import EpochCallback, StoreDataset
 from viml_hf.train.metrics import make_compute_metrics
+from viml_hf.train.settings import TrainingSettings
 from viml_hf.train.trainer import ViMLTrainer
-from viml_hf.train.training import TrainingSettings, make_trainer, train_model
+from viml_hf.train.training import make_trainer, train_model
 
 __all__ = [
     "EpochCallback",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from viml_hf.errors import ViMLError
+from viml_hf.features.batches import clip_room, clip_rows, gather
 from viml_hf.features.store import Store
 from viml_hf.features.store_format import RowRange
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
@@ -100,7 +101,8 @@ class ViMLDataCollator:
                 ranges[modality].append(rows)
         batch: dict[str, Tensor | bool] = {"return_loss": True}
         for modality, chosen in ranges.items():
-            batch[f"{modality}_features"], batch[f"{modality}_attention_mask"] = self._gather(modality, chosen)
+            features, mask = gather(self.store, modality, chosen, self.pad_to_multiple_of)
+            batch |= {f"{modality}_features": features, f"{modality}_attention_mask": mask}
         weights = [example["weight"] for example in examples if example["weight"] is not None]
         if weights:
             batch["sample_weights"] = torch.tensor(weights)
@@ -113,10 +115,9 @@ class ViMLDataCollator:
         training = epoch is not None
         draws = draw(self.seed, epoch, example["id"]) if epoch is not None else Draws(1.0, 0.5, 0.0)
         if self.clip_segments is not None:
-            # Video and music are two streams of one file; where their lengths differ, the clip is inside both.
-            room = min(len(video), len(audio)) - self.clip_segments
+            room = clip_room(video, audio, self.clip_segments)
             first = min(int(draws.clip * (room + 1)), room) if training else room // 2
-            video, audio = (_clip(rows, first, self.clip_segments) for rows in (video, audio))
+            video, audio = (clip_rows(rows, first, self.clip_segments) for rows in (video, audio))
         if len(text) > 1:
             one = text.start + min(int(draws.text * len(text)), len(text) - 1)
             text = RowRange(text.shard, one, one + 1)
@@ -132,24 +133,3 @@ class ViMLDataCollator:
             "audio": audio,
             "text": text if keep_text else RowRange(),
         }
-
-    def _gather(self, modality: str, ranges: list[RowRange]) -> tuple[Tensor, Tensor]:
-        """Padded rows and their mask."""
-        longest = max(1, *(len(rows) for rows in ranges)) if ranges else 1
-        longest += -longest % self.pad_to_multiple_of
-        width = self.store.spec.widths[modality]
-        features = torch.zeros(len(ranges), longest, width, dtype=torch.float16)
-        mask = torch.zeros(len(ranges), longest, dtype=torch.long)
-        for index, rows in enumerate(ranges):
-            if len(rows):
-                features[index, : len(rows)] = self.store.rows(modality, rows)
-                mask[index, : len(rows)] = 1
-        return features.float(), mask
-
-
-def _clip(rows: RowRange, first: int, length: int) -> RowRange:
-    """Rows `first … first + length`; all of them where there are not so many."""
-    if len(rows) <= length:
-        return rows
-    first = max(0, first)
-    return RowRange(rows.shard, rows.start + first, rows.start + first + length)

@@ -4,23 +4,22 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, set_seed
 from transformers.utils import logging
 
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError, in_one_line
-from viml_hf.features.checksums import digest
+from viml_hf.features.splits import items_digest, split_items
 from viml_hf.features.store import Store
 from viml_hf.features.store_format import StoreItem
 from viml_hf.hub.card_facts import TRAINING_FILE, stated_name
 from viml_hf.hub.sentence_transformers_files import save_for_sentence_transformers
-from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.modeling.configuration_viml import ViMLConfig
 from viml_hf.modeling.encoder_names import is_published_features, pinned_name
 from viml_hf.modeling.modeling_viml import ViMLModel
@@ -29,126 +28,13 @@ from viml_hf.processing.processing_viml import ViMLProcessor
 from viml_hf.train.data_collator import ViMLDataCollator
 from viml_hf.train.dataset import EpochCallback, StoreDataset
 from viml_hf.train.metrics import make_compute_metrics
+from viml_hf.train.settings import TrainingSettings, training_arguments
 from viml_hf.train.trainer import ViMLTrainer
-
-if TYPE_CHECKING:
-    from viml_hf.tagging.tagger_training import TaggerSettings
 
 CHECKPOINTS = "checkpoints"
 FEW_STEPS = 200
-# Values of the field `split`, by what the items are for: learned from, evaluated on while choosing, and reported.
-SPLITS = {"train": ("train",), "validation": ("validation", "val", "eval"), "test": ("test",)}
 
 logger = logging.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How a model is trained. What the paper leaves open follows the nearest published recipe on the same features.
-
-    Args:
-        epochs: Passes over the training items.
-        batch_size: Items per step and process; every other item of the batch is a negative. Smaller stores use what
-            they have.
-        learning_rate: Peak of the cosine schedule.
-        warmup: Share of the steps that warm up.
-        weight_decay: Of AdamW.
-        text_dropout: Share of texts dropped (paper: 0.8).
-        video_dropout: Share of videos dropped among the items that keep their text.
-        clip_segments: Segments of a training clip (3 = 30 s), or `None` for whole tracks.
-        pool_size: Tracks per evaluation pool; `None` for all.
-        seed: Of weights, order and draws.
-        loader_workers: Processes that gather batches.
-        bf16: Compute in bfloat16 where that is safe; faster on GPUs and on CPUs that have it, slower on others.
-    """
-
-    epochs: int = 100
-    batch_size: int = 512
-    learning_rate: float = 3e-4
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    text_dropout: float = 0.8
-    video_dropout: float = 0.0
-    clip_segments: int | None = CLIP_SEGMENTS
-    pool_size: int | None = None
-    seed: int = 0
-    loader_workers: int = 0
-    bf16: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse settings with which nothing is learned.
-
-        Raises:
-            ViMLError: A number is out of range.
-        """
-        accepted = {
-            "epochs": (self.epochs >= 1, "1 or more"),
-            "batch_size": (self.batch_size >= 2, "2 or more: the other items of a batch are the negatives"),
-            "learning_rate": (self.learning_rate > 0, "a number above 0, such as 3e-4"),
-            "warmup": (0 <= self.warmup < 1, "a share of the steps in [0, 1)"),
-            "pool_size": (self.pool_size is None or self.pool_size >= 2, "2 or more tracks"),
-        }
-        for name, (good, hint) in accepted.items():
-            if not good:
-                raise ViMLError(f"{name}={getattr(self, name)}: give {hint}")
-
-
-def split_items(store: Store) -> tuple[list[StoreItem], list[StoreItem]]:
-    """Training and evaluation items, by their field `split`.
-
-    Evaluated on is `validation` (or `val`, `eval`), else `test`, which is never trained on. Where nothing is said to be
-    `train`, all else is, and without anything to evaluate on every tenth item is held out.
-    """
-    train, validation, test = (items_for(store, purpose) for purpose in SPLITS)
-    if train:
-        return train, validation or test
-    reserved = {item.id for item in (*validation, *test)}
-    others = [item for item in store.usable() if item.id not in reserved]
-    if reserved:
-        return others, validation or test
-    held_out = {item.id for item in others[9::10] or others[1::2]}
-    return [i for i in others if i.id not in held_out], [i for i in others if i.id in held_out]
-
-
-def items_for(store: Store, purpose: str) -> list[StoreItem]:
-    """The usable items whose field `split` says that they are for a purpose of `SPLITS`."""
-    return [item for item in store.usable() if item.fields.get("split") in SPLITS[purpose]]
-
-
-def items_digest(store: Store, items: Sequence[StoreItem]) -> str:
-    """A checksum of what is trained on: the encoders, and the content, texts and weights of the items."""
-    contents = [[i.id, i.texts, i.fields.get("weight"), i.fields.get("sha256"), len(i.video)] for i in items]
-    return digest([asdict(store.spec), contents])
-
-
-def training_arguments(
-    settings: "TrainingSettings | TaggerSettings", output: str | Path, *, progress: bool, **arguments: Any
-) -> TrainingArguments:
-    """What the trainers of this package have in common.
-
-    Args:
-        settings: How to train.
-        output: Folder for checkpoints.
-        progress: Show progress bars.
-        arguments: Further fields of `TrainingArguments`, which win over these.
-    """
-    chosen: dict[str, Any] = {
-        "output_dir": str(output),
-        "num_train_epochs": settings.epochs,
-        "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": settings.warmup,
-        "seed": settings.seed,
-        # A last, smaller batch would have fewer negatives (or triplets, and worse batch statistics) than the others.
-        "dataloader_drop_last": True,
-        "remove_unused_columns": False,
-        "report_to": "none",
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "save_strategy": "no",
-        "logging_strategy": "epoch",
-        "disable_tqdm": not progress,
-    }
-    return TrainingArguments(**{**chosen, **arguments})
 
 
 def make_trainer(

@@ -11,7 +11,7 @@ from typing import Any
 
 from viml_hf.errors import ViMLError
 from viml_hf.modeling.configuration_viml import ViMLConfig
-from viml_hf.train.training import TrainingSettings
+from viml_hf.train.settings import TrainingSettings
 
 FOLDER = Path(__file__).parent
 PARTS = {"config": ViMLConfig, "settings": TrainingSettings}
