@@ -35,9 +35,21 @@ from .modeling_viml_towers import ViMLPreTrainedModel, masked_mean
 class ViMLForMusicRetrieval(ViMLPreTrainedModel):
     """[`ViMLModel`] (as `.viml`) with three base encoders, in one self-contained checkpoint.
 
-    Its inputs are made by [`ViMLProcessor`]. The encoders are frozen by default: they get no gradient and stay in
+    The encoders are frozen by default: they get no gradient and stay in
     evaluation mode. Their base features are rounded to float16 as in a store, so that embeddings are the same whether
     features were stored or not. `ViMLModel.from_pretrained` reads the heads alone out of such a checkpoint.
+
+    The inputs of its methods, made by [`ViMLProcessor`]. A mask is 1 where something exists, and may be left out:
+
+        pixel_values: `(batch, segments, frames, 3, height, width)`, segments of 10 s.
+        frame_attention_mask: `(batch, segments, frames)`.
+        input_ids: `(batch, length)`, one text per row.
+        text_attention_mask: `(batch, length)`; a row of zeros = no text.
+        input_features: `(tracks, segments, …)`, the audio encoder's own input per 10 s segment; `(tracks, segments,
+            windows, …)` for an encoder with a window shorter than a segment, whose embeddings are averaged.
+        audio_segment_mask: `(tracks, segments)`.
+        audio_frame_mask: `(tracks, segments, time)`, for audio encoders without a window.
+        audio_window_mask: `(tracks, segments, windows)`, for those with a window.
 
     Example:
         >>> from viml_hf import ViMLForMusicRetrieval, ViMLProcessor
@@ -203,10 +215,6 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
     ) -> tuple[Tensor, Tensor]:
         """Segment features: the mean of the unnormalised projected embeddings of a segment's frames (paper section 3).
 
-        Args:
-            pixel_values: `(batch, segments, frames, 3, height, width)`.
-            frame_attention_mask: `(batch, segments, frames)`, 1 where a frame exists.
-
         Returns:
             `(batch, segments, video_dim)` and the mask `(batch, segments)` of segments with a frame.
         """
@@ -225,10 +233,6 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
     def get_text_base_features(self, input_ids: Tensor, text_attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """One base feature per text.
 
-        Args:
-            input_ids: `(batch, length)`.
-            text_attention_mask: `(batch, length)`; a row of zeros = no text.
-
         Returns:
             `(batch, 1, text_dim)` and the mask `(batch, 1)` of rows with a text.
         """
@@ -245,13 +249,6 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         audio_window_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One base feature per 10 s segment of music.
-
-        Args:
-            input_features: `(batch, segments, …)`, the audio encoder's own input per segment; `(batch, segments,
-                windows, …)` for an encoder with a window shorter than a segment, whose embeddings are averaged.
-            audio_segment_mask: `(batch, segments)`, 1 where the segment exists.
-            audio_frame_mask: `(batch, segments, time)`, 1 where the input exists, for encoders without a window.
-            audio_window_mask: `(batch, segments, windows)`, 1 where the window exists.
 
         Returns:
             `(batch, segments, audio_dim)` and the mask `(batch, segments)`.
@@ -282,15 +279,7 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         text_attention_mask: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
-        """Embed videos, texts, or both, see [`ViMLModel.get_query_features`] for what comes back.
-
-        Args:
-            pixel_values: `(batch, segments, frames, 3, height, width)`.
-            frame_attention_mask: `(batch, segments, frames)`.
-            input_ids: `(batch, length)`.
-            text_attention_mask: `(batch, length)`; a row of zeros = no text.
-            kwargs: As for [`ViMLModel`].
-        """
+        """Embed videos, texts, or both. What comes back is that of [`ViMLModel.get_query_features`]."""
         query = self._query_base_features(pixel_values, frame_attention_mask, input_ids, text_attention_mask)
         return self.viml.get_query_features(**query, **kwargs)
 
@@ -303,15 +292,7 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         audio_window_mask: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
-        """Embed music, see [`ViMLModel.get_audio_features`] for what comes back.
-
-        Args:
-            input_features: `(batch, segments, …)`.
-            audio_segment_mask: `(batch, segments)`.
-            audio_frame_mask: `(batch, segments, time)`.
-            audio_window_mask: `(batch, segments, windows)`.
-            kwargs: As for [`ViMLModel`].
-        """
+        """Embed music. What comes back is that of [`ViMLModel.get_audio_features`]."""
         features, mask = self.get_audio_base_features(
             input_features, audio_segment_mask, audio_frame_mask, audio_window_mask
         )
@@ -327,12 +308,6 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         """Embed queries whose videos may be of any length: the mean of a long one's windows of 30 s, as it was trained.
 
         Of videos of up to 30 s it is `get_query_features`, of any it is the query of `viml_hf.Recommender`.
-
-        Args:
-            pixel_values: `(batch, segments, frames, 3, height, width)`, segments of 10 s.
-            frame_attention_mask: `(batch, segments, frames)`.
-            input_ids: `(batch, length)`.
-            text_attention_mask: `(batch, length)`; a row of zeros = no text.
 
         Returns:
             `pooler_output` is the embedding, `(batch, projection_dim)` float32, L2-normalised.
@@ -357,12 +332,6 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         audio_window_mask: Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
         """Embed music of any length: the mean of a long track's windows of 30 s, hop 10 s, as an index holds them.
-
-        Args:
-            input_features: As for `get_audio_features`.
-            audio_segment_mask: `(batch, segments)`.
-            audio_frame_mask: `(batch, segments, time)`.
-            audio_window_mask: `(batch, segments, windows)`.
 
         Returns:
             `pooler_output` is the embedding, `(batch, projection_dim)` float32, L2-normalised.
@@ -415,17 +384,7 @@ class ViMLForMusicRetrieval(ViMLPreTrainedModel):
         """Embed queries and music, and compare each with each.
 
         Args:
-            pixel_values: `(batch, segments, frames, 3, height, width)`, segments of 10 s.
-            frame_attention_mask: `(batch, segments, frames)`, 1 where a frame exists.
-            input_ids: `(batch, length)`, one description per row.
-            text_attention_mask: `(batch, length)`; a row of zeros = no text.
-            input_features: `(tracks, segments, …)`, the audio encoder's own input per 10 s segment.
-            audio_segment_mask: `(tracks, segments)`, 1 where the segment exists.
-            audio_frame_mask: `(tracks, segments, time)`, 1 where the input exists, for encoders without a window.
-            audio_window_mask: `(tracks, segments, windows)`, for encoders with a window shorter than a segment.
-            sample_weights: See [`ViMLModel.forward`].
-            return_loss: Likewise.
-            kwargs: As for [`ViMLModel`].
+            sample_weights: See [`ViMLModel.forward`]; likewise `return_loss` and `kwargs`.
 
         Returns:
             [`ViMLOutput`].
