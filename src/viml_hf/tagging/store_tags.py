@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.features.record_journal import RecordJournal
-from viml_hf.features.store import Store, StoreItem
+from viml_hf.features.store import Store
+from viml_hf.features.store_format import StoreItem
 from viml_hf.tagging.tagger import MusicTagger
 from viml_hf.tagging.track_tags import TrackTags
 
