@@ -16,11 +16,10 @@ from viml_hf.hub.evaluation_results import EVALUATION_FILE, HUB_ID, read_evaluat
 from viml_hf.hub.saved_weights import parameter_counts, saved_parameters, weights_checksum
 from viml_hf.modeling.configuration_descriptors import DESCRIPTOR_CONFIGS
 from viml_hf.modeling.configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
-from viml_hf.modeling.encoder_families import MODALITIES
+from viml_hf.modeling.encoder_families import DESCRIPTORS, MODALITIES
 from viml_hf.modeling.encoder_names import EncoderName, is_published_features, parse_encoder_name
 
 TRAINING_FILE = "training.json"
-DESCRIPTORS = "descriptors"
 
 
 @dataclass(frozen=True)
