@@ -1,12 +1,12 @@
-"""Reading a manifest: a table of media files with their excerpts, texts and licences, into the items to extract.
+"""Reads a manifest: a table of media files with their excerpts, texts and licences, into the items to extract.
 
 A manifest is a `.csv`, `.tsv`, `.jsonl`, `.ndjson` or `.parquet` file with one item a row; paths are relative to its
 folder. Its columns, each of which a row may leave empty:
 
-    file_name, video or path   the video, whose own sound is taken, or a music file
-    audio or music             the sound, where it is another file
-    id                         a unique name; the path as written by default
-    start, end                 the excerpt to take: seconds, mm:ss or hh:mm:ss
+    file_name, video or path   the video, with its own sound, or a music file
+    audio or music             the sound, if it is another file
+    id                         a unique name; by default the path as written
+    start, end                 the excerpt: seconds, mm:ss or hh:mm:ss
     text, texts                one description of the music, or a list (in a CSV file a JSON list)
     licence or license, …      every other column is kept with the item
 """
@@ -43,16 +43,10 @@ Placed = tuple[str, MediaItem | ViMLError]  # file and line, and what is there
 
 
 def read_manifest(path: str, prefix: str = "") -> list[Placed]:
-    """The items of a manifest, and its problems, in the order of its rows.
+    """The place (file and line) of each row of a manifest, with its item or its error.
 
-    Rows without an id of their own that are excerpts of one file get the excerpt's times behind the path.
-
-    Args:
-        path: The manifest; its suffix is one of `MANIFEST_SUFFIXES`.
-        prefix: Goes before the ids that are paths.
-
-    Returns:
-        File and line of each row, with its item or what is wrong with it.
+    Rows without an id that are excerpts of one file get the excerpt's times after the path. The prefix goes before ids
+    that are paths.
 
     Raises:
         ViMLError: The file cannot be read, has no row, or has no column that names a media file.
@@ -91,14 +85,7 @@ def read_manifest(path: str, prefix: str = "") -> list[Placed]:
 
 
 def parse_row(row: Mapping[str, Any], folder: str = "") -> MediaItem:
-    """The item of one row of a manifest.
-
-    Args:
-        row: Cells by column, as the module's description names them. Empty texts, `None` and NaN are missing.
-        folder: What relative paths are relative to.
-
-    Returns:
-        The item; no file is looked at.
+    """The item of one row, with cells by column; empty texts, `None` and NaN are missing. No file is opened.
 
     Raises:
         ViMLError: The row names no media file, or a value cannot be used.
@@ -138,10 +125,7 @@ def parse_row(row: Mapping[str, Any], folder: str = "") -> MediaItem:
 
 
 def parse_seconds(value: Any) -> float:
-    """A time in seconds.
-
-    Args:
-        value: A number, or a text such as "12.5", "1:05" or "1:02:03.5".
+    """A time in seconds, of a number or a text such as "12.5", "1:05" or "1:02:03.5".
 
     Raises:
         ViMLError: It is not a time, or negative.
@@ -168,7 +152,7 @@ def parse_seconds(value: Any) -> float:
 
 
 def _read_rows(path: str) -> Iterable[tuple[str, Row]]:
-    """A manifest's rows, each with its line."""
+    """A manifest's rows, each with its line number as text."""
     suffix = suffix_of(path)
     if suffix == ".parquet":
         return _parquet_rows(path)
@@ -251,14 +235,14 @@ def _parquet_rows(path: str) -> list[tuple[str, Row]]:
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
-    """Whether a column is of bytes, or of records with bytes, such as media inside the file."""
+    """Whether a column holds bytes, or records with bytes, such as embedded media."""
     kinds = [kind, *(kind.field(index).type for index in range(kind.num_fields))]
     bytes_kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
     return any(is_kind(one) for one in kinds for is_kind in bytes_kinds)
 
 
 def _check_columns(path: str, columns: Sequence[str]) -> None:
-    """Refuse a manifest whose columns name no file, or one of whose columns is there twice."""
+    """Refuse a manifest with no column for a media file, or with two columns of one name."""
     name, count = Counter(filter(None, columns)).most_common(1)[0] if any(columns) else ("", 0)
     if count > 1:
         raise ViMLError(f"{printable(path)}: column {_shown(name)} is there {count} times; rename or remove the others")
@@ -271,7 +255,7 @@ def _check_columns(path: str, columns: Sequence[str]) -> None:
 
 
 def _take_path(given: dict[str, Any], columns: Sequence[str]) -> str | None:
-    """Remove the first of these columns that a row has; its path."""
+    """Remove the first of these columns that the row has, and return its path."""
     column = next((name for name in columns if name in given), None)
     if column is None:
         return None
@@ -300,7 +284,7 @@ def _take_seconds(given: dict[str, Any], column: str) -> float | None:
 
 
 def _take_texts(given: dict[str, Any]) -> tuple[str, ...]:
-    """The description under `text`, then those under `texts`, each once."""
+    """The description under `text`, then those under `texts`, without repetitions."""
     text, texts = given.pop("text", ""), given.pop("texts", [])
     if not isinstance(text, str):
         raise ViMLError(f"text={_shown(text)}: not a text; give one description, or a list of them as texts")
@@ -322,13 +306,13 @@ def _is_missing(value: Any) -> bool:
 
 
 def _storable(value: Any) -> Any:
-    """A field's value as JSON in UTF-8 can hold it: dates and the like become text."""
+    """A field's value as JSON in UTF-8 can store it; dates and the like become text."""
     if isinstance(value, str):
         return printable(value)
     return json.loads(json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace"))
 
 
 def _shown(value: Any, length: int = 80) -> str:
-    """A value in a message: on one line, and not too long."""
+    """A value for an error message, on one line and shortened."""
     text = repr(value)
     return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -1,7 +1,7 @@
 """MusicCaps (Agostinelli et al. 2023, arXiv 2301.11325): aspects and a caption of 10 s of music, written by musicians.
 
-Its aspects stand in for a tagger's output where no audio is at hand. The file `musiccaps-public.csv` is published under
-CC BY-SA 4.0; it holds no media.
+Its aspects can replace a tagger's output if there is no audio. The file `musiccaps-public.csv` is published under
+CC BY-SA 4.0; it contains no media.
 """
 
 import ast
@@ -20,13 +20,7 @@ _BACKGROUND = re.compile(r"\bambient\b.*\b(noises?|sounds?)\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class MusicCapsTrack:
-    """One row of the file.
-
-    Args:
-        id: The video's YouTube id.
-        aspects: Short phrases such as "mellow piano melody".
-        caption: A description in a few sentences.
-    """
+    """One row: a YouTube id, short phrases such as "mellow piano melody", and a description in a few sentences."""
 
     id: str
     aspects: tuple[str, ...]
@@ -35,14 +29,7 @@ class MusicCapsTrack:
 
 @dataclass(frozen=True)
 class AspectCoverage:
-    """How much of the aspects a vocabulary understands.
-
-    Args:
-        aspects: Number of aspects, repeated ones counted each time.
-        mapped_aspects: Those that mention at least one tag.
-        tracks: Number of tracks.
-        tagged_tracks: Those with at least one tag.
-    """
+    """How many aspects mention a tag of a vocabulary, repeated ones counted each time, and how many tracks have one."""
 
     aspects: int
     mapped_aspects: int
@@ -62,12 +49,6 @@ class AspectCoverage:
 
 def read_musiccaps(path: str) -> Iterator[MusicCapsTrack]:
     """Read the tracks of `musiccaps-public.csv`, one at a time.
-
-    Args:
-        path: The file; of its columns `ytid`, `aspect_list` (a Python list of texts) and `caption` are read.
-
-    Yields:
-        The tracks in the order of the file.
 
     Raises:
         ViMLError: The file cannot be read, lacks a column, or a row's aspects are not a list of texts.
@@ -98,13 +79,8 @@ def read_musiccaps(path: str) -> Iterator[MusicCapsTrack]:
 def aspects_to_tags(aspects: Iterable[str], vocabulary: TagVocabulary) -> TrackTags:
     """The tags that a track's aspects mention.
 
-    Every tag that `vocabulary.find` reads in an aspect gets confidence 1, since a human heard it; all others are left
-    out. "groovy piano melody" gives groovy and piano, "no voices" gives nothing. Aspects such as "ambient room noises"
-    are about the recording, not the genre, and give nothing either.
-
-    Args:
-        aspects: Short phrases.
-        vocabulary: Whose tags are looked for.
+    Every tag that `vocabulary.find` finds in an aspect gets confidence 1, since a human heard it; all others are left
+    out. Aspects such as "ambient room noises" describe the recording, not the genre, and give no tag.
 
     Example:
         >>> aspects_to_tags(["groovy piano melody", "no voices"], TagVocabulary.load()).names()
@@ -118,13 +94,7 @@ def aspects_to_tags(aspects: Iterable[str], vocabulary: TagVocabulary) -> TrackT
 
 
 def measure_coverage(tracks: Iterable[MusicCapsTrack], vocabulary: TagVocabulary) -> AspectCoverage:
-    """Count the aspects and tracks in which a vocabulary finds a tag.
-
-    Example:
-        >>> tracks = [MusicCapsTrack("a", ("sad", "mono"), ""), MusicCapsTrack("b", ("noisy",), "")]
-        >>> measure_coverage(tracks, TagVocabulary.load())
-        AspectCoverage(aspects=3, mapped_aspects=1, tracks=2, tagged_tracks=1)
-    """
+    """Count the aspects and tracks in which a vocabulary finds a tag."""
     aspects = mapped = count = tagged = 0
     for track in tracks:
         found = sum(bool(_find(aspect, vocabulary)) for aspect in track.aspects)

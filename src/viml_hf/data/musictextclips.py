@@ -1,7 +1,7 @@
 """YouTube8M-MusicTextClips (McKee et al. 2023, Zenodo 8040754): a text for the music of 10 s of a video.
 
-Its CSV files have the columns `video_id`, `start`, `end` and `text`. They hold no media: the videos are the user's own,
-each in a file named by its id. The texts are under a licence of Adobe Research that forbids commercial use.
+Its CSV files have the columns `video_id`, `start`, `end` and `text`. They contain no media: users have the videos
+themselves, each in a file named by its id. The texts are under a non-commercial licence of Adobe Research.
 """
 
 import csv
@@ -30,15 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def is_musictextclips(path: str) -> bool:
-    """Whether a file is such a CSV: it has these columns, and none that names a media file, as a manifest has.
-
-    Example:
-        >>> import tempfile
-        >>> path = os.path.join(tempfile.mkdtemp(), "test.csv")
-        >>> with open(path, "w") as file: _ = file.write("video_id,start,end,text\\n")
-        >>> is_musictextclips(path)
-        True
-    """
+    """Whether a file is a CSV with these columns and, unlike a manifest, without one that names a media file."""
     if suffix_of(path) != ".csv":
         return False
     try:
@@ -51,18 +43,14 @@ def is_musictextclips(path: str) -> bool:
 
 
 def read_musictextclips(path: str, files: Iterable[str | os.PathLike[str]]) -> list[Placed]:
-    """The described clips of a CSV whose videos are at hand.
+    """File and line of each row of the CSV, with its item or its error; missing videos are also counted in a warning.
 
-    An item is the 30 s around its 10 s (PAPER section 3, clip level). Its split is the column `split`, or the one that
-    the CSV's name tells of; its id is the video's, with the described times where a video has several.
+    An item is the 30 s around its 10 s (PAPER section 3, clip level). Its split is the column `split`, or the split
+    that the CSV's name contains; its id is the video's, followed by the described times if a video has several.
 
     Args:
         path: The CSV.
-        files: Media files, named by the ids of the videos; of several with one name a video is taken before music.
-
-    Returns:
-        File and line of each row, with its item or what is wrong with it, such as that there is no file; these are also
-        counted in a warning.
+        files: Media files, named by the ids of the videos; of several with one name a video is preferred to music.
 
     Raises:
         ViMLError: The CSV cannot be read, or has no row.
@@ -100,23 +88,13 @@ def read_musictextclips(path: str, files: Iterable[str | os.PathLike[str]]) -> l
 
 
 def clip_around(start: float, end: float) -> tuple[float, float]:
-    """The 30 s around some seconds; moved to the file's beginning where they would begin before it.
-
-    Example:
-        >>> clip_around(110, 120), clip_around(4, 14)
-        ((100.0, 130.0), (0.0, 30.0))
-    """
+    """The 30 s around an excerpt; moved to start at 0 if they would start before the file."""
     clip_start = max(0.0, (start + end - CLIP_SECONDS) / 2)
     return clip_start, clip_start + CLIP_SECONDS
 
 
 def files_by_id(files: Iterable[str | os.PathLike[str]]) -> dict[str, str]:
-    """Media files by their names without the suffix; of one name the first video, or else the first music file.
-
-    Example:
-        >>> files_by_id(["x1.wav", "x1.mp4"])
-        {'x1': 'x1.mp4'}
-    """
+    """Media files by their names without the suffix; of one name the first video, else the first music file."""
     by_id: dict[str, str] = {}
     for path in sorted((os.fspath(file) for file in files), key=lambda path: (suffix_of(path) in AUDIO_SUFFIXES, path)):
         by_id.setdefault(Path(path).stem, path)

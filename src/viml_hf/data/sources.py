@@ -1,8 +1,8 @@
-"""Reading what `viml extract` is given (folders, manifests, media files) into the items to extract.
+"""Reads what `viml extract` is given (folders, manifests, media files) into the items to extract.
 
 A folder with `metadata.csv`, `metadata.jsonl` or `metadata.parquet` (the `videofolder` and `audiofolder` layout of
-Hugging Face datasets) is read by that manifest; of any other folder every media file is an item. What a manifest may
-hold is described in `viml_hf.data.manifests`; a CSV of YouTube8M-MusicTextClips is known by its columns.
+Hugging Face datasets) is read as that manifest; in any other folder every media file is an item. The columns of a
+manifest are described in `viml_hf.data.manifests`; a CSV of YouTube8M-MusicTextClips is recognised by its columns.
 """
 
 import logging
@@ -85,7 +85,7 @@ def read_sources(sources: str | Path | Sequence[str | Path], *, media: str | Pat
 
 
 def _refuse_ambiguous(paths: Sequence[str]) -> None:
-    """Several sources are to be different, and their folders told apart by name."""
+    """Refuse no source, a source given twice, and two folders with the same name."""
     if not paths:
         raise ViMLError("no source; give a folder, a manifest or a media file")
     names: dict[str, str] = {}
@@ -103,7 +103,7 @@ def _folder_name(path: str) -> str:
 
 
 def _read_source(path: str, prefix: str, media: str | Path | None) -> Iterator[Placed]:
-    """What one source holds. The prefix goes before the ids that are paths in a folder."""
+    """The items and problems of one source. The prefix goes before ids that are paths in a folder."""
     shown = printable(path)
     if os.path.isdir(path):
         metadata = [name for name in METADATA_FILES if os.path.isfile(os.path.join(path, name))]
@@ -137,7 +137,7 @@ def _read_described_clips(path: str, media: str | Path) -> list[Placed]:
 
 
 def _read_metadata(folder: str, name: str, prefix: str) -> Iterator[Placed]:
-    """The items of a folder's metadata. Files that it does not name are counted in a warning."""
+    """The items of a folder's metadata file. A warning counts the media files that it does not name."""
     named = set()
     for place, found in read_manifest(os.path.join(folder, name), prefix):
         if isinstance(found, MediaItem):

@@ -1,4 +1,4 @@
-"""Reading TFRecord files and the `tf.train.Example` messages in them, without TensorFlow.
+"""Reads TFRecord files and the `tf.train.Example` messages in them, without TensorFlow.
 
 A record is the length of its data (8 bytes), that length's masked CRC-32C (4), the data, and their masked CRC-32C (4),
 all little-endian. The messages are those of `tensorflow/core/example/example.proto` and `feature.proto`.
@@ -22,35 +22,17 @@ _BLOCK = 256  # bytes of a checksum that numpy takes at once
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A `tf.train.Example` or `SequenceExample`.
-
-    Args:
-        features: Those of the example, or of the sequence's context, by name.
-        sequences: The feature lists of a sequence by name; none in an `Example`.
-    """
+    """The features of a `tf.train.Example`, or the context and feature lists of a `SequenceExample`, by name."""
 
     features: dict[str, Feature]
     sequences: dict[str, list[Feature]]
 
 
 def read_records(path: str | os.PathLike[str]) -> Iterator[Record]:
-    """The records of a TFRecord file, one at a time, each compared with its checksum.
+    """File and number (from 1) of each record of an uncompressed TFRecord file, with its data or its error.
 
-    Damaged data are left out. After a damaged length nothing says where the next record begins: the rest of the file is
-    left out.
-
-    Args:
-        path: The file, not compressed.
-
-    Yields:
-        File and number (from 1) of a record, with its data or what is wrong with it.
-
-    Example:
-        >>> import tempfile
-        >>> path = os.path.join(tempfile.mkdtemp(), "a.tfrecord")
-        >>> with open(path, "wb") as file: _ = file.write(b"<html>not found</html>")
-        >>> [str(found) for _, found in read_records(path)]
-        ['the checksum of its length is wrong: the rest of the file cannot be read; fetch the file again']
+    Each record is compared with its checksum; damaged data are left out. After a damaged length the start of the next
+    record is unknown, so the rest of the file is left out.
     """
     shown, number = printable(os.fspath(path)), 0
     try:
@@ -79,12 +61,7 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[Record]:
 
 
 def masked_crc32c(data: bytes) -> int:
-    """The checksum of a TFRecord: a CRC-32C, rotated and shifted, so that it may stand among what it is taken of.
-
-    Example:
-        >>> hex(masked_crc32c(b"123456789"))
-        '0xc78ab0e5'
-    """
+    """The checksum of a TFRecord: a CRC-32C, rotated and shifted, as it is stored among the data it is taken of."""
     value = crc32c(data)
     return (value >> 15 | value << 17) + 0xA282EAD8 & 0xFFFFFFFF
 
@@ -92,8 +69,8 @@ def masked_crc32c(data: bytes) -> int:
 def crc32c(data: bytes) -> int:
     """The CRC-32C (Castagnoli) of some bytes.
 
-    A CRC is linear: that of a block is the exclusive or of what each byte gives at its place. numpy looks these up for
-    all blocks together, which is fast enough to compare 100 MB in a second.
+    A CRC is linear: that of a block is the exclusive or of each byte's contribution at its place. numpy looks these up
+    for all blocks together, which is fast enough to check 100 MB in a second.
 
     Example:
         >>> hex(crc32c(b"123456789"))
@@ -111,10 +88,7 @@ def crc32c(data: bytes) -> int:
 
 
 def parse_example(data: bytes) -> Example:
-    """Parse a serialised `tf.train.Example` or `SequenceExample`.
-
-    Raises:
-        ViMLError: It is neither.
+    """Parse a serialised `tf.train.Example` or `SequenceExample`; anything else raises a `ViMLError`.
 
     Example:
         >>> parse_example(bytes.fromhex("0a0e0a0c0a02696412060a040a026161")).features
@@ -134,7 +108,7 @@ def parse_example(data: bytes) -> Example:
 
 
 def _parse_feature(data: bytes) -> Feature:
-    """The one list that a `Feature` holds; no bytes where it holds none."""
+    """The one list that a `Feature` contains; an empty list of bytes if there is none."""
     found: Feature = []
     for values in _messages(data, 1):
         found = list(_messages(values, 1))
@@ -155,14 +129,14 @@ def _integers(data: bytes) -> Iterator[int]:
 
 
 def _map_entries(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Keys and values of a map that is the field 1 of a message."""
+    """Keys and values of a map in field 1 of a message."""
     for entry in _messages(data, 1):
         key = b"".join(_messages(entry, 1))
         yield key.decode(), b"".join(_messages(entry, 2))
 
 
 def _messages(data: bytes, number: int) -> Iterator[bytes]:
-    """The values of one field that are messages, texts, bytes, or floats."""
+    """The values of one length-delimited field: messages, texts, bytes, or packed floats."""
     for found, value in _fields(data):
         if found == number:
             if isinstance(value, int):
@@ -171,7 +145,7 @@ def _messages(data: bytes, number: int) -> Iterator[bytes]:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and value of every field of a protobuf message; an integer is unsigned, all else is its bytes."""
+    """Number and value of every field of a protobuf message; an integer is unsigned, anything else is its bytes."""
     position = 0
     while position < len(data):
         tag, position = _varint(data, position)
@@ -201,7 +175,7 @@ def _varints(data: bytes) -> Iterator[int]:
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """The integer of seven bits a byte that begins at a position, and where it ends."""
+    """The integer, seven bits a byte, that begins at a position, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if position == len(data):
@@ -215,7 +189,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def _crc_tables() -> tuple[list[int], np.ndarray, list[list[int]]]:
-    """What `crc32c` looks up: a byte at the end, a byte at each place of a block, and four bytes before a block."""
+    """The tables of `crc32c`: a byte at the end, a byte at each place of a block, and four bytes before a block."""
     last: np.ndarray = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         last = last >> 1 ^ (last & 1) * np.uint32(0x82F63B78)

@@ -1,7 +1,7 @@
-"""YouTube-8M (Abu-El-Haija et al. 2016, arXiv 1609.08675): published features of videos and of their sound, and labels.
+"""YouTube-8M (Abu-El-Haija et al. 2016, arXiv 1609.08675): reads its published features and labels of videos.
 
 The features are Inception's of one frame a second (1024 numbers) and VGGish's of the sound (128), both after a PCA. The
-video level files hold their mean over a video, the frame level files every second of it. CC BY 4.0,
+video-level files contain their mean over a video, the frame-level files every second of it. CC BY 4.0,
 research.google.com/youtube8m. There are no media: a text is a video's label names.
 """
 
@@ -33,11 +33,11 @@ class YouTube8MVideo:
     """The features of one video.
 
     Args:
-        id: Four characters, which are not those of YouTube.
+        id: Four characters, which are not the id on YouTube.
         labels: Indices into the vocabulary, ascending; none in the files of the challenge's test set.
-        features: By modality, "video" and "audio", rows `(segments, width)` float32: one per 10 s of the frame level
-            files, one alone of the video level files.
-        seconds: Length by modality; nothing at the video level, where it is not known.
+        features: By modality, "video" and "audio", rows `(segments, width)` float32: one per 10 s of the frame-level
+            files, a single one of the video-level files.
+        seconds: Length by modality; empty at the video level, where it is unknown.
     """
 
     id: str
@@ -62,20 +62,10 @@ def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
 
 
 def read_vocabulary(path: str | os.PathLike[str]) -> dict[int, str]:
-    """Label names by index, of YouTube-8M's `vocabulary.csv`. Some labels have no name.
-
-    Args:
-        path: The file; its columns `Index` and `Name` are read.
+    """Label names by index, from YouTube-8M's `vocabulary.csv` (columns `Index` and `Name`). Some labels have no name.
 
     Raises:
         ViMLError: The file cannot be read, lacks a column, or an index is not a number.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "vocabulary.csv")
-        >>> _ = path.write_text('Index,Name\\n0,Game\\n1,"Nike, Inc."\\n')
-        >>> read_vocabulary(path)
-        {0: 'Game', 1: 'Nike, Inc.'}
     """
     shown = printable(os.fspath(path))
     try:
@@ -92,11 +82,7 @@ def read_vocabulary(path: str | os.PathLike[str]) -> dict[int, str]:
 
 
 def parse_labels(text: str, vocabulary: Mapping[int, str]) -> frozenset[int]:
-    """The labels that a text names.
-
-    Args:
-        text: "music" for `MUSIC_LABELS`, or names and indices with commas between them.
-        vocabulary: Names by index.
+    """The labels that a text names: "music" for `MUSIC_LABELS`, or names and indices with commas between them.
 
     Raises:
         ViMLError: A name or index is not in the vocabulary.
@@ -131,15 +117,7 @@ def label_text(video_id: str, names: Iterable[str], *, seed: int = 0) -> str:
 
 
 def read_videos(path: str, vocabulary: Collection[int]) -> Iterator[tuple[str, YouTube8MVideo | ViMLError]]:
-    """The videos of a file of either level, one at a time.
-
-    Args:
-        path: The file.
-        vocabulary: The labels that there are.
-
-    Yields:
-        File and number of the record, with its video or what is wrong with it.
-    """
+    """The place (file and number) of each record of a file of either level, with its video or its error."""
     for place, record in read_records(path):
         found: YouTube8MVideo | ViMLError
         if isinstance(record, ViMLError):
@@ -159,7 +137,7 @@ def parse_video(record: bytes) -> YouTube8MVideo:
     """The video of one record of either level.
 
     A number of a frame is one byte x and means `x * 4 / 255 + 4 / 512 - 2` (`Dequantize` in YouTube-8M's starter code).
-    A row is the mean over 10 s; the tail rule is that of `viml_hf.processing.segments`.
+    A row is the mean over 10 s; the last rows are cut as in `viml_hf.processing.segments`.
 
     Raises:
         ViMLError: A feature is missing, of another kind or size, or not finite.

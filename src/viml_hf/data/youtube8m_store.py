@@ -1,4 +1,4 @@
-"""YouTube-8M's files → a store: which videos are taken, and how they are written."""
+"""Writes YouTube-8M's features into a store: which videos are selected, and how they are stored."""
 
 import re
 from collections import Counter
@@ -39,16 +39,11 @@ REPEATED, ZERO_AUDIO, SHARED_AUDIO, OTHER_LABELS = (
 
 @dataclass(frozen=True)
 class Split:
-    """Files of one split.
-
-    Args:
-        name: Such as "train".
-        files: Numbers at the end of the files' names, as in "0-49" or "7", or a pattern of their names without the
-            suffix, such as "train*".
+    """The files of one split: a range of the numbers that end their names ("0-49" or "7"), or a pattern of their names.
 
     Example:
-        >>> Split("train", "0-49").holds("yt8m/validate0007.tfrecord")
-        True
+        >>> Split("train", "0-49").holds("yt8m/validate0007.tfrecord"), Split("train", "train*").holds("test.tfrecord")
+        (True, False)
     """
 
     name: str
@@ -56,11 +51,7 @@ class Split:
 
     @classmethod
     def parse(cls, text: str) -> "Split":
-        """The split of a text such as "train=0-49".
-
-        Raises:
-            ViMLError: It is none.
-        """
+        """The split of a text such as "train=0-49"; anything else raises a `ViMLError`."""
         name, equals, files = text.partition("=")
         if not name.strip() or not equals or not files.strip():
             raise ViMLError(f"split {text!r}: give NAME=FILES, such as train=0-49, test=7 or validation=validate*")
@@ -77,16 +68,16 @@ class Split:
 
 @dataclass
 class Selection:
-    """What was found in files, and which of it is wanted.
+    """The videos found in files, and those selected.
 
     Args:
-        wanted: Ids of the wanted videos by file, in the order of the records.
-        splits: Name of the split by file, where splits were asked for.
-        videos: How many could be read.
-        left_out: How many of these are not wanted, by reason.
-        problems: Records that could not be read, by file: one line each with file and number.
-        frame_level: Whether the files hold every second.
-        others: Those of the wanted videos that have no wanted label, and are there to learn from only.
+        wanted: Ids of the selected videos by file, in the order of the records.
+        splits: Name of the split by file, if splits were asked for.
+        videos: Number of readable videos.
+        left_out: Number of readable videos that are not selected, by reason.
+        problems: Unreadable records by file: one line each with file and number.
+        frame_level: Whether the files are at the frame level.
+        others: Selected videos without a wanted label, used for training only.
     """
 
     wanted: dict[str, list[str]] = field(default_factory=dict)
@@ -99,7 +90,7 @@ class Selection:
 
     @property
     def count(self) -> int:
-        """How many videos are wanted."""
+        """Number of selected videos."""
         return sum(map(len, self.wanted.values()))
 
 
@@ -111,18 +102,18 @@ def select_videos(
     splits: Sequence[Split] = (),
     keep_others: bool = False,
 ) -> Selection:
-    """Read all files, and choose videos.
+    """Read all files, and select videos.
 
-    Left out are, in this order: a video whose id came before; one whose audio is all zeros; every one whose audio
-    features, as a store rounds them, another video of these files has too, whatever its labels: the silent ones share
-    one vector, and equal music has no one right answer; one with none of the wanted labels.
+    Left out are, in this order: a video whose id came before; one whose audio is all zeros; every video whose audio
+    features, as a store rounds them, equal those of another video, whatever its labels (silent videos share one vector,
+    and equal music has no single right answer); and a video with none of the wanted labels.
 
     Args:
         files: Of one level.
-        vocabulary: The labels that there are.
+        vocabulary: The known labels.
         labels: The wanted ones; by default a video needs none.
         splits: If given, files in none of them are not read.
-        keep_others: Of the split "train", take the videos with none of the wanted labels too.
+        keep_others: In the split "train", also select the videos with none of the wanted labels.
 
     Raises:
         ViMLError: A file is in two splits, or all are in none, or others are asked for without labels or that split.
@@ -163,14 +154,7 @@ def select_videos(
 
 
 def selected_videos(selection: Selection, vocabulary: Collection[int]) -> Iterator[tuple[str, YouTube8MVideo]]:
-    """Read the chosen videos again, one at a time.
-
-    Yields:
-        Each with its file.
-
-    Raises:
-        ViMLError: A file has changed since.
-    """
+    """Read the selected videos again, one at a time, each with its file; a `ViMLError` if a file has changed since."""
     for path, ids in selection.wanted.items():
         left = set(ids)
         for _, video in read_videos(path, vocabulary):
@@ -193,10 +177,10 @@ def import_videos(
     progress: bool = True,
     **load_options: Any,
 ) -> Store:
-    """Write the chosen videos into a store; it then holds these and no others.
+    """Write the selected videos into a store, which then contains these and no others.
 
     The text of a video is `label_text`; one without label names has none. Labels, their names, file, shard and split
-    are kept as fields.
+    are stored as fields.
 
     Args:
         selection: Of `select_videos`.
@@ -204,16 +188,13 @@ def import_videos(
         folder: The store's folder, new or of an earlier import with the same text encoder.
         text: Text encoder, `NAME[:HUB_ID[@REVISION]]` or a folder. Each text is encoded once.
         others_weight: How much one of `selection.others` counts in training.
-        pool_shards: Files with consecutive numbers whose videos get one `pool`, a field to group by in evaluation.
+        pool_shards: Number of consecutive files whose videos share one `pool`, a field to group by in evaluation.
         seed: Of the order of the names.
         progress: Show a progress bar.
         load_options: Passed to the encoder's `from_pretrained` (`local_files_only`, `cache_dir`, `token`, …).
 
-    Returns:
-        The finished store.
-
     Raises:
-        ViMLError: No video is wanted, or the folder holds other features.
+        ViMLError: No video is selected, or the folder contains other features.
     """
     if not selection.count:
         first = next((f"; {problems[0]}" for problems in selection.problems.values()), "")
@@ -262,7 +243,7 @@ def import_videos(
 
 
 def _fields(path: str, split: str | None, video: YouTube8MVideo, names: list[str]) -> dict[str, Any]:
-    """What is kept of a video beside its features and its text."""
+    """What is stored of a video beside its features and its text."""
     fields: dict[str, Any] = {
         "source": "youtube8m",
         "licence": LICENCE,
@@ -277,7 +258,7 @@ def _fields(path: str, split: str | None, video: YouTube8MVideo, names: list[str
 
 
 def shard_number(path: str) -> int | None:
-    """The number at the end of a file's name; `None` where there is none, as in `trainpj` or `trainA7`.
+    """The number at the end of a file's name; `None` if there is none, as in `trainpj` or `trainA7`.
 
     Example:
         >>> shard_number("validate0007.tfrecord"), shard_number("trainA7.tfrecord")
@@ -289,7 +270,7 @@ def shard_number(path: str) -> int | None:
 
 
 def _splits_of(files: Iterable[str], splits: Sequence[Split]) -> dict[str, str]:
-    """Name of the split of every file that is in one."""
+    """The name of the split of every file that is in one."""
     found = {path: {split.name for split in splits if split.holds(path)} for path in files}
     for path, names in found.items():
         if len(names) > 1:
@@ -303,7 +284,7 @@ def _splits_of(files: Iterable[str], splits: Sequence[Split]) -> dict[str, str]:
 
 
 def _audio_key(video: YouTube8MVideo) -> bytes:
-    """The same for equal audio; nothing for zeros. Constant sound, such as silence, is equal whatever its length."""
+    """A digest that is equal for equal audio; empty for zeros. Constant sound is equal whatever its length."""
     rows = video.features["audio"].astype(np.float16)
     distinct = sorted({row.tobytes() for row in rows})
     return blake2b(b"".join(distinct), digest_size=16).digest() if rows.any() else b""

@@ -12,14 +12,11 @@ from viml_hf.features.atomic_files import append_line
 class RecordJournal:
     """A JSONL file of records with an id, to which one process appends.
 
-    A line is on the disk when `append` returns. What a killed run left of a last line is cut off when the file is
-    opened. Of the records only ids and places are held in memory.
-
-    Args:
-        path: The file; it is made when missing.
+    A line is on the disk when `append` returns. An incomplete last line, left by a run that was killed, is cut off when
+    the file is opened. Only ids and byte positions are held in memory.
 
     Raises:
-        ViMLError: The file cannot be opened, or a whole line of it is no record.
+        ViMLError: The file cannot be opened, or a complete line is not a record.
 
     Example:
         >>> import tempfile
@@ -55,7 +52,7 @@ class RecordJournal:
         self._places[record["id"]] = size
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """The records in the order in which they came; of an id that came several times, the last."""
+        """The records in file order; of several with one id, the last."""
         with self._path.open("rb") as file:
             place = 0
             for number, line in enumerate(file, 1):
@@ -65,7 +62,7 @@ class RecordJournal:
                 place += len(line)
 
     def get(self, record_id: str) -> dict[str, Any]:
-        """The record of an id; the last, where there are several."""
+        """The record of an id; the last, if there are several."""
         with self._path.open("rb") as file:
             file.seek(self._places[record_id])
             return json.loads(file.readline())

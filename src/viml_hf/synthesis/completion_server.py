@@ -1,8 +1,8 @@
-"""Writing with a model behind an OpenAI-compatible `/v1/completions` server: vLLM, llama.cpp, TGI, text services.
+"""Text from a model behind an OpenAI-compatible `/v1/completions` server: vLLM, llama.cpp, TGI, hosted services.
 
-Uses the standard library alone. A server that keeps the prefix of prompts itself, as vLLM does, reads the shared
-examples once. Whatever comes back for a prompt is either its text or a `GenerationError` for that prompt. Only a server
-that answers nobody any more ends a run: else each track left would silently get the fallback's text.
+Uses the standard library alone. A server that caches prompt prefixes, as vLLM does, reads the shared examples once. For
+each prompt the result is its text or a `GenerationError`. A run ends only when the server answers no request any more:
+otherwise every remaining track would silently get the fallback's text.
 """
 
 import json
@@ -32,12 +32,9 @@ logger = logging.getLogger(__name__)
 
 
 class _NoAnswerError(GenerationError):
-    """The server gave no completion: it is busy, slow, broken, gone, or does not want the request.
+    """The server gave no completion: it is busy, slow, broken or gone, or refuses the request.
 
-    Args:
-        message: What happened.
-        again: Whether the same request may go through later.
-        wait: Seconds to wait first, as the server asks.
+    `again` says whether the same request may succeed later, `wait` how many seconds the server asks to wait first.
     """
 
     def __init__(self, message: str, again: bool = True, wait: float = 0.0):
@@ -47,38 +44,30 @@ class _NoAnswerError(GenerationError):
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry prompts and key to a place that the user did not name."""
+    """Refuses redirects: they would send prompts and key to an address that the user did not name."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
 class CompletionServer:
-    """Continues prompts by asking a server, several at a time.
+    """Continues prompts by asking a server, several requests at a time.
 
     A request that is refused, times out, or is answered with 429, 5xx or no completion is sent again after a pause that
-    doubles. An empty text, or one without an end, is left to the caller: the same request would give it again.
+    doubles each time. An empty text, or one without an end, is left to the caller: the same request would give it
+    again.
 
     Args:
-        base_url: The server, such as `http://localhost:8000` or `https://host/v1`; `/v1` is put behind a bare host.
-        model: The model's name there.
-        temperature: Of the sampling.
-        top_p: Of the sampling.
-        concurrency: How many requests are under way at a time.
+        base_url: The server, such as `http://localhost:8000` or `https://host/v1`; `/v1` is added to a bare host.
+        model: The model's name there; it is also the attribute `name`.
+        concurrency: Requests in flight at a time.
         timeout: Seconds that a request may take.
-        tries: How often a request is sent.
+        tries: How often a request is sent at most.
         pause: Seconds before the second try.
-        api_key_env: The environment variable with the API key; unset means none. The key is never printed.
-
-    Attributes:
-        name: The model's name.
+        api_key_env: The environment variable with the API key; unset means no key. The key is never printed.
 
     Raises:
-        ViMLError: The address, the key or a number is not usable.
-
-    Example:
-        >>> CompletionServer("http://localhost:8000", "bloom")
-        CompletionServer('http://localhost:8000/v1', 'bloom')
+        ViMLError: The address, the key or a number cannot be used.
     """
 
     def __init__(
@@ -111,7 +100,7 @@ class CompletionServer:
         return f"CompletionServer({self._url!r}, {self.name!r})"
 
     def check(self) -> None:
-        """Ask the server for its models, so that a wrong address, key or name shows before a run begins.
+        """Ask the server for its models, so that a wrong address, key or model name is found before a run begins.
 
         Raises:
             ViMLError: The server does not answer, refuses the key, or does not have the model.
@@ -127,15 +116,7 @@ class CompletionServer:
     def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], max_new_tokens: int
     ) -> list[str | GenerationError]:
-        """Continue each prompt.
-
-        Args:
-            prompts: Whole prompts.
-            seeds: One per prompt, sent along; whether the same seed gives the same text is up to the server.
-            max_new_tokens: The most tokens to write.
-
-        Returns:
-            For each prompt its continuation, or what went wrong with it.
+        """Continue each prompt; whether the same seed gives the same text is up to the server.
 
         Raises:
             ViMLError: The server has not answered the last `MAX_FAILURES` requests.
@@ -153,7 +134,7 @@ class CompletionServer:
         return replies
 
     def _complete(self, body: dict[str, Any]) -> str | GenerationError:
-        """One prompt's text, or its error, after as many tries as are worth it."""
+        """One prompt's text, or its error after the last try."""
         for number in range(1, self._tries + 1):
             try:
                 return _text_of(self._fetch("/completions", body))
@@ -168,7 +149,7 @@ class CompletionServer:
         raise AssertionError("unreachable: the last try returns")
 
     def _fetch(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        """The JSON object that the server answers with; anything else as a `GenerationError`."""
+        """The JSON object that the server answers with; anything else raises a `GenerationError`."""
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._url + path, data, headers)
@@ -190,7 +171,7 @@ class CompletionServer:
         return answer
 
     def _refusal(self, error: urllib.error.HTTPError, deadline: float) -> _NoAnswerError:
-        """What an answer with an error status means, in the server's words but without the key."""
+        """The error for an HTTP error status, in the server's words but without the key."""
         with error:
             try:
                 said = _read(error, deadline)
@@ -204,7 +185,7 @@ class CompletionServer:
 
 
 def _text_of(answer: dict[str, Any]) -> str:
-    """The text in a completion; a `GenerationError` where there is none, or where it has no end."""
+    """The text of a completion; raises a `GenerationError` if there is none or it has no end."""
     try:
         choice = answer["choices"][0]
         text, reason = choice["text"], choice.get("finish_reason")
@@ -218,7 +199,7 @@ def _text_of(answer: dict[str, Any]) -> str:
 
 
 def _read(response: IO[bytes], deadline: float) -> bytes:
-    """The body, where it is not too large and comes in time. A single read may take the socket's whole timeout."""
+    """The body, unless it is too large or too slow. A single read may take the socket's whole timeout."""
     content = bytearray()
     while part := response.read1(1 << 16):  # type: ignore[attr-defined]
         content += part
@@ -230,7 +211,7 @@ def _read(response: IO[bytes], deadline: float) -> bytes:
 
 
 def _checked_url(base_url: str) -> str:
-    """The address up to and with `/v1` or another path."""
+    """The address up to and including `/v1` or another path."""
     fix = "give one such as http://localhost:8000/v1"
     try:
         parts = urlsplit(base_url)
@@ -249,7 +230,7 @@ def _checked_url(base_url: str) -> str:
 
 
 def _read_key(variable: str) -> str:
-    """The API key, or "". Its text stays out of every message."""
+    """The API key, or an empty string. No error message contains the key."""
     key = os.environ.get(variable, "").strip()
     if key and not re.fullmatch(r"[!-~]+", key):
         raise ViMLError(

@@ -1,10 +1,10 @@
-"""Does a description tell the kept tags, all of them and nothing else?
+"""A track's description, the method that writes it, and the check of a text against the track's tags.
 
-The two measures of the data-to-text authors (Kasner & Dušek, ACL 2022), read here by the spellings of a vocabulary:
-*omitted* is a kept tag that the text does not tell, *hallucinated* is a tag that the text tells and that was not kept.
+The two measures are those of the data-to-text authors (Kasner & Dušek, ACL 2022), found here by a vocabulary's
+spellings: *omitted* is a kept tag that the text does not tell, *hallucinated* is a tag in the text that was not kept.
 
 A tag is *more general* than another of its category if it is the other's last words: "vocals" than "male vocals",
-"drumset" than "electronic drumset". What is specific tells what is general, never the other way round:
+"drumset" than "electronic drumset". A specific tag implies the general one, never the reverse:
 
 | kept                    | the text says  | omitted       | hallucinated  |
 |-------------------------|----------------|---------------|---------------|
@@ -28,7 +28,7 @@ class TextCheck:
     """What a description tells of its track's tags.
 
     Args:
-        omitted: Kept tags that the text does not tell, in the order of the kept ones.
+        omitted: Kept tags that the text does not tell, in the order of the kept tags.
         hallucinated: Tags in the text that were not kept, in the order of the text.
         mentioned: All tags in the text, in its order.
         kept: Number of kept tags.
@@ -46,7 +46,7 @@ class TextCheck:
 
     @property
     def omission_rate(self) -> float:
-        """Share of the kept tags that are omitted, 0 to 1; 0 where no tag was kept."""
+        """Share of the kept tags that are omitted, 0 to 1; 0 if no tag was kept."""
         return len(self.omitted) / max(self.kept, 1)
 
     @property
@@ -56,15 +56,10 @@ class TextCheck:
 
 
 def check_text(text: str, kept: Kept, vocabulary: TagVocabulary) -> TextCheck:
-    """Compare a description with the tags that it should tell.
-
-    Args:
-        text: The description; what it denies ("no vocals") is not told.
-        kept: As `TrackTags.kept` returns them: category -> (tag, confidence).
-        vocabulary: Whose spellings are looked for.
+    """Compare a description with the kept tags; what it denies ("no vocals") does not count as told.
 
     Raises:
-        ViMLError: A kept tag is not in the vocabulary: no text could ever tell it.
+        ViMLError: A kept tag is not in the vocabulary, so no text could tell it.
 
     Example:
         >>> kept = {"genre": [("rock", 0.5)], "mood": [("sad", 0.4)], "instrument": [("male vocals", 0.9)]}
@@ -85,35 +80,30 @@ def check_text(text: str, kept: Kept, vocabulary: TagVocabulary) -> TextCheck:
 
 
 def is_more_general(general: str, specific: str) -> bool:
-    """Whether a tag is more general than another of its category: its last words.
-
-    Example:
-        >>> is_more_general("vocals", "male vocals"), is_more_general("vocals", "vocals")
-        (True, False)
-    """
+    """Whether a tag is more general than another of its category, as "vocals" than "male vocals"."""
     return specific.endswith(f" {general}")
 
 
 def _more_general(tag: str, vocabulary: TagVocabulary) -> list[str]:
-    """The tags of its category that it tells, too."""
+    """The more general tags of its category, which it implies."""
     return [other for other in vocabulary.tags[vocabulary.category_of(tag)] if is_more_general(other, tag)]
 
 
 @dataclass(frozen=True)
 class Description:
-    """A written description, and how it came about.
+    """A written description, and how it was made.
 
     Args:
         id: The track.
-        text: The description; empty where the track has no kept tag.
-        method: "prompt2text", or "data2text-rules" where it fell back.
-        model: Who was asked.
+        text: The description; empty if the track has no kept tag.
+        method: The method's name; "data2text-rules" if prompt2text fell back to it.
+        model: The model that was asked; empty for rules.
         seed: The run's seed.
-        attempts: How often the track was asked for.
+        attempts: How often the model was asked for this track.
         omitted: Kept tags that the text does not mention.
         hallucinated: Tags it mentions that were not kept.
-        fallback: Whether no attempt was taken.
-        note: What was wrong with each refused attempt.
+        fallback: Whether every attempt was refused.
+        note: Why each refused attempt was refused.
     """
 
     id: str
@@ -128,7 +118,7 @@ class Description:
     note: str = ""
 
     def to_record(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
+        """The fields as a dictionary for JSON."""
         return asdict(self)
 
     @classmethod
@@ -156,11 +146,11 @@ class Method:
     """A way to describe tracks.
 
     Args:
-        name: Of the method, and of the texts in the store.
-        model: What writes; empty where rules do.
-        seed: Of its draws.
-        threshold: Tags above it are told.
-        describe: Tracks → descriptions, one at a time.
+        name: Of the method, and of its texts in the store.
+        model: The model that writes; empty for rules.
+        seed: Of its random draws.
+        threshold: Tags above this confidence are told.
+        describe: Turns tracks into descriptions, one at a time.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""The paper's data2text (PAPER section 2): template sentences, then three neural modules; each needs trained weights.
+"""The paper's data2text (PAPER section 2): template sentences, then three neural modules with trained weights.
 
 After Kasner & Dušek (ACL 2022): *ordering* puts the sentences in a natural order, *aggregation* says which neighbours
-become one sentence, *compression* rewrites them. `examples/train_data2text.py` trains the three. No checkpoint is a
-default, and nothing stands in for one: without its weights the method does not run.
+become one sentence, *compression* rewrites them. `examples/train_data2text.py` trains the three. There are no default
+checkpoints and no substitute: without trained weights the method does not run.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,16 +44,7 @@ _MODELS: dict[str, Any] = {
 
 
 def track_facts(track_id: str, tags: TrackTags, *, seed: int = 0, threshold: float = DEFAULT_THRESHOLD) -> list[str]:
-    """Write one sentence for each kept tag, with random templates and in random order: ordering learnt from shuffles.
-
-    Args:
-        track_id: The track's unique name.
-        tags: Its tags.
-        seed: Another seed gives other templates and another order; no other track matters.
-        threshold: Tags above this confidence are told, in [0, 1].
-
-    Raises:
-        ViMLError: The threshold is not in [0, 1].
+    """One sentence for each kept tag, in random order and with templates drawn from seed and id alone.
 
     Example:
         >>> track_facts("a", TrackTags({"genre": {"pop": 0.8}, "mood": {"sad": 0.5}}))
@@ -69,10 +60,10 @@ def track_facts(track_id: str, tags: TrackTags, *, seed: int = 0, threshold: flo
 
 
 class NeuralData2Text:
-    """Ordering, aggregation and compression of facts, all greedy.
+    """Ordering, aggregation and compression of facts, all greedy (PAPER section 2).
 
     Args:
-        ordering: Folder or Hub id of a trained `SentenceOrderingModel`, with its tokenizer, as those below.
+        ordering: Folder or Hub id of a trained `SentenceOrderingModel` with its tokenizer, as for the next two.
         aggregation: Of a token classifier with two labels: 0 fuses the sentences at a separator, 1 keeps them apart.
         compression: Of a `BartForConditionalGeneration` whose tokenizer has the token `<sep>`.
         device: Where to run.
@@ -82,7 +73,7 @@ class NeuralData2Text:
         name: The three checkpoints, for the record.
 
     Raises:
-        ViMLError: Weights are missing: a checkpoint is not named, cannot be loaded, or lacks its trained head.
+        ViMLError: A checkpoint is not named, cannot be loaded, or lacks its trained head.
     """
 
     def __init__(
@@ -134,13 +125,13 @@ class NeuralData2Text:
         threshold: float = DEFAULT_THRESHOLD,
         batch_size: int = 8,
     ) -> Iterator[Description]:
-        """Describe each track; holds one batch of them at a time.
+        """Describe each track; one batch of tracks is in memory at a time.
 
-        A text is taken as it comes; `omitted` and `hallucinated` say what is wrong with it. A track without a kept tag,
-        or with too many for the models, gets the empty text and a note.
+        A text is kept whatever it says; `omitted` and `hallucinated` list its errors. A track without a kept tag, or
+        with too many for the models, gets an empty text and a note.
 
         Args:
-            tracks: Ids and tags. A caller that resumes leaves out what is done.
+            tracks: Ids and tags. To resume, leave out the tracks that are done.
             vocabulary: Finds the tags that a text mentions.
             seed: Of the templates and their order; a track's facts depend on it and the id alone.
             threshold: Tags above this confidence are told, in [0, 1].
@@ -182,7 +173,7 @@ class NeuralData2Text:
         )
 
     def order(self, facts: Sequence[Sequence[str]]) -> list[list[str]]:
-        """Each track's sentences in the order in which they are to be read."""
+        """Each track's sentences in reading order."""
         ordered = [list(sentences) for sentences in facts]
         rows = [row for row, sentences in enumerate(facts) if len(sentences) > 1]
         if rows:
@@ -226,7 +217,7 @@ class NeuralData2Text:
 
 
 def _load(task: str, name: str, device: str) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The model of a task and its tokenizer; what is not trained for the task is refused."""
+    """The model of a task and its tokenizer; a model that is not trained for the task is refused."""
     needs = f"{METHOD}: not run: needs weights of {task}: {name}"
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)

@@ -1,9 +1,9 @@
 """prompt2text: a causal language model describes each track by analogy with described ones (paper, section 3.2).
 
-What the paper leaves open is chosen here. Each attempt is sampled with its own seed, drawn from the run's seed, the
-track and the attempt. An attempt is taken where it mentions no tag that was not kept and omits at most half of those
-that were: the paper's own example omits 2 of 10, so to ask for all of them would refuse it. A track whose attempts all
-fail gets the text of `data2text-rules`, and says so.
+The paper leaves open which texts are accepted. Here each attempt is sampled with its own seed, drawn from the run's
+seed, the track and the attempt. A text is accepted if it mentions no tag that was not kept and omits at most half of
+the kept ones; the paper's own example omits 2 of 10, so requiring all of them would refuse it. A track whose attempts
+are all refused gets the text of `data2text-rules`, marked as a fallback.
 """
 
 import hashlib
@@ -22,37 +22,27 @@ METHOD = "prompt2text"
 
 
 class GenerationError(ViMLError):
-    """What came back for one prompt is no text: that track is asked again, the run goes on."""
+    """There is no usable text for one prompt: that track is tried again, the run goes on."""
 
 
 class TextGenerator(Protocol):
-    """What writes on: a local model (`SharedPrefixGenerator`) or a server (`CompletionServer`).
-
-    Attributes:
-        name: The model's name, for the record.
-    """
+    """A model that continues prompts: local (`SharedPrefixGenerator`) or on a server (`CompletionServer`)."""
 
     name: str
 
     def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], max_new_tokens: int
     ) -> Sequence[str | GenerationError]:
-        """Continue each prompt up to the end of its line.
+        """Continue each prompt up to the end of its line; for each its continuation, or the error.
 
-        Args:
-            prompts: Whole prompts.
-            seeds: One per prompt; the same prompt and seed give the same text, in whatever company.
-            max_new_tokens: The most tokens to write.
-
-        Returns:
-            For each prompt its continuation, or what went wrong with this one.
+        The same prompt and seed give the same text, whatever else is in the batch.
         """
         ...
 
 
 @dataclass
 class _Job:
-    """A track that waits for its description, and what was wrong with the attempts so far."""
+    """A track that waits for its description, and why its attempts so far were refused."""
 
     id: str
     tags: TrackTags
@@ -71,27 +61,24 @@ def describe_tracks(
     max_new_tokens: int = 96,
     max_omission: float = 0.5,
 ) -> Iterator[Description]:
-    """Describe each track in the words of a language model.
+    """Describe each track with a language model.
 
-    Holds one batch of tracks at a time. A track that must be asked for again joins the next batch, so that its
-    description may come after those of later tracks. A track without a kept tag is not asked for.
+    One batch of tracks is in memory at a time. A refused track joins the next batch, so its description may come after
+    those of later tracks. The model is not asked about a track without a kept tag.
 
     Args:
-        tracks: Ids and tags. A caller that resumes leaves out what is done.
+        tracks: Ids and tags. To resume, leave out the tracks that are done.
         generator: Writes the text.
         writer: Writes the prompts; its threshold says which tags are kept.
         vocabulary: Finds the tags that a text mentions.
         seed: Of the sampling.
-        retries: How often a track is asked for again, each time with another seed.
+        retries: How often a track is tried again, each time with another seed.
         batch_size: Prompts given to the generator at a time.
         max_new_tokens: The most tokens that a description may have.
         max_omission: The largest share of the kept tags that a text may omit.
 
     Yields:
-        One description per track, as soon as it is there.
-
-    Raises:
-        ViMLError: `retries` is below 0 or `batch_size` below 1.
+        One description per track, as soon as it is written.
     """
     if retries < 0 or batch_size < 1:
         raise ViMLError(f"retries={retries}, batch_size={batch_size}: give at least 0, and at least 1")
@@ -136,18 +123,13 @@ def describe_tracks(
 
 
 def attempt_seed(seed: int, track_id: str, attempt: int) -> int:
-    """The seed of one attempt: a number below 2^31, as servers take them, from the three alone.
-
-    Example:
-        >>> attempt_seed(0, "a", 0) == attempt_seed(0, "a", 0) != attempt_seed(0, "a", 1)
-        True
-    """
+    """The seed of one attempt, from these three values alone; below 2^31, as servers require."""
     text = f"{seed}\n{attempt}\n{track_id}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest()) >> 1
 
 
 def _accepted(reply: str | GenerationError, kept: Kept, vocabulary: TagVocabulary, max_omission: float) -> str:
-    """The description in a reply; what is wrong with it as a `GenerationError`."""
+    """The description in a reply; raises a `GenerationError` that says why it is refused."""
     if isinstance(reply, GenerationError):
         raise reply
     text = parse_completion(reply)

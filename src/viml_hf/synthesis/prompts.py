@@ -1,8 +1,8 @@
-"""The analogy prompt: tagged tracks with their descriptions, a new track's tags, and the description left to write.
+"""The analogy prompt: tagged tracks with their descriptions, a new track's tags, and an open line for its description.
 
-The form is that of the paper's figure 2 (section 3.2), with one newline after each line and none after the last
-character. What the figure leaves open is chosen here: a category without a kept tag is left out of its line, and the
-number of examples, their choice and their order are those of `PromptWriter`.
+The form is that of the paper's figure 2 (section 3.2), with one newline after each line and none at the end of the
+prompt. The figure leaves two things open: here a category without a kept tag is left out of its line, and
+`PromptWriter` chooses the examples and their order.
 """
 
 import math
@@ -21,13 +21,7 @@ _QUOTES = {('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»")}
 
 @dataclass(frozen=True)
 class Example:
-    """A track that people described.
-
-    Args:
-        tags: What the tagger hears in it.
-        description: What a person wrote about its music.
-        id: The track's id, so that it is no example of itself.
-    """
+    """A track described by a person; the id keeps a track from being an example of itself."""
 
     tags: TrackTags
     description: str
@@ -35,15 +29,9 @@ class Example:
 
 
 def format_tags(tags: TrackTags, threshold: float = DEFAULT_THRESHOLD) -> str:
-    """The kept tags of a track on one line, as in figure 2.
+    """The kept tags of a track on one line, as in figure 2: by descending confidence, in percent with one decimal.
 
-    Args:
-        tags: The tagger's confidences.
-        threshold: Tags above it are kept.
-
-    Returns:
-        Categories in the vocabulary's order, tags by descending confidence in percent with one decimal. A category
-        without a kept tag is left out; the line of a track without any is empty.
+    A category without a kept tag is left out; the line of a track without any is empty.
 
     Example:
         >>> format_tags(TrackTags({"genre": {"pop": 0.5, "rock": 0.825}, "mood": {"sad": 0.1}, "instrument": {}}))
@@ -59,10 +47,6 @@ def format_tags(tags: TrackTags, threshold: float = DEFAULT_THRESHOLD) -> str:
 
 def build_prefix(examples: Sequence[Example], threshold: float = DEFAULT_THRESHOLD) -> str:
     r"""The examples as the prompt shows them, each with its description; the part that all tracks can share.
-
-    Args:
-        examples: In the order of the prompt.
-        threshold: Tags above it are shown.
 
     Raises:
         ViMLError: An example has no description, or no kept tag.
@@ -82,12 +66,7 @@ def build_prefix(examples: Sequence[Example], threshold: float = DEFAULT_THRESHO
 
 
 def build_prompt(prefix: str, tags: TrackTags, threshold: float = DEFAULT_THRESHOLD) -> str:
-    r"""The whole prompt: the examples, the new track's tags, and an open output.
-
-    Args:
-        prefix: What `build_prefix` gives.
-        tags: The new track's tags.
-        threshold: Tags above it are shown.
+    r"""The whole prompt: the prefix of `build_prefix`, the new track's tags, and an open output.
 
     Example:
         >>> build_prompt("", TrackTags({"genre": {"pop": 0.5}}))
@@ -97,14 +76,9 @@ def build_prompt(prefix: str, tags: TrackTags, threshold: float = DEFAULT_THRESH
 
 
 def parse_completion(text: str, max_words: int = MAX_WORDS) -> str | None:
-    r"""The description alone out of what a model wrote after the prompt.
+    r"""The description in a completion, on one line and without quotes around it; None if it has no word or too many.
 
-    Args:
-        text: The completion. The description ends at the first of `STOP_STRINGS`; quotes around it are taken off.
-        max_words: The most words that a description may have.
-
-    Returns:
-        The description on one line, or None where there is none or it has more words.
+    It ends at the first of `STOP_STRINGS`.
 
     Example:
         >>> parse_completion(' "A calm piano piece."\n[Input]: GENRES: pop')
@@ -120,34 +94,24 @@ def parse_completion(text: str, max_words: int = MAX_WORDS) -> str | None:
 
 
 class PromptWriter:
-    """Writes the prompts of many tracks from a set of described ones.
+    """Writes the prompts of many tracks from described examples.
 
-    Chosen at random, the same k examples serve all tracks, so that their text is a prefix common to all prompts. Chosen
-    by nearness, each track gets the k examples whose kept tags are most similar to its own (cosine of the confidences),
-    the nearest last, next to the track; there is then no common prefix to compute once.
+    By default k examples are drawn at random for all tracks, so that all prompts share a prefix. With `nearest`, each
+    track gets the k examples whose kept tags are most similar to its own (cosine of the confidences), the most similar
+    last, next to the track; then there is no common prefix.
 
     Args:
         examples: The described tracks. Those without a kept tag are not used.
         k: How many a prompt shows.
-        nearest: Choose by nearness in tags instead of at random.
+        nearest: Choose by similarity of tags instead of at random.
         seed: Of the random choice.
         threshold: Tags above it are shown.
 
     Attributes:
-        prefix: What all prompts begin with; empty where each track has its own examples.
-        threshold: As given.
+        prefix: The common beginning of all prompts; empty with `nearest`.
 
     Raises:
         ViMLError: k is below 1, there are fewer examples than k, or one has no description.
-
-    Example:
-        >>> pop, rock = (TrackTags({"genre": {name: 0.5}}) for name in ("pop", "rock"))
-        >>> writer = PromptWriter([Example(pop, "A pop song."), Example(rock, "A rock song.")], k=1, nearest=True)
-        >>> print(writer.prompt(rock))
-        [Input]: GENRES: rock (50.0%)
-        [Output]: A rock song.
-        [Input]: GENRES: rock (50.0%)
-        [Output]:
     """
 
     def __init__(
@@ -173,16 +137,11 @@ class PromptWriter:
         self._vectors = [_unit_vector(example.tags, threshold) for example in self._examples] if nearest else []
 
     def prompt(self, tags: TrackTags, track_id: str = "") -> str:
-        """The prompt of one track.
-
-        Args:
-            tags: The track's tags.
-            track_id: The nearest examples are taken from other tracks than this.
-        """
+        """The prompt of one track, which is never among its own examples if they are the nearest ones."""
         return build_prompt(self.prefix or self._nearest_prefix(tags, track_id), tags, self.threshold)
 
     def _nearest_prefix(self, tags: TrackTags, track_id: str) -> str:
-        """The k most similar examples, the nearest last; of equals, the earlier is the nearer."""
+        """The k most similar examples, the most similar last; among equals the earlier counts as nearer."""
         vector = _unit_vector(tags, self.threshold)
         others = [index for index, example in enumerate(self._examples) if not track_id or example.id != track_id]
         scores = {

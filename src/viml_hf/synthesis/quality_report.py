@@ -1,6 +1,6 @@
-"""How good are the descriptions of a method: faithful to the tags, varied, and how long; several methods side by side.
+"""How good a method's descriptions are: faithfulness to the tags, variety and length, compared in a table.
 
-The counts run along with the texts. What grows is the number of different words and pairs of words, not of tracks.
+Texts are read once and not kept: memory grows with the number of distinct words and word pairs, not with the tracks.
 """
 
 import re
@@ -31,21 +31,21 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class QualityRow:
-    """The figures of one method; all shares 0 to 1, and 0 where there is nothing to take a share of.
+    """The figures of one method; all shares are 0 to 1, and 0 if there is nothing to take a share of.
 
     Args:
         method: Its name.
-        texts: Number of the method's own texts, with the empty ones; all further figures are of these.
-        empty: Number of texts without a word; they count in all other figures, too.
+        texts: Number of the method's own texts, empty ones included; all further figures are of these.
+        empty: Number of texts without a word.
         omission_rate: Share of all kept tags that their texts omit.
         hallucination_rate: Share of all mentioned tags that were not kept.
         faithful: Share of the texts that omit nothing and hallucinate nothing.
-        distinct_1: Different words per word (Li et al. 2016). Falls with the number of texts: compare equal numbers.
-        distinct_2: Different pairs of neighbouring words per pair, pairs within one text.
+        distinct_1: Distinct words per word (Li et al. 2016). Falls with the number of texts: compare equal numbers.
+        distinct_2: Distinct pairs of neighbouring words per pair, pairs within one text.
         mean_words: Words per text.
-        vocabulary_size: Number of different words, regardless of case.
+        vocabulary_size: Number of distinct words, regardless of case.
         examples: The first texts.
-        fallbacks: Tracks beside these that got the text of rules, since the method failed on them.
+        fallbacks: Further tracks that got the text of rules, because the method failed on them.
     """
 
     method: str
@@ -64,12 +64,7 @@ class QualityRow:
 
 @dataclass(frozen=True)
 class NotRun:
-    """A method that stays without figures, and why.
-
-    Args:
-        method: Its name.
-        reason: In a few words.
-    """
+    """A method without figures, and the reason in a few words."""
 
     method: str
     reason: str = NEEDS_WEIGHTS
@@ -83,14 +78,7 @@ def measure_quality(
     examples: int = 3,
     fallbacks: int = 0,
 ) -> QualityRow:
-    """Measure the texts of one method.
-
-    Args:
-        method: Its name in the report.
-        described: Each text with its track's kept tags, as `TrackTags.kept` returns them; read once, never held.
-        vocabulary: Whose spellings are looked for.
-        examples: Number of texts to keep as examples.
-        fallbacks: Tracks that are not among them, since the method failed on them.
+    """Measure the texts of one method, each given with its track's kept tags; the first `examples` texts are kept.
 
     Raises:
         ViMLError: A kept tag is not in the vocabulary.
@@ -133,18 +121,7 @@ def measure_quality(
 
 
 def format_report(rows: Sequence[QualityRow | NotRun]) -> str:
-    """The figures of several methods as a Markdown table, with examples below it.
-
-    Args:
-        rows: In the order of the table.
-
-    Returns:
-        Markdown that ends in a line break.
-
-    Example:
-        >>> print(format_report([NotRun("prompt2text")]).splitlines()[-1][:40])
-        | prompt2text | not run: needs weights |
-    """
+    """The figures of several methods as a Markdown table, with example texts below it."""
     lines = [_table_row(_COLUMNS), _table_row(["---", *["---:"] * (len(_COLUMNS) - 1)])]
     lines += [_table_row(_cells(row)) for row in rows]
     for row in rows:

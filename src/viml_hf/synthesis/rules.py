@@ -91,22 +91,9 @@ def describe_by_rules(
     threshold: float = DEFAULT_THRESHOLD,
     shuffle_categories: bool = False,
 ) -> str:
-    """Write a short description of a track from its tags.
+    """The method `data2text-rules`: one sentence for each category with a kept tag; seed and id choose the templates.
 
-    The templates depend on seed and id alone, so on no other track and no earlier call.
-
-    Args:
-        track_id: The track's unique name.
-        tags: Its tags.
-        seed: Another seed gives other templates.
-        threshold: Tags above this confidence are told, in [0, 1].
-        shuffle_categories: Tell the categories in a random order rather than genre, mood, instruments.
-
-    Returns:
-        One sentence for each category with a kept tag; empty where there is none.
-
-    Raises:
-        ViMLError: The threshold is not in [0, 1].
+    With `shuffle_categories` the categories come in a random order rather than genre, mood, instruments.
 
     Example:
         >>> tags = TrackTags({"genre": {"electronic": 0.8}, "mood": {"sad": 0.5, "slow": 0.7}})
@@ -129,11 +116,7 @@ def describe_by_rules(
 
 
 def fill_template(template: str, tags: Sequence[str]) -> str:
-    """Put tags into the gaps of a template.
-
-    Args:
-        template: As in `TEMPLATES`.
-        tags: At least one.
+    """Put tags (at least one) into the gaps of a template of `TEMPLATES`.
 
     Example:
         >>> fill_template("{Each} {is} heard in {a_tags} tune.", ["electric guitar", "strings"])
@@ -158,12 +141,12 @@ def _join(parts: Sequence[str]) -> str:
 
 
 def _is_plural(tag: str) -> bool:
-    """Whether a tag takes no "a": "vocals", but also "brass"."""
+    """Whether a tag takes no "a", such as "vocals" or "brass"."""
     return tag in _UNCOUNTED or (tag.endswith("s") and not tag.endswith("ss"))
 
 
 def _with_article(words: str) -> str:
-    """The words behind "a" or "an"."""
+    """The words with "a" or "an" before them."""
     an = words.lower().startswith(_AN_STARTS) and not words.lower().startswith(_A_STARTS)
     return f"{'an' if an else 'a'} {words}"
 
@@ -174,13 +157,7 @@ RULES: dict[str, Callable[..., str]] = {TAGS: describe_by_tags, DATA2TEXT_RULES:
 def rules_method(
     name: str, vocabulary: TagVocabulary, *, seed: int = 0, threshold: float = DEFAULT_THRESHOLD
 ) -> Method:
-    """One of the methods that need no weights.
-
-    Args:
-        name: `"tags"` or `"data2text-rules"`.
-        vocabulary: Finds the tags that a text mentions.
-        seed: Of the draws.
-        threshold: Tags above it are told.
+    """The method `"tags"` or `"data2text-rules"`.
 
     Example:
         >>> method = rules_method("tags", TagVocabulary.load())

@@ -1,8 +1,8 @@
-"""Writing with a local language model, where what all prompts begin with is read once.
+"""Text from a local language model that computes the common prefix of all prompts once.
 
 A prompt of 8 examples has some 800 tokens, of which 700 are the same for all tracks. Their keys and values are computed
-once and given to every batch; only each track's own line is read for it. Between the prefix and a shorter line stands
-padding that nothing attends to, and positions count real tokens only, so that a row sees what it would see alone.
+once and copied to every batch; only each track's own line is computed for it. Between the prefix and a shorter line
+stands masked padding, and positions count real tokens only, so a row gets the result that it would get alone.
 """
 
 import copy
@@ -26,22 +26,19 @@ logger = logging.getLogger(__name__)
 class SharedPrefixGenerator:
     """Continues prompts in batches, computing the prefix that they share once.
 
-    The text is that of the plain way, which reads each prompt in full: greedy outputs are the same, and a seed gives
-    the same text in any batch, as far as rounding allows (in float32, a token changes where two are equally likely to
-    about six digits). The plain way is taken for prompts that do not begin with the prefix, for those whose tokens do
-    not (a tokenizer that merges characters across the border), and for models whose layers keep something else than
-    keys and values of all positions, such as a sliding window.
+    The text is the one that reading each prompt in full would give: greedy outputs are the same, and a seed gives the
+    same text in any batch, up to rounding (in float32, a token changes only if two are equally likely to about six
+    digits). Prompts are read in full if they, or their tokens, do not begin with the prefix (a tokenizer may merge
+    characters across the border), and if the model's cache is not one of keys and values of all positions (a sliding
+    window, for example).
 
     Args:
-        model: A causal language model, on the device and in the dtype to run in.
+        model: A causal language model, on the device and in the dtype to run in; `name` is its name or path.
         tokenizer: Its tokenizer.
-        prefix: The text that prompts begin with, as `PromptWriter.prefix`; "" for the plain way.
+        prefix: The text that prompts begin with, as `PromptWriter.prefix`; "" to read all prompts in full.
         temperature: Of the sampling; 0 takes the most likely token each time, whatever the seed.
         top_p: Tokens are drawn from the smallest set of the most likely whose probability reaches this.
         stop: Strings that end a text.
-
-    Attributes:
-        name: The model's name or path.
 
     Raises:
         ViMLError: `temperature` or `top_p` is out of range.
@@ -73,14 +70,7 @@ class SharedPrefixGenerator:
     def from_pretrained(
         cls, name: str, prefix: str = "", *, device: str = "cpu", dtype: str = "auto", **options: Any
     ) -> "SharedPrefixGenerator":
-        """Load a model and its tokenizer, of any architecture that transformers itself has, from safetensors files.
-
-        Args:
-            name: A Hub id, or a folder.
-            prefix: As in the constructor.
-            device: Where to run.
-            dtype: The weights' dtype; "auto" takes that of the checkpoint.
-            options: The constructor's other arguments.
+        """Load a model and its tokenizer, of any architecture in transformers, from safetensors files.
 
         Raises:
             ViMLError: The model cannot be loaded.
@@ -98,13 +88,8 @@ class SharedPrefixGenerator:
     ) -> list[str | GenerationError]:
         """Continue each prompt to its first stop string or end token.
 
-        Args:
-            prompts: Whole prompts, the prefix included.
-            seeds: One per prompt.
-            max_new_tokens: The most tokens to write.
-
         Returns:
-            For each prompt its continuation with the stop string, or a `GenerationError` where it found no end.
+            For each prompt its continuation with the stop string, or a `GenerationError` if it found no end.
         """
         replies: list[str | GenerationError] = []
         for ids in self.generate_ids(prompts, seeds, max_new_tokens):
@@ -118,7 +103,7 @@ class SharedPrefixGenerator:
 
     @torch.inference_mode()
     def generate_ids(self, prompts: Sequence[str], seeds: Sequence[int], max_new_tokens: int) -> list[list[int] | None]:
-        """The new tokens of each prompt, as `generate` before they are text; None where a prompt is too long."""
+        """The new tokens of each prompt, before they become text; None if a prompt is too long."""
         rows = [self._tokenizer(prompt)["input_ids"] for prompt in prompts]
         limit = getattr(self._model.config, "max_position_embeddings", None) or float("inf")
         past = len(self._prefix_ids)
@@ -178,7 +163,7 @@ class SharedPrefixGenerator:
         return output.logits[:, -1]
 
     def _choose(self, logits: torch.Tensor, draws: list[random.Random]) -> list[int]:
-        """One token per row: the likeliest, or one drawn by that row's own random numbers."""
+        """One token per row: the most likely, or one drawn by that row's own random numbers."""
         if self._temperature == 0:
             return logits.argmax(dim=-1).tolist()
         probabilities, tokens = (logits.double() / self._temperature).softmax(-1).sort(dim=-1, descending=True)
@@ -190,7 +175,7 @@ class SharedPrefixGenerator:
 
     @torch.inference_mode()
     def _read_prefix(self) -> DynamicCache | None:
-        """The prefix's keys and values, `(1, heads, time, dim)` per layer; None where a layer keeps something else."""
+        """The prefix's keys and values, `(1, heads, time, dim)` per layer; None if a layer caches something else."""
         cache = DynamicCache(config=self._model.config)
         if any(type(layer) is not DynamicLayer for layer in cache.layers):
             logger.warning("%s keeps no keys and values of all positions: prompts are read in full", self.name)
@@ -200,7 +185,7 @@ class SharedPrefixGenerator:
         return cache
 
     def _prefix_copy(self, rows: int) -> DynamicCache:
-        """The prefix's keys and values for each row of a batch, to be grown."""
+        """A copy of the prefix's keys and values for each row of a batch."""
         assert self._prefix_cache is not None
         cache = copy.deepcopy(self._prefix_cache)
         cache.batch_repeat_interleave(rows)
@@ -217,7 +202,7 @@ class SharedPrefixGenerator:
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokens that end a text, of the model's settings and of the tokenizer."""
+    """The end tokens of the model's generation settings and of the tokenizer."""
     settings = model.generation_config.eos_token_id if model.generation_config is not None else None
     listed = settings if isinstance(settings, list) else [settings]
     return {token for token in [*listed, tokenizer.eos_token_id] if token is not None}

@@ -1,6 +1,6 @@
 """Descriptions of a store's tracks: written by a method from their tags, and encoded to train on.
 
-`texts/METHOD.jsonl` in the store's folder is the journal, with model, seed and checks of every description;
+`texts/METHOD.jsonl` in the store's folder is the journal, with model, seed and check of every description;
 `viml_hf.features.named_texts` keeps the finished set beside it.
 """
 
@@ -24,17 +24,9 @@ from viml_hf.tagging.track_tags import DEFAULT_THRESHOLD, TrackTags
 
 
 def describe_store(store: Store, method: Method, *, progress: bool = True) -> int:
-    """Describe the tagged tracks of a store.
+    """Describe the tagged tracks of a store; returns how many got the text of rules because the method failed on them.
 
-    A rerun goes on where it stopped, asks for nothing twice, and describes anew where other tags are told than before.
-
-    Args:
-        store: With tags, see `tag_store`.
-        method: How.
-        progress: Show a progress bar.
-
-    Returns:
-        How many tracks got the text of rules because the method failed on them.
+    A rerun resumes where it stopped and repeats no request; a track whose kept tags have changed is described again.
 
     Raises:
         ViMLError: The store has no tags, or descriptions by this method with another model or seed.
@@ -71,9 +63,7 @@ def describe_store(store: Store, method: Method, *, progress: bool = True) -> in
 
 
 def encode_descriptions(store: Store, name: str, *, progress: bool = True) -> None:
-    """Make the journal's descriptions a named set of texts, by the text encoder of the store.
-
-    An empty description is left out: it trains as no text.
+    """Encode the journal's descriptions with the store's text encoder, as a named set of texts without the empty ones.
 
     Raises:
         ViMLError: The encoder is not the one that the store was made with.
@@ -97,9 +87,7 @@ def encode_descriptions(store: Store, name: str, *, progress: bool = True) -> No
 
 
 def report_of(store: Store, name: str, vocabulary: TagVocabulary, threshold: float = DEFAULT_THRESHOLD) -> QualityRow:
-    """Measure the descriptions that a method has written into a store, one at a time.
-
-    Texts of rules in the place of the method's own are counted, not measured.
+    """Measure a method's descriptions in a store, one at a time; fallbacks to rules are counted, not measured.
 
     Raises:
         ViMLError: The store has no tags.

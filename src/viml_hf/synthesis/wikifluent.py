@@ -40,13 +40,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph and the sentences it was split into.
-
-    Args:
-        sentences: In the order of the text.
-        separate: For each gap between two sentences, 1 where a new sentence of the text starts, else 0.
-        text: The fluent paragraph.
-    """
+    """A fluent text, the sentences it was split into, and for each gap 1 if a new sentence of the text starts there."""
 
     sentences: tuple[str, ...]
     separate: tuple[int, ...]
@@ -54,23 +48,10 @@ class Paragraph:
 
 
 def read_wikifluent(path: str | Path) -> Iterator[Paragraph]:
-    """Read a file in the WikiFluent format.
-
-    Args:
-        path: A `.json` file with a table `{"data": [entry, …]}`, or a `.jsonl` file with one entry a line.
-
-    Yields:
-        The paragraphs of the file.
+    """Read the paragraphs of a WikiFluent `.json` file, or of a `.jsonl` file with one entry a line.
 
     Raises:
         ViMLError: The file cannot be read, or an entry is not as described above.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "dev.jsonl"
-        >>> _ = path.write_text('{"sents": ["A sings.", "A plays."], "sep": [0], "text": "A sings and plays."}')
-        >>> [paragraph.separate for paragraph in read_wikifluent(path)]
-        [(0,)]
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -129,7 +110,7 @@ def compression_tokens(
 
 
 def _sentence_tokens(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> list[list[int]]:
-    """The tokens of each sentence as inside a text, the same at every place; "</s>" in a sentence is text."""
+    """Each sentence's tokens as inside a text, the same at every place; "</s>" in a sentence is plain text."""
     spaced = [f" {sentence.strip()}" for sentence in sentences]
     return tokenizer(spaced, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
@@ -137,14 +118,14 @@ def _sentence_tokens(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str
 class WikiFluentDataset(Dataset):
     """Examples of one task, tokenized when they are asked for.
 
-    Left out are paragraphs that are too long, and for ordering and aggregation those of a single sentence.
+    Paragraphs that are too long are left out, and for ordering and aggregation those of a single sentence.
 
     Args:
         paragraphs: Of `read_wikifluent`.
         task: "ordering", "aggregation" or "compression".
         tokenizer: Of the model to be trained; for compression it has the token `<sep>`.
         max_length: The most tokens of an input, and of a text to be learnt.
-        seed: Of the shuffled sentences; each paragraph's shuffle depends on it and the paragraph's place alone.
+        seed: Of the shuffled sentences; a paragraph's shuffle depends on it and the paragraph's index alone.
 
     Attributes:
         left_out: Number of paragraphs left out.
@@ -211,10 +192,7 @@ class WikiFluentDataset(Dataset):
 
 @dataclass(frozen=True)
 class PadToLongest:
-    """Makes a batch of examples: padded on the right, the labels with -100.
-
-    Args:
-        pad_token_id: Of the tokenizer.
+    """Collates examples into padded `input_ids`, `attention_mask` and, if present, `labels` (padded with -100).
 
     Example:
         >>> batch = PadToLongest(1)([{"input_ids": [0, 7, 2], "labels": [4]}, {"input_ids": [0, 2], "labels": [5, 6]}])
@@ -225,7 +203,7 @@ class PadToLongest:
     pad_token_id: int
 
     def __call__(self, examples: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
-        """The batch: `input_ids`, `attention_mask` and, where the examples have them, `labels`."""
+        """The batch, as tensors `(batch, longest)`."""
         ids = [example["input_ids"] for example in examples]
         batch = {
             "input_ids": _pad(ids, self.pad_token_id),
