@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from viml_hf.data.musiccaps import aspects_to_tags, measure_coverage, read_musiccaps
+from viml_hf.data.musiccaps import aspects_to_tags, read_musiccaps
 from viml_hf.synthesis.prompt2text import describe_tracks
 from viml_hf.synthesis.prompts import Example, PromptWriter
 from viml_hf.synthesis.quality_report import NotRun, QualityRow, format_report, measure_quality
@@ -39,12 +39,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
 
     vocabulary, tracks = TagVocabulary.load(), list(read_musiccaps(options.csv))
-    coverage = measure_coverage(tracks, vocabulary)
-    print(
-        f"{coverage.aspect_share:.1%} of {coverage.aspects} aspects mention a tag, and {coverage.track_share:.1%} of "
-        f"{coverage.tracks} tracks have one.\n"
-    )
+    mapped = [bool(aspects_to_tags([aspect], vocabulary).names()) for track in tracks for aspect in track.aspects]
     tagged = [(track, aspects_to_tags(track.aspects, vocabulary)) for track in tracks]
+    with_tags = sum(bool(tags.names()) for _, tags in tagged)
+    print(
+        f"{sum(mapped) / max(len(mapped), 1):.1%} of {len(mapped)} aspects mention a tag, and "
+        f"{with_tags / max(len(tracks), 1):.1%} of {len(tracks)} tracks have one.\n"
+    )
     examples = [Example(tags, track.caption, track.id) for track, tags in tagged[:EXAMPLES]]
     chosen = tagged[EXAMPLES : EXAMPLES + options.tracks]
     rows: list[QualityRow | NotRun] = [

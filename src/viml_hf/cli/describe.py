@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from viml_hf.features.store import Store
     from viml_hf.synthesis.description import Method
-    from viml_hf.synthesis.prompts import Example
     from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
 METHODS = ("tags", "data2text-rules", "data2text", "prompt2text")
@@ -55,20 +54,19 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _print_report(store: "Store", vocabulary: "TagVocabulary", threshold: float) -> None:
-    from viml_hf.synthesis.quality_report import NotRun, format_report
+    """The figures of every method; one that has not run stands there without figures."""
+    from viml_hf.synthesis.quality_report import NEEDS_WEIGHTS, NotRun, format_report
     from viml_hf.synthesis.rules import RULES
     from viml_hf.synthesis.store_descriptions import described_methods, report_of
 
     there = described_methods(store.folder)
-    reasons = {name: "not asked for" if name in RULES else "needs weights" for name in METHODS}
-    print(
-        format_report(
-            [
-                report_of(store, name, vocabulary, threshold) if name in there else NotRun(name, reasons[name])
-                for name in METHODS
-            ]
-        )
-    )
+    rows = [
+        report_of(store, name, vocabulary, threshold)
+        if name in there
+        else NotRun(name, "not asked for" if name in RULES else NEEDS_WEIGHTS)
+        for name in METHODS
+    ]
+    print(format_report(rows))
 
 
 def _method(options: argparse.Namespace, vocabulary: "TagVocabulary") -> "Method":
@@ -82,16 +80,20 @@ def _method(options: argparse.Namespace, vocabulary: "TagVocabulary") -> "Method
 
 
 def _prompt2text(options: argparse.Namespace, vocabulary: "TagVocabulary") -> "Method":
+    from viml_hf.data.musiccaps import aspects_to_tags, read_musiccaps
     from viml_hf.errors import ViMLError
     from viml_hf.synthesis.completion_server import CompletionServer
     from viml_hf.synthesis.description import Method
     from viml_hf.synthesis.prompt2text import TextGenerator, describe_tracks
-    from viml_hf.synthesis.prompts import PromptWriter
+    from viml_hf.synthesis.prompts import Example, PromptWriter
     from viml_hf.synthesis.shared_prefix import SharedPrefixGenerator
 
     if not options.model or not options.examples:
         raise ViMLError("prompt2text needs --model, such as bigscience/bloom-560m, and --examples, described tracks")
-    examples = _read_examples(options.examples, vocabulary)
+    examples = [
+        Example(aspects_to_tags(track.aspects, vocabulary), track.caption, track.id)
+        for track in read_musiccaps(options.examples)
+    ]
     writer = PromptWriter(examples, options.k, nearest=options.nearest, seed=options.seed, threshold=options.threshold)
     generator: TextGenerator
     if options.server:
@@ -108,16 +110,6 @@ def _prompt2text(options: argparse.Namespace, vocabulary: "TagVocabulary") -> "M
             tracks, generator, writer, vocabulary, options.seed, retries=options.retries, batch_size=options.batch_size
         ),
     )
-
-
-def _read_examples(path: str, vocabulary: "TagVocabulary") -> "list[Example]":
-    """Described tracks with the tags of their aspects."""
-    from viml_hf.data.musiccaps import aspects_to_tags, read_musiccaps
-    from viml_hf.synthesis.prompts import Example
-
-    return [
-        Example(aspects_to_tags(track.aspects, vocabulary), track.caption, track.id) for track in read_musiccaps(path)
-    ]
 
 
 def _data2text(options: argparse.Namespace, vocabulary: "TagVocabulary") -> "Method":

@@ -27,26 +27,6 @@ class MusicCapsTrack:
     caption: str
 
 
-@dataclass(frozen=True)
-class AspectCoverage:
-    """How many aspects mention a tag of a vocabulary, repeated ones counted each time, and how many tracks have one."""
-
-    aspects: int
-    mapped_aspects: int
-    tracks: int
-    tagged_tracks: int
-
-    @property
-    def aspect_share(self) -> float:
-        """Share of the aspects that mention a tag, 0 to 1."""
-        return self.mapped_aspects / max(self.aspects, 1)
-
-    @property
-    def track_share(self) -> float:
-        """Share of the tracks with a tag, 0 to 1."""
-        return self.tagged_tracks / max(self.tracks, 1)
-
-
 def read_musiccaps(path: str) -> Iterator[MusicCapsTrack]:
     """Read the tracks of `musiccaps-public.csv`, one at a time.
 
@@ -88,24 +68,9 @@ def aspects_to_tags(aspects: Iterable[str], vocabulary: TagVocabulary) -> TrackT
     """
     confidences: dict[str, dict[str, float]] = {category: {} for category in vocabulary.tags}
     for aspect in aspects:
-        for tag in _find(aspect, vocabulary):
+        for tag in [] if _BACKGROUND.search(aspect) else vocabulary.find(aspect):
             confidences[vocabulary.category_of(tag)][tag] = 1.0
     return TrackTags(confidences)
-
-
-def measure_coverage(tracks: Iterable[MusicCapsTrack], vocabulary: TagVocabulary) -> AspectCoverage:
-    """Count the aspects and tracks in which a vocabulary finds a tag."""
-    aspects = mapped = count = tagged = 0
-    for track in tracks:
-        found = sum(bool(_find(aspect, vocabulary)) for aspect in track.aspects)
-        aspects, mapped = aspects + len(track.aspects), mapped + found
-        count, tagged = count + 1, tagged + bool(found)
-    return AspectCoverage(aspects, mapped, count, tagged)
-
-
-def _find(aspect: str, vocabulary: TagVocabulary) -> list[str]:
-    """The tags in one aspect."""
-    return [] if _BACKGROUND.search(aspect) else vocabulary.find(aspect)
 
 
 def _parse_aspects(place: str, text: str | None) -> tuple[str, ...]:

@@ -113,7 +113,11 @@ def _read_source(path: str, prefix: str, media: str | Path | None) -> Iterator[P
     if not os.path.isfile(path):
         raise ViMLError(f"{shown}: no such file or folder; give a folder, a manifest or a media file")
     if is_musictextclips(path):
-        return iter(_read_described_clips(path, os.path.dirname(path) or "." if media is None else media))
+        videos = os.path.dirname(path) or "." if media is None else media
+        if not os.path.isdir(videos):
+            shown = printable(os.fspath(videos))
+            raise ViMLError(f"{shown}: no such folder; give the one with the videos of the clips")
+        return iter(read_musictextclips(path, find_media_files(videos)))
     if suffix_of(path) in MANIFEST_SUFFIXES:
         return iter(read_manifest(path))
     if suffix_of(path) in MEDIA_SUFFIXES:
@@ -128,12 +132,6 @@ def _read_folder(folder: str, prefix: str) -> Iterator[Placed]:
     for file in files:
         item = parse_row({"path": file.relative_to(folder).as_posix()}, folder)
         yield printable(str(file)), replace(item, id=prefix + item.id)
-
-
-def _read_described_clips(path: str, media: str | Path) -> list[Placed]:
-    if not os.path.isdir(media):
-        raise ViMLError(f"{printable(os.fspath(media))}: no such folder; give the one with the videos of the clips")
-    return read_musictextclips(path, find_media_files(media))
 
 
 def _read_metadata(folder: str, name: str, prefix: str) -> Iterator[Placed]:

@@ -119,18 +119,16 @@ def label_text(video_id: str, names: Iterable[str], *, seed: int = 0) -> str:
 def read_videos(path: str, vocabulary: Collection[int]) -> Iterator[tuple[str, YouTube8MVideo | ViMLError]]:
     """The place (file and number) of each record of a file of either level, with its video or its error."""
     for place, record in read_records(path):
-        found: YouTube8MVideo | ViMLError
-        if isinstance(record, ViMLError):
-            found = record
-        else:
-            try:
-                found = parse_video(record)
-                unknown = [label for label in found.labels if label not in vocabulary]
-                if unknown:
-                    found = ViMLError(f"label {unknown[0]} is not in the vocabulary; give that of the same release")
-            except ViMLError as error:
-                found = error
-        yield place, found
+        try:
+            if isinstance(record, ViMLError):
+                raise record
+            video = parse_video(record)
+            unknown = [label for label in video.labels if label not in vocabulary]
+            if unknown:
+                raise ViMLError(f"label {unknown[0]} is not in the vocabulary; give that of the same release")
+            yield place, video
+        except ViMLError as error:
+            yield place, error
 
 
 def parse_video(record: bytes) -> YouTube8MVideo:

@@ -106,10 +106,8 @@ class CompletionServer:
             ViMLError: The server does not answer, refuses the key, or does not have the model.
         """
         answer = self._fetch("/models", None)
-        listed = answer.get("data")
-        names = (
-            [str(entry.get("id")) for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-        )
+        listed = data if isinstance(data := answer.get("data"), list) else []
+        names = [str(entry.get("id")) for entry in listed if isinstance(entry, dict)]
         if names and self.name not in names:
             raise ViMLError(f"model {self.name!r} is not on {self._url}: it has {', '.join(names[:10])}")
 

@@ -49,11 +49,6 @@ class TextCheck:
         """Share of the kept tags that are omitted, 0 to 1; 0 if no tag was kept."""
         return len(self.omitted) / max(self.kept, 1)
 
-    @property
-    def hallucination_rate(self) -> float:
-        """Share of the mentioned tags that are hallucinated, 0 to 1; 0 where no tag is mentioned."""
-        return len(self.hallucinated) / max(len(self.mentioned), 1)
-
 
 def check_text(text: str, kept: Kept, vocabulary: TagVocabulary) -> TextCheck:
     """Compare a description with the kept tags; what it denies ("no vocals") does not count as told.

@@ -14,19 +14,19 @@ from viml_hf.tagging.track_tags import Kept
 
 NEEDS_WEIGHTS = "needs weights"
 _WORD = re.compile(r"\w+(?:['’&-]\w+)*")
-_COLUMNS = (
-    "method",
-    "texts",
-    "empty",
-    "by rules instead",
-    "omission",
-    "hallucination",
-    "faithful",
-    "distinct-1",
-    "distinct-2",
-    "words per text",
-    "vocabulary",
-)
+_COLUMNS = {  # heading -> how a row's figure is written
+    "method": "{.method}",
+    "texts": "{.texts}",
+    "empty": "{.empty}",
+    "by rules instead": "{.fallbacks}",
+    "omission": "{.omission_rate:.1%}",
+    "hallucination": "{.hallucination_rate:.1%}",
+    "faithful": "{.faithful:.1%}",
+    "distinct-1": "{.distinct_1:.4f}",
+    "distinct-2": "{.distinct_2:.4f}",
+    "words per text": "{.mean_words:.1f}",
+    "vocabulary": "{.vocabulary_size}",
+}
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def measure_quality(
 
 def format_report(rows: Sequence[QualityRow | NotRun]) -> str:
     """The figures of several methods as a Markdown table, with example texts below it."""
-    lines = [_table_row(_COLUMNS), _table_row(["---", *["---:"] * (len(_COLUMNS) - 1)])]
+    lines = [_table_row(list(_COLUMNS)), _table_row(["---", *["---:"] * (len(_COLUMNS) - 1)])]
     lines += [_table_row(_cells(row)) for row in rows]
     for row in rows:
         if isinstance(row, QualityRow) and row.examples:
@@ -133,19 +133,7 @@ def format_report(rows: Sequence[QualityRow | NotRun]) -> str:
 def _cells(row: QualityRow | NotRun) -> list[str]:
     if isinstance(row, NotRun):
         return [row.method, f"not run: {row.reason}", *[""] * (len(_COLUMNS) - 2)]
-    return [
-        row.method,
-        f"{row.texts}",
-        f"{row.empty}",
-        f"{row.fallbacks}",
-        f"{row.omission_rate:.1%}",
-        f"{row.hallucination_rate:.1%}",
-        f"{row.faithful:.1%}",
-        f"{row.distinct_1:.4f}",
-        f"{row.distinct_2:.4f}",
-        f"{row.mean_words:.1f}",
-        f"{row.vocabulary_size}",
-    ]
+    return [figure.format(row) for figure in _COLUMNS.values()]
 
 
 def _table_row(cells: Sequence[str]) -> str:

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -204,17 +205,12 @@ class PadToLongest:
 
     def __call__(self, examples: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
         """The batch, as tensors `(batch, longest)`."""
-        ids = [example["input_ids"] for example in examples]
+        ids = [torch.tensor(example["input_ids"]) for example in examples]
         batch = {
-            "input_ids": _pad(ids, self.pad_token_id),
-            "attention_mask": _pad([[1] * len(row) for row in ids], 0),
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
+            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
         }
         if "labels" in examples[0]:
-            batch["labels"] = _pad([example["labels"] for example in examples], IGNORED)
+            labels = [torch.tensor(example["labels"]) for example in examples]
+            batch["labels"] = pad_sequence(labels, batch_first=True, padding_value=IGNORED)
         return batch
-
-
-def _pad(rows: Sequence[list[int]], value: int) -> Tensor:
-    """Rows of numbers as one tensor `(batch, longest)`."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
