@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from viml_hf.features.store import Store
-    from viml_hf.synthesis.description import Method
+    from viml_hf.synthesis.description import Describe, Method
     from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
 METHODS = ("tags", "data2text-rules", "data2text", "prompt2text")
@@ -70,20 +70,19 @@ def _print_report(store: "Store", vocabulary: "TagVocabulary", threshold: float)
 
 
 def _method(options: argparse.Namespace, vocabulary: "TagVocabulary") -> "Method":
+    from viml_hf.synthesis.description import Method
     from viml_hf.synthesis.rules import RULES, rules_method
 
     if options.method in RULES:
         return rules_method(options.method, vocabulary, seed=options.seed, threshold=options.threshold)
-    if options.method == "data2text":
-        return _data2text(options, vocabulary)
-    return _prompt2text(options, vocabulary)
+    model, describe = (_data2text if options.method == "data2text" else _prompt2text)(options, vocabulary)
+    return Method(options.method, model, options.seed, options.threshold, describe)
 
 
-def _prompt2text(options: argparse.Namespace, vocabulary: "TagVocabulary") -> "Method":
+def _prompt2text(options: argparse.Namespace, vocabulary: "TagVocabulary") -> "tuple[str, Describe]":
     from viml_hf.data.musiccaps import aspects_to_tags, read_musiccaps
     from viml_hf.errors import ViMLError
     from viml_hf.synthesis.completion_server import CompletionServer
-    from viml_hf.synthesis.description import Method
     from viml_hf.synthesis.prompt2text import TextGenerator, describe_tracks
     from viml_hf.synthesis.prompts import Example, PromptWriter
     from viml_hf.synthesis.shared_prefix import SharedPrefixGenerator
@@ -101,28 +100,13 @@ def _prompt2text(options: argparse.Namespace, vocabulary: "TagVocabulary") -> "M
         generator.check()
     else:
         generator = SharedPrefixGenerator.from_pretrained(options.model, writer.prefix)
-    return Method(
-        options.method,
-        generator.name,
-        options.seed,
-        options.threshold,
-        lambda tracks: describe_tracks(
-            tracks, generator, writer, vocabulary, options.seed, retries=options.retries, batch_size=options.batch_size
-        ),
-    )
+    how = {"retries": options.retries, "batch_size": options.batch_size}
+    return generator.name, lambda tracks: describe_tracks(tracks, generator, writer, vocabulary, options.seed, **how)
 
 
-def _data2text(options: argparse.Namespace, vocabulary: "TagVocabulary") -> "Method":
-    from viml_hf.synthesis.description import Method
+def _data2text(options: argparse.Namespace, vocabulary: "TagVocabulary") -> "tuple[str, Describe]":
     from viml_hf.synthesis.neural_data2text import NeuralData2Text
 
     pipeline = NeuralData2Text(options.ordering, options.aggregation, options.compression)
-    return Method(
-        options.method,
-        pipeline.name,
-        options.seed,
-        options.threshold,
-        lambda tracks: pipeline.describe_tracks(
-            tracks, vocabulary, options.seed, threshold=options.threshold, batch_size=options.batch_size
-        ),
-    )
+    how = {"threshold": options.threshold, "batch_size": options.batch_size}
+    return pipeline.name, lambda tracks: pipeline.describe_tracks(tracks, vocabulary, options.seed, **how)

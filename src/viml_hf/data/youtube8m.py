@@ -30,20 +30,12 @@ SUFFIX = ".tfrecord"
 
 @dataclass(frozen=True, eq=False)
 class YouTube8MVideo:
-    """The features of one video.
+    """The features of one video."""
 
-    Args:
-        id: Four characters, which are not the id on YouTube.
-        labels: Indices into the vocabulary, ascending; none in the files of the challenge's test set.
-        features: By modality, "video" and "audio", rows `(segments, width)` float32: one per 10 s of the frame-level
-            files, a single one of the video-level files.
-        seconds: Length by modality; empty at the video level, where it is unknown.
-    """
-
-    id: str
-    labels: tuple[int, ...]
-    features: dict[str, np.ndarray]
-    seconds: dict[str, float] = field(default_factory=dict)
+    id: str  # four characters, not the id on YouTube
+    labels: tuple[int, ...]  # indices into the vocabulary, ascending; none in the challenge's test set
+    features: dict[str, np.ndarray]  # by modality, (segments, width) float32; video level: one row
+    seconds: dict[str, float] = field(default_factory=dict)  # by modality; empty at the video level
 
 
 def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[str]:

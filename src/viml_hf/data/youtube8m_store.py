@@ -68,25 +68,15 @@ class Split:
 
 @dataclass
 class Selection:
-    """The videos found in files, and those selected.
+    """The videos found in files, and those selected."""
 
-    Args:
-        wanted: Ids of the selected videos by file, in the order of the records.
-        splits: Name of the split by file, if splits were asked for.
-        videos: Number of readable videos.
-        left_out: Number of readable videos that are not selected, by reason.
-        problems: Unreadable records by file: one line each with file and number.
-        frame_level: Whether the files are at the frame level.
-        others: Selected videos without a wanted label, used for training only.
-    """
-
-    wanted: dict[str, list[str]] = field(default_factory=dict)
-    splits: dict[str, str] = field(default_factory=dict)
-    videos: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
-    problems: dict[str, list[str]] = field(default_factory=dict)
-    frame_level: bool = False
-    others: set[str] = field(default_factory=set)
+    wanted: dict[str, list[str]] = field(default_factory=dict)  # selected ids by file, in record order
+    splits: dict[str, str] = field(default_factory=dict)  # split by file, if asked for
+    videos: int = 0  # number of readable videos
+    left_out: Counter[str] = field(default_factory=Counter)  # readable but not selected, by reason
+    problems: dict[str, list[str]] = field(default_factory=dict)  # unreadable records by file, one line each
+    frame_level: bool = False  # else the files are at the video level
+    others: set[str] = field(default_factory=set)  # selected without a wanted label, to train on only
 
     @property
     def count(self) -> int:
@@ -183,14 +173,10 @@ def import_videos(
     are stored as fields.
 
     Args:
-        selection: Of `select_videos`.
-        vocabulary: Label names by index.
         folder: The store's folder, new or of an earlier import with the same text encoder.
         text: Text encoder, `NAME[:HUB_ID[@REVISION]]` or a folder. Each text is encoded once.
         others_weight: How much one of `selection.others` counts in training.
         pool_shards: Number of consecutive files whose videos share one `pool`, a field to group by in evaluation.
-        seed: Of the order of the names.
-        progress: Show a progress bar.
         load_options: Passed to the encoder's `from_pretrained` (`local_files_only`, `cache_dir`, `token`, …).
 
     Raises:

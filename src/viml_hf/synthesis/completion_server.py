@@ -51,19 +51,15 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 class CompletionServer:
-    """Continues prompts by asking a server, several requests at a time.
+    """Continues prompts by asking a server, `concurrency` requests at a time.
 
-    A request that is refused, times out, or is answered with 429, 5xx or no completion is sent again after a pause that
-    doubles each time. An empty text, or one without an end, is left to the caller: the same request would give it
-    again.
+    A request that is refused, takes more than `timeout` seconds, or is answered with 429, 5xx or no completion is sent
+    up to `tries` times, after a pause that doubles from `pause` seconds. An empty text, or one without an end, is left
+    to the caller: the same request would give it again.
 
     Args:
         base_url: The server, such as `http://localhost:8000` or `https://host/v1`; `/v1` is added to a bare host.
         model: The model's name there; it is also the attribute `name`.
-        concurrency: Requests in flight at a time.
-        timeout: Seconds that a request may take.
-        tries: How often a request is sent at most.
-        pause: Seconds before the second try.
         api_key_env: The environment variable with the API key; unset means no key. The key is never printed.
 
     Raises:

@@ -25,19 +25,12 @@ Tracks = Iterable[tuple[str, TrackTags]]  # ids and tags
 
 @dataclass(frozen=True)
 class TextCheck:
-    """What a description tells of its track's tags.
+    """What a description tells of its track's tags."""
 
-    Args:
-        omitted: Kept tags that the text does not tell, in the order of the kept tags.
-        hallucinated: Tags in the text that were not kept, in the order of the text.
-        mentioned: All tags in the text, in its order.
-        kept: Number of kept tags.
-    """
-
-    omitted: tuple[str, ...]
-    hallucinated: tuple[str, ...]
-    mentioned: tuple[str, ...]
-    kept: int
+    omitted: tuple[str, ...]  # kept tags that the text does not tell, in the order of the kept tags
+    hallucinated: tuple[str, ...]  # tags in the text that were not kept, in the order of the text
+    mentioned: tuple[str, ...]  # all tags in the text, in its order
+    kept: int  # number of kept tags
 
     @property
     def is_faithful(self) -> bool:
@@ -86,31 +79,18 @@ def _more_general(tag: str, vocabulary: TagVocabulary) -> list[str]:
 
 @dataclass(frozen=True)
 class Description:
-    """A written description, and how it was made.
+    """A written description, and how it was made."""
 
-    Args:
-        id: The track.
-        text: The description; empty if the track has no kept tag.
-        method: The method's name; "data2text-rules" if prompt2text fell back to it.
-        model: The model that was asked; empty for rules.
-        seed: The run's seed.
-        attempts: How often the model was asked for this track.
-        omitted: Kept tags that the text does not mention.
-        hallucinated: Tags it mentions that were not kept.
-        fallback: Whether every attempt was refused.
-        note: Why each refused attempt was refused.
-    """
-
-    id: str
-    text: str
-    method: str
-    model: str
-    seed: int
-    attempts: int
-    omitted: tuple[str, ...] = ()
-    hallucinated: tuple[str, ...] = ()
-    fallback: bool = False
-    note: str = ""
+    id: str  # of the track
+    text: str  # empty if the track has no kept tag
+    method: str  # "data2text-rules" if prompt2text fell back to it
+    model: str  # that was asked; empty for rules
+    seed: int  # of the run
+    attempts: int  # how often the model was asked
+    omitted: tuple[str, ...] = ()  # kept tags that the text does not mention
+    hallucinated: tuple[str, ...] = ()  # mentioned tags that were not kept
+    fallback: bool = False  # whether every attempt was refused
+    note: str = ""  # why attempts were refused
 
     def to_record(self) -> dict[str, Any]:
         """The fields as a dictionary for JSON."""
@@ -136,20 +116,15 @@ class Description:
         return cls(track_id, text, method, model, seed, attempts, check.omitted, check.hallucinated, fallback, note)
 
 
+Describe = Callable[[Tracks], Iterator[Description]]
+
+
 @dataclass(frozen=True)
 class Method:
-    """A way to describe tracks.
+    """A way to describe tracks."""
 
-    Args:
-        name: Of the method, and of its texts in the store.
-        model: The model that writes; empty for rules.
-        seed: Of its random draws.
-        threshold: Tags above this confidence are told.
-        describe: Turns tracks into descriptions, one at a time.
-    """
-
-    name: str
-    model: str
-    seed: int
-    threshold: float
-    describe: Callable[[Tracks], Iterator[Description]]
+    name: str  # of the method, and of its texts in the store
+    model: str  # that writes; empty for rules
+    seed: int  # of its random draws
+    threshold: float  # tags above this confidence are told
+    describe: Describe  # one description at a time

@@ -61,24 +61,18 @@ def describe_tracks(
     max_new_tokens: int = 96,
     max_omission: float = 0.5,
 ) -> Iterator[Description]:
-    """Describe each track with a language model.
+    """Describe each track with a language model; yields each description as soon as it is written.
 
     One batch of tracks is in memory at a time. A refused track joins the next batch, so its description may come after
     those of later tracks. The model is not asked about a track without a kept tag.
 
     Args:
         tracks: Ids and tags. To resume, leave out the tracks that are done.
-        generator: Writes the text.
         writer: Writes the prompts; its threshold says which tags are kept.
-        vocabulary: Finds the tags that a text mentions.
-        seed: Of the sampling.
         retries: How often a track is tried again, each time with another seed.
         batch_size: Prompts given to the generator at a time.
         max_new_tokens: The most tokens that a description may have.
         max_omission: The largest share of the kept tags that a text may omit.
-
-    Yields:
-        One description per track, as soon as it is written.
     """
     if retries < 0 or batch_size < 1:
         raise ViMLError(f"retries={retries}, batch_size={batch_size}: give at least 0, and at least 1")

@@ -31,35 +31,20 @@ _COLUMNS = {  # heading -> how a row's figure is written
 
 @dataclass(frozen=True)
 class QualityRow:
-    """The figures of one method; all shares are 0 to 1, and 0 if there is nothing to take a share of.
-
-    Args:
-        method: Its name.
-        texts: Number of the method's own texts, empty ones included; all further figures are of these.
-        empty: Number of texts without a word.
-        omission_rate: Share of all kept tags that their texts omit.
-        hallucination_rate: Share of all mentioned tags that were not kept.
-        faithful: Share of the texts that omit nothing and hallucinate nothing.
-        distinct_1: Distinct words per word (Li et al. 2016). Falls with the number of texts: compare equal numbers.
-        distinct_2: Distinct pairs of neighbouring words per pair, pairs within one text.
-        mean_words: Words per text.
-        vocabulary_size: Number of distinct words, regardless of case.
-        examples: The first texts.
-        fallbacks: Further tracks that got the text of rules, because the method failed on them.
-    """
+    """The figures of one method; all shares are 0 to 1, and 0 if there is nothing to take a share of."""
 
     method: str
-    texts: int
-    empty: int
-    omission_rate: float
-    hallucination_rate: float
-    faithful: float
-    distinct_1: float
-    distinct_2: float
-    mean_words: float
-    vocabulary_size: int
-    examples: tuple[str, ...]
-    fallbacks: int = 0
+    texts: int  # the method's own, empty ones included; all further figures are of these
+    empty: int  # texts without a word
+    omission_rate: float  # share of all kept tags that their texts omit
+    hallucination_rate: float  # share of all mentioned tags that were not kept
+    faithful: float  # share of the texts that omit nothing and hallucinate nothing
+    distinct_1: float  # distinct words per word (Li et al. 2016); falls with more texts: compare equal numbers
+    distinct_2: float  # distinct pairs of neighbouring words per pair, pairs within one text
+    mean_words: float  # per text
+    vocabulary_size: int  # distinct words, regardless of case
+    examples: tuple[str, ...]  # the first texts
+    fallbacks: int = 0  # further tracks, which got the text of rules because the method failed on them
 
 
 @dataclass(frozen=True)

@@ -117,22 +117,14 @@ def _sentence_tokens(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str
 
 
 class WikiFluentDataset(Dataset):
-    """Examples of one task, tokenized when they are asked for.
+    """Examples of one task of `TASKS`, tokenized when they are asked for.
 
-    Paragraphs that are too long are left out, and for ordering and aggregation those of a single sentence.
-
-    Args:
-        paragraphs: Of `read_wikifluent`.
-        task: "ordering", "aggregation" or "compression".
-        tokenizer: Of the model to be trained; for compression it has the token `<sep>`.
-        max_length: The most tokens of an input, and of a text to be learnt.
-        seed: Of the shuffled sentences; a paragraph's shuffle depends on it and the paragraph's index alone.
-
-    Attributes:
-        left_out: Number of paragraphs left out.
+    Left out, and counted in `left_out`, are paragraphs that are too long (`max_length` is the most tokens of an input
+    and of a text to be learnt), and for ordering and aggregation those of a single sentence. A paragraph's shuffle
+    depends on the seed and its index alone.
 
     Raises:
-        ViMLError: The task is unknown, the tokenizer has no `<sep>`, or no paragraph is left.
+        ViMLError: The task is unknown, the tokenizer has no `<sep>` for compression, or no paragraph is left.
     """
 
     def __init__(
