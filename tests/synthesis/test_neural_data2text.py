@@ -26,7 +26,7 @@ TEMPLATES = {
     "mood": ("the mood is {tags} .",),
     "instrument": ("you can hear {tags} .",),
 }
-EPOCHS = {"ordering": 15, "aggregation": 12, "compression": 30}
+EPOCHS = {"ordering": 3, "aggregation": 2, "compression": 6}
 BASES = {"ordering": "bart", "aggregation": "roberta", "compression": "bart"}
 
 
@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
     """The three modules, trained by the example from the random `bart` and `roberta` beside them."""
     folder = tmp_path_factory.mktemp("data2text")
     save_bases(folder)
-    write_corpus(folder / "train.json", repeats=4)
+    write_corpus(folder / "train.json", repeats=20)
     write_corpus(folder / "dev.json")
     with pytest.MonkeyPatch.context() as monkeypatch:
         for task, epochs in EPOCHS.items():
