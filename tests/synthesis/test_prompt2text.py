@@ -1,10 +1,7 @@
-import json
-
 import pytest
 
 from tests.synthesis.test_prompts import COUNTRY, PARTY
 from viml_hf import ViMLError
-from viml_hf.features.record_journal import RecordJournal
 from viml_hf.synthesis.description import Description
 from viml_hf.synthesis.prompt2text import GenerationError, attempt_seed, describe_tracks
 from viml_hf.synthesis.prompts import PromptWriter
@@ -159,65 +156,3 @@ def test_seeds_are_apart_and_fit_what_servers_take():
     assert all(0 <= seed < 2**31 for seed in seeds)
     assert attempt_seed(0, "a", 0) == 1704397835  # stays the same from version to version
     assert attempt_seed(0, "caf\udce9", 0) != attempt_seed(0, "cafe", 0)
-
-
-# The journal
-
-
-A = Description("a", "Ein Stück.", "prompt2text", "bloom", seed=0, attempts=2, omitted=("pop", "rock"), note="x; y")
-B = Description("b\n\udce9", "Jazz “live”\u2028", "data2text-rules", "bloom", seed=1, attempts=3, fallback=True)
-
-
-def test_a_journal_gives_back_what_was_written(tmp_path):
-    path = tmp_path / "journal.jsonl"
-    journal = RecordJournal(path)
-    journal.append(A.to_record())
-    journal.append(B.to_record())
-    assert journal.done == {A.id, B.id}
-    again = RecordJournal(path)
-    assert again.done == {A.id, B.id}
-    wanted = [json.loads(json.dumps(description.to_record())) for description in (A, B)]
-    assert list(again.read()) == wanted
-    assert again.get(B.id) == wanted[1]
-    again.append(A.to_record() | {"note": "once more"})
-    assert [record["note"] for record in again.read()] == ["", "once more"]  # of an id the last
-
-
-def test_a_cut_last_line_is_cut_off_at_any_byte(tmp_path):
-    path = tmp_path / "journal.jsonl"
-    for description in (A, B):
-        RecordJournal(path).append(description.to_record())
-    whole = path.read_bytes()
-    first = whole.index(b"\n") + 1
-    for size in range(first, len(whole)):
-        path.write_bytes(whole[:size])
-        journal = RecordJournal(path)
-        assert journal.done == {A.id}, size
-    journal.append(B.to_record())
-    assert path.read_bytes() == whole
-
-
-def test_a_damaged_line_is_named(tmp_path):
-    path = tmp_path / "journal.jsonl"
-    RecordJournal(path).append(A.to_record())
-    for line in ("not JSON", "[]", "5", json.dumps({"name": "a"}), json.dumps({"id": 5})):
-        path.write_text(f"{json.dumps(A.to_record())}\n{line}\n{json.dumps(B.to_record())}\n")
-        with pytest.raises(ViMLError, match=r"line 2 is no record .* delete it"):
-            RecordJournal(path)
-
-
-def test_a_journal_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(ViMLError, match="cannot be written"):
-        RecordJournal(tmp_path / "no folder" / "journal.jsonl")
-
-
-def test_half_a_line_on_a_full_disk_is_taken_back(tmp_path, monkeypatch):
-    path = tmp_path / "journal.jsonl"
-    journal = RecordJournal(path)
-    journal.append(A.to_record())
-    whole = path.read_bytes()
-    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space"):
-        journal.append(B.to_record())
-    assert path.read_bytes() == whole
-    assert journal.done == {A.id}
