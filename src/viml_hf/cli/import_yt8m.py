@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from viml_hf.data.youtube8m_store import Selection
-    from viml_hf.features.store import Store
 
 DESCRIPTION = """A video's text is its label names, shuffled. A record that is damaged or lacks a feature is named and
 left out. So are videos whose audio features are all zeros or those of another video, among them the silent ones, which
@@ -75,7 +74,6 @@ def run(options: argparse.Namespace) -> None:
     splits = [Split.parse(split) for split in options.split]
     files = find_files(options.paths)
     selection = select_videos(files, vocabulary, labels=labels, splits=splits, keep_others=options.others is not None)
-    _print_problems(selection)
     _print_selection(selection, len(selection.splits) if splits else len(files))
     if options.dry_run:
         return
@@ -90,20 +88,19 @@ def run(options: argparse.Namespace) -> None:
         progress=not options.quiet,
         **({"local_files_only": True} if options.local_files_only else {}),
     )
-    _print_result(store, options.output)
+    rows = {modality: sum(len(getattr(item, modality)) for item in store.items) for modality in store.spec.widths}
+    distinct = len({text for item in store.items for text in item.texts})
+    shown = ", ".join(f"{modality} {count}" for modality, count in rows.items())
+    print(f"{len(store.items)} items in {options.output}, rows: {shown}; {distinct} distinct texts")
 
 
-def _print_problems(selection: "Selection") -> None:
-    """On stderr the records that could not be read."""
+def _print_selection(selection: "Selection", files: int) -> None:
+    """How many videos there are and which are left out; on stderr the records that could not be read."""
     for path, problems in selection.problems.items():
         for problem in problems[:SHOWN]:
             print(f"left out: {problem}", file=sys.stderr)
         if len(problems) > SHOWN:
             print(f"left out: {path}: {len(problems) - SHOWN} more records", file=sys.stderr)
-
-
-def _print_selection(selection: "Selection", files: int) -> None:
-    """How many videos there are, and what becomes of them."""
     level = "frame" if selection.frame_level else "video"
     print(f"{files} files, {selection.videos} videos ({level} level), of which {selection.count} are taken")
     for reason, count in selection.left_out.items():
@@ -117,12 +114,3 @@ def _print_selection(selection: "Selection", files: int) -> None:
             by_split[selection.splits[path]] += len(ids)
     for split, count in by_split.items():
         print(f"split {split}: {count}")
-
-
-def _print_result(store: "Store", output: str) -> None:
-    rows = {modality: sum(len(getattr(item, modality)) for item in store.items) for modality in store.spec.widths}
-    distinct = len({text for item in store.items for text in item.texts})
-    print(
-        f"{len(store.items)} items in {output}, rows: {', '.join(f'{m} {n}' for m, n in rows.items())}; "
-        f"{distinct} distinct texts"
-    )

@@ -40,7 +40,7 @@ class Sources:
 def read_sources(sources: str | Path | Sequence[str | Path], *, media: str | Path | None = None) -> Sources:
     """The items of folders, manifests and media files.
 
-    Files of a folder are named by their path in it, after the folder's own name where there are several sources.
+    Files of a folder are named by their path in it, after the folder's own name if there are several sources.
 
     Args:
         sources: Paths. The same file or folder may not be given twice.
@@ -50,7 +50,7 @@ def read_sources(sources: str | Path | Sequence[str | Path], *, media: str | Pat
         The items, and the rows that could not be read. Of several rows with one id the first is an item.
 
     Raises:
-        ViMLError: A source is missing, is of no known kind, cannot be read or holds no item, or two folders have the
+        ViMLError: A source is missing, is of no known kind, cannot be read or contains no item, or two folders have the
             same name.
 
     Example:

@@ -1,1 +1,1 @@
-"""From the tags of a track to a description of its music: tags, data2text, prompt2text."""
+"""Writes descriptions of music from a track's tags: tags, data2text, prompt2text."""

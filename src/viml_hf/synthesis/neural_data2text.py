@@ -102,7 +102,7 @@ class NeuralData2Text:
             facts: For each track its sentences, one fact each, in any order.
 
         Returns:
-            For each track its text; empty where there are no facts.
+            For each track its text; empty if there are no facts.
 
         Raises:
             ViMLError: The facts of a track are too long.

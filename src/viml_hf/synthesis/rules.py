@@ -6,7 +6,7 @@ aggregate and compress the sentences. `data2text-rules` does these three steps b
 * Ordering: genre, mood, instruments, or a random order; within a category by descending confidence.
 * Aggregation: the sentences of one category become one. Its tags are joined by commas and "and", with "a" or "an"
   where they need it.
-* Compression: a tag is left out where a more specific one is kept, such as "vocals" beside "male vocals".
+* Compression: a tag is left out if a more specific one is kept, such as "vocals" beside "male vocals".
 
 With the package's vocabulary a text tells every kept tag and no other, as `check_text` measures it.
 """
@@ -103,7 +103,7 @@ def describe_by_rules(
     draws = seeded_draws(seed, track_id, DATA2TEXT_RULES)
     sentences = []
     for category, pairs in tags.kept(threshold).items():
-        # Drawn also where nothing is kept: a category's sentence does not depend on the tags of another.
+        # Drawn even if nothing is kept, so that a category's sentence does not depend on the tags of another.
         place, template_draw = draws.random(), draws.random()
         if pairs:
             template = TEMPLATES[category][int(template_draw * len(TEMPLATES[category]))]
