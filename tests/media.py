@@ -1,6 +1,7 @@
 """Writes small media files for the tests: `from tests.media import write_video, write_audio`."""
 
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,34 @@ def _encode_audio(container: Any, stream: Any, waveform: np.ndarray, sampling_ra
         frame.sample_rate, frame.pts, frame.time_base = sampling_rate, start, Fraction(1, sampling_rate)
         container.mux(stream.encode(frame))
     container.mux(stream.encode())
+
+
+def remux(
+    source: Path | bytes,
+    path: Path,
+    *,
+    shift: Mapping[str, float] | None = None,
+    drop: Callable[[str, float], bool] = lambda kind, time: False,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Copies the packets of a file into another one.
+
+    Args:
+        source: A path, or the bytes of a file.
+        path: The file to write; the container follows from its suffix.
+        shift: Seconds by which a kind of stream, `"video"` or `"audio"`, is presented later.
+        drop: Whether to leave a packet out, by its kind and its time in seconds.
+        options: Of the container.
+    """
+    opened = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+    with av.open(opened) as given, av.open(str(path), "w", options=options or {}) as made:
+        copies = {stream.index: made.add_stream_from_template(stream) for stream in given.streams}
+        for packet in given.demux():
+            kind = packet.stream.type
+            if not packet.size or drop(kind, float(packet.pts * packet.time_base)):
+                continue
+            later = round((shift or {}).get(kind, 0) / packet.time_base)
+            packet.pts, packet.dts = packet.pts + later, packet.dts + later
+            packet.stream = copies[packet.stream.index]
+            made.mux(packet)
+    return path

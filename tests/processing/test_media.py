@@ -70,19 +70,26 @@ class FakeStream:
     """Yields packets and then fails; the decoder holds back one frame until an empty packet drains it, once."""
 
     type = "video"
+    index = 0
     duration = None
     time_base = Fraction(1, 24)
 
     def __init__(self, packets: list[str | None], error: Exception):
         self.packets = packets
         self.error = error
-        self.container = SimpleNamespace(demux=self.demux, duration=None)
+        streams = SimpleNamespace(video=(self,), audio=())
+        self.container = SimpleNamespace(
+            demux=self.demux, duration=None, streams=streams, format=SimpleNamespace(name="mp4")
+        )
         self.held: list[Any] = []
         self.drained = False
 
     def demux(self, stream: Any) -> Iterator[Any]:
         for name in self.packets:
-            yield SimpleNamespace(name=name, size=len(name or ""), pts=None, dts=None)
+            sidedata = SimpleNamespace(has_sidedata=lambda kind: False)
+            yield SimpleNamespace(
+                **vars(sidedata), name=name, size=len(name or ""), pts=None, dts=None, stream=self, stream_index=0
+            )
         raise self.error
 
     def decode(self, packet: Any) -> list[Any]:
@@ -111,7 +118,7 @@ def test_a_container_that_breaks_off_still_drains_the_decoder(
 
 def test_a_length_that_is_not_above_0_is_none() -> None:
     def declared(stream: int | None, whole: int | None) -> float | None:
-        container = SimpleNamespace(duration=whole)
+        container = SimpleNamespace(duration=whole, format=SimpleNamespace(name="mp4"))
         return declared_seconds(SimpleNamespace(duration=stream, time_base=Fraction(1, 10), container=container))
 
     assert declared(30, -1) == 3.0

@@ -30,6 +30,7 @@ from viml_hf.features.workers import extract_in_processes, extract_on_ray
 from viml_hf.processing.media import printable
 
 ENGINES = ("processes", "ray")
+ENOUGH_COVERAGE = 0.75  # below this share of what a file declares, a line says so
 WORKERS_PER_GPU = 16  # they decode; beside a GPU that takes longer than encoding
 
 
@@ -310,9 +311,21 @@ def _write(writer: StoreWriter, results: Iterator[Extracted], plan: ExtractionPl
                 failed += 1
                 kept = ", ".join(m for m in ("video", "audio") if m in extracted.features)
                 tqdm.write(f"{f'only {kept} kept' if kept else 'skipped'}: {error}", file=sys.stderr)
+            elif notice := _large_part_missing(extracted):
+                tqdm.write(notice, file=sys.stderr)
             seconds += max(extracted.facts.get(f"{modality}_seconds", 0.0) for modality in ("video", "audio"))
             bar.set_postfix_str(f"{seconds / 3600:.2f} h of media, {failed} with errors", refresh=False)
             bar.update()
+
+
+def _large_part_missing(extracted: Extracted) -> str | None:
+    """A line about a file of which much less was decoded than it claims to have."""
+    for modality in ("video", "audio"):
+        coverage = extracted.facts.get(f"{modality}_coverage", 1.0)
+        if coverage < ENOUGH_COVERAGE:
+            name = " and ".join(extracted.item.paths)
+            return f"{printable(name)}: only {coverage:.0%} of its {modality} is there, the rest is missing or damaged"
+    return None
 
 
 def _add(writer: StoreWriter, extracted: Extracted, signature: str) -> str | None:

@@ -1,6 +1,8 @@
 """Music and video files -> mono waveforms at a fixed sampling rate."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import av
@@ -15,12 +17,24 @@ from viml_hf.processing.media import (
     check_excerpt,
     declared_seconds,
     decode_stream,
+    file_clock,
     iter_segments,
     open_stream,
     past_the_end,
     source_name,
     too_long,
 )
+from viml_hf.processing.timeline import JITTER, LEAP, TOLERANCE, FileClock
+
+LEAST_SECONDS = 0.025  # of a sound: what encoders need for one window of theirs
+LEAST_DECODABLE = 0.5  # share of the packets of a sound; of less, what is decoded is noise
+
+
+@dataclass(frozen=True)
+class Silence:
+    """Stands between decoded frames for sound that is not there, up to `end` seconds after the file begins."""
+
+    end: Fraction
 
 
 def iter_audio(
@@ -34,14 +48,16 @@ def iter_audio(
 ) -> Iterator[np.ndarray]:
     """Decodes sound, mixed down to mono and resampled, a chunk at a time.
 
-    Stereo becomes the mean of its channels; surround is mixed by FFmpeg's matrix, scaled to keep within [-1, 1].
+    Stereo becomes the mean of its channels; surround is mixed by FFmpeg's matrix, scaled to keep within [-1, 1], and by
+    the mean where FFmpeg has no matrix. Where the sound begins after the pictures, and where packets are missing, there
+    is silence of that length, as a player plays it.
 
     Args:
         source: A path, or the bytes of a whole file.
         sampling_rate: Samples per second to resample to, in Hz.
         chunk_seconds: Length of a chunk; it does not change the samples.
-        start: Seconds to leave out at the beginning. They are decoded all the same: seeking in sound is not exact.
-        end: Seconds from the beginning to the end of the excerpt; `None` for that of the sound.
+        start: Seconds of the file to leave out. They are decoded all the same: seeking in sound is not exact.
+        end: Seconds from the beginning of the file to the end of the excerpt; `None` for that of the sound.
         report: Filled while decoding: corrupt packets and coverage.
 
     Yields:
@@ -69,22 +85,34 @@ def iter_audio(
     check_excerpt(start, end)
     report = DecodeReport() if report is None else report
     first, stop = round(start * sampling_rate), None if end is None else round(end * sampling_rate)
-    position = 0
+    position = given = 0
     with open_stream(source, "audio", threads=1) as stream:
-        for chunk in _mono_chunks(decode_stream(stream, source, report), sampling_rate, chunk_length):
+        clock = file_clock(stream.container)
+        frames = _with_silences(decode_stream(stream, source, report, clock), stream, clock, report)
+        for chunk in _mono_chunks(frames, sampling_rate, chunk_length):
             kept = chunk[max(0, first - position) : None if stop is None else max(0, stop - position)]
             position += len(chunk)
             if len(kept):
+                given += len(kept)
                 yield kept
             if stop is not None and position >= stop:
                 break
             if stop is None and position - first > MAX_SECONDS * sampling_rate:
                 raise too_long(source, "audio")
-        if not position:  # the resampler makes nothing of a few samples
-            cause = f"its sound is too short for a sample at {sampling_rate} Hz; get the file again, or another one"
+        if report.corrupt > report.packets * (1 - LEAST_DECODABLE):
+            cause = (
+                f"only {report.packets - report.corrupt} of {report.packets} packets of its sound can be decoded, and "
+                f"at least {LEAST_DECODABLE:.0%} must be: it may be encrypted or damaged; get the file again"
+            )
             raise MediaDecodeError(source_name(source), "audio", cause)
         if first and position <= first:
             raise past_the_end(source, "audio", start, position / sampling_rate)
+        if given < LEAST_SECONDS * sampling_rate:
+            cause = (
+                f"its sound is too short, {1000 * given / sampling_rate:.0f} ms, and at least "
+                f"{1000 * LEAST_SECONDS:.0f} ms are needed; give another file, or a longer excerpt"
+            )
+            raise MediaDecodeError(source_name(source), "audio", cause)
         if first or stop is not None:
             report.count_excerpt(start, end, declared_seconds(stream), position / sampling_rate)
 
@@ -176,32 +204,114 @@ def _to_frame(samples: np.ndarray, rate: int) -> av.AudioFrame:
     return frame
 
 
-def _mono_chunks(frames: Iterable[av.AudioFrame], sampling_rate: int, chunk_length: int) -> Iterator[np.ndarray]:
-    """Resampled mono chunks `(samples,)` in [-1, 1] of frames of any format."""
-    for frame in _resample_frames(frames, sampling_rate, chunk_length):
-        samples = frame.to_ndarray()[0]
-        # Lossy codecs overshoot, and float files can hold anything.
-        np.nan_to_num(samples, copy=False, nan=0.0)
-        yield np.clip(samples, -1.0, 1.0, out=samples)
+def _with_silences(
+    frames: Iterable[av.AudioFrame], stream: Any, clock: FileClock, report: DecodeReport
+) -> Iterator[av.AudioFrame | Silence]:
+    """Decoded frames, with a silence before them where the sound begins late, and where packets are missing.
+
+    A time is believed where the file's length or its other streams speak for it, or within `LEAP` seconds.
+    """
+    declared = declared_seconds(stream)
+    origin: Fraction | None = None  # when the file begins, on the container's clock
+    heard = last = horizon = Fraction(0)  # seconds from there to the end of the last frame; that end on the clock
+    for frame in frames:
+        time = None if frame.pts is None else frame.pts * stream.time_base
+        if time is not None and origin is None:
+            origin = clock.origin(time)
+            horizon = time + Fraction(declared or 0)
+            if time > origin:
+                heard = time - origin
+                yield Silence(heard)
+        elif time is not None and origin is not None:
+            late = time - origin - heard
+            jumped = time - last > JITTER
+            if (
+                late > TOLERANCE
+                and jumped
+                and (time <= horizon or time <= clock.end_of_others(stream) + 1 or late <= LEAP)
+            ):
+                report.holes.append((float(heard), float(heard + late)))
+                heard += late
+                yield Silence(heard)
+            elif abs(late) > TOLERANCE and abs(time - last) > JITTER:
+                origin += late  # a time that is not believed: the sound goes on
+        yield frame
+        length = Fraction(frame.samples, frame.sample_rate)
+        heard += length
+        if time is not None:
+            last = time + length
 
 
-def _resample_frames(frames: Iterable[av.AudioFrame], sampling_rate: int, chunk_length: int) -> Iterator[av.AudioFrame]:
-    """Float mono frames of `chunk_length` samples; shorter ones before a change of the input format and at the end."""
+def _mono_chunks(
+    frames: Iterable[av.AudioFrame | Silence], sampling_rate: int, chunk_length: int
+) -> Iterator[np.ndarray]:
+    """Resampled mono chunks `(samples,)` in [-1, 1] of frames of any format, with the silences between them."""
+    position = 0
+    for part in _resample_frames(frames, sampling_rate, chunk_length):
+        if isinstance(part, Silence):
+            missing = round(part.end * sampling_rate) - position
+            for done in range(0, missing, chunk_length):
+                yield np.zeros(min(chunk_length, missing - done), np.float32)
+            position += max(0, missing)
+        else:
+            samples = part.to_ndarray()[0]
+            # Lossy codecs overshoot, and float files can hold anything.
+            np.nan_to_num(samples, copy=False, nan=0.0)
+            position += len(samples)
+            yield np.clip(samples, -1.0, 1.0, out=samples)
+
+
+def _resample_frames(
+    frames: Iterable[av.AudioFrame | Silence], sampling_rate: int, chunk_length: int
+) -> Iterator[av.AudioFrame | Silence]:
+    """Float mono frames of `chunk_length` samples; shorter ones before a silence or another format, and at the end."""
     resampler: av.AudioResampler | None = None
     input_format = None
     for frame in frames:
+        if isinstance(frame, Silence):
+            if resampler is not None:
+                yield from resampler.resample(None)
+            resampler = None
+            yield frame
+            continue
         frame_format = (frame.format.name, frame.layout.name, frame.sample_rate)
         if resampler is None or frame_format != input_format:
             if resampler is not None:
                 yield from resampler.resample(None)
-            input_format = frame_format
-            resampler = av.AudioResampler(
-                format="fltp",
-                layout="mono",
-                rate=sampling_rate,
-                frame_size=chunk_length,
-                options={"rematrix_maxval": "1.0"},  # without it stereo comes out 3 dB louder than it went in
-            )
-        yield from resampler.resample(frame)
+            input_format, mixes = frame_format, _can_mix(frame)
+            resampler = _resampler(sampling_rate, chunk_length)
+        yield from resampler.resample(frame if mixes else _mean_of_channels(frame))
     if resampler is not None:
         yield from resampler.resample(None)
+
+
+def _resampler(sampling_rate: int, chunk_length: int) -> av.AudioResampler:
+    return av.AudioResampler(
+        format="fltp",
+        layout="mono",
+        rate=sampling_rate,
+        frame_size=chunk_length,
+        options={"rematrix_maxval": "1.0"},  # without it stereo comes out 3 dB louder than it went in
+    )
+
+
+def _can_mix(frame: av.AudioFrame) -> bool:
+    """Whether FFmpeg knows how to mix the channels of frames like this to mono."""
+    try:
+        _resampler(frame.sample_rate, frame.samples).resample(frame)
+    except (av.FFmpegError, ValueError):
+        return False
+    return True
+
+
+def _mean_of_channels(frame: av.AudioFrame) -> av.AudioFrame:
+    """The mean of the channels, for layouts that FFmpeg cannot mix; of ambisonics the channel of all directions."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, len(frame.layout.channels)).T
+    if samples.dtype.kind == "u":  # 8 bits, around 128
+        samples = samples / 128.0 - 1
+    elif samples.dtype.kind == "i":
+        samples = samples / 2.0 ** (8 * samples.dtype.itemsize - 1)
+    mono = samples[0] if frame.layout.name.startswith("ambisonic") else samples.mean(0)
+    return _to_frame(mono, frame.sample_rate)

@@ -1,21 +1,24 @@
 """Opening media files and decoding one of their streams (PyAV). Pictures and sound are made in modules of their own."""
 
 import io
+import itertools
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any, BinaryIO, Literal
 
 import av
 import numpy as np
+from av.format import Flags
 from av.stream import Disposition
 
 from viml_hf.errors import MediaDecodeError, ViMLError
 from viml_hf.processing.segments import MIN_TAIL_SECONDS, SEGMENT_SECONDS, regroup
+from viml_hf.processing.timeline import FileClock
 
 MediaSource = str | os.PathLike[str] | bytes
 StreamKind = Literal["video", "audio"]
@@ -46,26 +49,32 @@ class DecodeReport:
         corrupt: Packets that could not be decoded, and pictures that FFmpeg marks as damaged.
         reached: Seconds from the stream's start to the end of what was read.
         expected: Seconds that the file says the stream has, or those asked for; `None` where it does not say.
+        holes: `(start, end)` in seconds of each stretch in which packets are missing.
     """
 
     packets: int = 0
     corrupt: int = 0
     reached: float = 0.0
     expected: float | None = None
+    holes: list[tuple[float, float]] = field(default_factory=list)
 
     @property
     def coverage(self) -> float:
         """Share in [0, 1] of the declared stream that was decoded.
 
-        That is the share of good packets among those read, times the share of the length that they reach.
+        That is the share of good packets among those read, times the share of the length that they reach without holes.
 
         Example:
             >>> DecodeReport(packets=100, corrupt=10, reached=30, expected=60).coverage
             0.45
+            >>> DecodeReport(packets=100, reached=20, expected=20, holes=[(6, 9)]).coverage
+            0.85
         """
         if not self.packets:
             return 0.0
-        reach = min(1.0, self.reached / self.expected) if self.expected else 1.0
+        length = self.expected or self.reached
+        covered = self.reached - sum(end - start for start, end in self.holes)
+        reach = min(1.0, max(0.0, covered / length)) if length else 1.0
         return max(0.0, 1 - self.corrupt / self.packets) * reach
 
     def count_excerpt(self, start: float, end: float | None, declared: float | None, reached: float) -> None:
@@ -84,6 +93,7 @@ class DecodeReport:
             (12, 15, 0.8)
         """
         latest = float("inf") if end is None else end
+        self.holes = [(max(a, start), min(b, latest)) for a, b in self.holes if a < latest and b > start]
         # More may be decoded than the file declares.
         self.expected = min(max(declared or 0.0, reached), latest) - start
         self.reached = min(reached, latest) - start
@@ -169,7 +179,7 @@ def too_long(source: MediaSource, kind: StreamKind) -> MediaDecodeError:
 
 @contextmanager
 def open_stream(source: MediaSource, kind: StreamKind, threads: int = 0) -> Iterator[Any]:
-    """Opens the first stream of one kind; cover pictures do not count as video.
+    """Opens the stream of one kind that a player takes.
 
     Args:
         source: A path, or the bytes of a whole file.
@@ -186,7 +196,7 @@ def open_stream(source: MediaSource, kind: StreamKind, threads: int = 0) -> Iter
     name = source_name(source)
     try:
         with _open_file(source) as file, _open_container(file, name) as container:
-            stream = _first_stream(container, kind, name)
+            stream = _chosen_stream(container, kind, source, name)
             _check_size(stream, name)
             # Pictures may grow on the way: FFmpeg holds them to the cap.
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
@@ -200,6 +210,17 @@ def open_stream(source: MediaSource, kind: StreamKind, threads: int = 0) -> Iter
     except OSError as error:
         cause = f"cannot be read ({error.strerror}); give the path of a video or music file on this machine"
         raise MediaDecodeError(name, "open", cause) from error
+
+
+def holds_media(path: str) -> bool:
+    """Whether a file holds sound or moving pictures that can be decoded, by its content."""
+    try:
+        with _open_file(path) as file, _open_container(file, path) as container:
+            formats = container.format.name
+            streams = [*container.streams.audio, *_shown_streams(container, "video")]
+            return not formats.endswith("_pipe") and any(stream.codec_context is not None for stream in streams)
+    except (MediaDecodeError, OSError):
+        return False
 
 
 def _open_file(source: MediaSource) -> BinaryIO:
@@ -224,15 +245,62 @@ def _open_container(file: BinaryIO, name: str) -> Any:
         raise MediaDecodeError(name, "open", cause) from error
 
 
-def _first_stream(container: Any, kind: StreamKind, name: str) -> Any:
-    pictures = Disposition.attached_pic | Disposition.timed_thumbnails
-    streams = [stream for stream in getattr(container.streams, kind) if not stream.disposition & pictures]
+# What a player does not choose by itself: pictures that are no video, and sound or pictures for somebody in particular.
+_NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
+_FOR_FEW = Disposition.comment | Disposition.hearing_impaired | Disposition.visual_impaired | Disposition.karaoke
+_PACKETS_TO_PROBE = 2000  # in which a stream must have one
+# Formats that state no length: FFmpeg guesses one from the first frames.
+_WITHOUT_LENGTH = {"aac", "ac3", "eac3", "dts", "loas", "truehd", "amr"}
+
+
+def _shown_streams(container: Any, kind: StreamKind) -> list[Any]:
+    """The streams of one kind, without pictures that are no video."""
+    return [stream for stream in getattr(container.streams, kind) if not stream.disposition & _NO_VIDEO]
+
+
+def _preference(stream: Any) -> tuple[bool, bool, bool, int]:
+    """Orders streams by what a player takes.
+
+    A stream with a decoder comes first, then one that is not for somebody in particular, then one that is marked as
+    default, then the largest picture or the most channels, as FFmpeg's command line chooses.
+    """
+    context = stream.codec_context
+    if context is None:
+        return False, False, False, 0
+    size = context.width * context.height if stream.type == "video" else context.channels
+    return True, not stream.disposition & _FOR_FEW, bool(stream.disposition & Disposition.default), size
+
+
+def _without_packets(source: MediaSource, kind: StreamKind, name: str) -> set[int]:
+    """The streams of one kind, by index, of which the beginning of a file holds no packet though it does of others."""
+    with _open_file(source) as file, _open_container(file, name) as container:
+        missing = {stream.index for stream in _shown_streams(container, kind)}
+        streams = len(missing)
+        with suppress(av.FFmpegError, IndexError):
+            for packet in itertools.islice(container.demux(_shown_streams(container, kind)), _PACKETS_TO_PROBE):
+                if packet.size:
+                    missing.discard(packet.stream_index)
+                if not missing:
+                    break
+        return missing if len(missing) < streams else set()
+
+
+def file_clock(container: Any) -> FileClock:
+    """The clock of an open file, for all its pictures and sound."""
+    streams = [*_shown_streams(container, "video"), *_shown_streams(container, "audio")]
+    return FileClock(streams, bool(container.format.flags & Flags.ts_discont.value))
+
+
+def _chosen_stream(container: Any, kind: StreamKind, source: MediaSource, name: str) -> Any:
+    """The stream of one kind that a player takes."""
+    streams = _shown_streams(container, kind)
     if not streams:
         raise MediaDecodeError(name, kind, _NO_STREAM[kind])
-    for stream in streams:
-        if stream.codec_context is not None:
-            return stream
-    raise MediaDecodeError(name, kind, f"no decoder for the codec of its {kind} stream; {_CONVERT[kind]}")
+    empty = _without_packets(source, kind, name) if len(streams) > 1 else set()
+    stream = max((one for one in streams if one.index not in empty), key=_preference)
+    if stream.codec_context is None:
+        raise MediaDecodeError(name, kind, f"no decoder for the codec of its {kind} stream; {_CONVERT[kind]}")
+    return stream
 
 
 def _check_size(stream: Any, name: str) -> None:
@@ -247,11 +315,18 @@ def _check_size(stream: Any, name: str) -> None:
         raise MediaDecodeError(name, "audio", cause)
 
 
+def states_length(stream: Any) -> bool:
+    """Whether a file says how long this one of its streams is, and not only how long it is itself."""
+    return bool(stream.duration) and "matroska" not in stream.container.format.name
+
+
 def declared_seconds(stream: Any) -> float | None:
     """The length that a file says its stream has; `None` where it says nothing.
 
     WebM and Matroska keep no length per stream but that of the whole file, which is then taken.
     """
+    if stream.container.format.name in _WITHOUT_LENGTH or _is_guessed(stream):
+        return None
     # In damaged files a length can be negative.
     if stream.duration and stream.duration > 0:
         return float(stream.duration * stream.time_base)
@@ -259,24 +334,37 @@ def declared_seconds(stream: Any) -> float | None:
     return whole / av.time_base if whole and whole > 0 else None
 
 
-def decode_stream(stream: Any, source: MediaSource, report: DecodeReport | None = None) -> Iterator[Any]:
+def _is_guessed(stream: Any) -> bool:
+    """Whether the length of an MP3 is what its size and its first frame's bit rate give, and not stated in a header."""
+    container = stream.container
+    if container.format.name != "mp3" or not stream.duration or not stream.codec_context.bit_rate:
+        return False
+    by_size = container.size * 8 / stream.codec_context.bit_rate
+    return abs(by_size - float(stream.duration * stream.time_base)) < 0.02 * by_size
+
+
+def decode_stream(
+    stream: Any, source: MediaSource, report: DecodeReport | None = None, clock: FileClock | None = None
+) -> Iterator[Any]:
     """Decodes a stream. Corrupt packets are skipped and counted, with one logged warning at the end.
 
     Args:
         stream: What `open_stream` yields.
         source: The stream's source, for messages.
         report: Filled while decoding.
+        clock: The file's; it is told of every packet of any stream.
 
     Yields:
-        PyAV frames in presentation order.
+        PyAV frames in presentation order, with times on one clock.
 
     Raises:
-        MediaDecodeError: If no packet at all can be decoded.
+        MediaDecodeError: If no packet at all can be decoded, or the stream is encrypted.
     """
     report = DecodeReport() if report is None else report
     report.expected = declared_seconds(stream) if report.expected is None else report.expected
+    clock = FileClock([]) if clock is None else clock
     decoded = 0
-    for packet in _packets(stream, source, report):
+    for packet in _packets(stream, source, report, clock):
         try:
             frames = stream.decode(packet)
         except av.EOFError:  # drained before
@@ -288,6 +376,8 @@ def decode_stream(stream: Any, source: MediaSource, report: DecodeReport | None 
         decoded += len(usable)
         report.corrupt += len(frames) - len(usable) + sum(frame.is_corrupt for frame in usable)
         yield from usable
+    if not states_length(stream) and _others_reach_the_end(stream, clock, report):
+        report.expected = report.reached or None
     name = source_name(source)
     if not decoded:
         packets = f" ({report.corrupt} corrupt packets)" if report.corrupt else ""
@@ -297,18 +387,31 @@ def decode_stream(stream: Any, source: MediaSource, report: DecodeReport | None 
         logger.warning("%s: corrupt %s packets: %d of %d", name, stream.type, report.corrupt, report.packets)
 
 
+def _others_reach_the_end(stream: Any, clock: FileClock, report: DecodeReport) -> bool:
+    """Whether another stream lasts as long as the file claims to, so that nothing of this one is missing."""
+    end = (clock.begin or Fraction(0)) + Fraction(report.expected or 0)
+    return report.expected is not None and clock.end_of_others(stream) >= end - 1
+
+
 def _has_a_usable_rate(frame: Any) -> bool:
     """Some codecs state the rate in every packet: at a damaged 1 Hz, one of them would become hours of sound."""
     rate = getattr(frame, "sample_rate", None)  # pictures have none
     return rate is None or MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE
 
 
-def _packets(stream: Any, source: MediaSource, report: DecodeReport) -> Iterator[Any]:
+def _packets(stream: Any, source: MediaSource, report: DecodeReport, clock: FileClock) -> Iterator[Any]:
     """The stream's packets, and last an empty one that drains the decoder. Damage to the container ends the stream."""
     begin: Fraction | None = None
     try:
-        for packet in stream.container.demux(stream):
+        for packet in stream.container.demux(*_media_streams(stream)):
             if packet.size:
+                clock.read(packet)
+            if packet.stream.index != stream.index:
+                continue
+            if packet.size:
+                if not report.packets and packet.has_sidedata("encryption_info"):
+                    cause = f"its {stream.type} is encrypted; only a copy without encryption can be read"
+                    raise MediaDecodeError(source_name(source), stream.type, cause)
                 report.packets += 1
                 time = packet.pts if packet.pts is not None else packet.dts
                 if time is not None:
@@ -321,3 +424,9 @@ def _packets(stream: Any, source: MediaSource, report: DecodeReport) -> Iterator
     except av.FFmpegError as error:
         logger.warning("%s: reading stopped early (%s)", source_name(source), error.strerror)
         yield None
+
+
+def _media_streams(stream: Any) -> list[Any]:
+    """All pictures and sound of a file, whose packets tell its time; the stream alone where the clock needs no more."""
+    streams = stream.container.streams
+    return [*streams.video, *streams.audio]

@@ -1,5 +1,6 @@
 """Video files -> RGB frames at a fixed rate and size."""
 
+import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -17,13 +18,16 @@ from viml_hf.processing.media import (
     check_excerpt,
     declared_seconds,
     decode_stream,
+    file_clock,
     iter_segments,
     open_stream,
     past_the_end,
     source_name,
+    states_length,
     too_long,
 )
 from viml_hf.processing.segments import FRAMES_PER_SECOND, TIMESTAMP_TOLERANCE, sample_frames
+from viml_hf.processing.timeline import FileClock, PresentationTimes
 
 SHORT_SIDE = 224
 MAX_ASPECT = 16  # of the long side to the short one; beyond it a picture is damaged, or a scaled one would be huge
@@ -36,6 +40,8 @@ _RGB = "gbrp"
 # Seconds. A longer frame is a damaged timestamp, which can promise years of frames. After such a frame, and beyond the
 # length that the file declares, times are believed even less.
 _LONGEST_FRAME, _LONGEST_FRAME_IN_DOUBT = Fraction(600), Fraction(1)
+# Seconds of sound after the last frame from which on it is a still picture, and not the usual end of a file.
+_STANDS_STILL = Fraction(1, 2)
 _USUAL_FRAME_RATE = Fraction(25)  # where neither the frames nor the stream state one
 
 TimedFrame = tuple[av.VideoFrame, Fraction, Fraction]
@@ -63,8 +69,8 @@ def iter_frames(
         short_side: Pixels of the shorter side, also of smaller videos; the other one follows the aspect ratio.
         threads: Decoding threads; 0 lets FFmpeg choose, 1 suits a pool of workers. The frames are the same, but of a
             damaged file only 1 thread gives the same frames every time.
-        start: Seconds from the first frame to the excerpt; a far one is sought, not decoded up to.
-        end: Seconds from the first frame to the end of the excerpt; `None` for that of the video.
+        start: Seconds from the beginning of the file to the excerpt; a far one is sought, not decoded up to.
+        end: Seconds from the beginning of the file to the end of the excerpt; `None` for that of the video.
         fast: Decode only the frames that others refer to, where the codec tells (H.264, HEVC). A sample is then the
             last of these, up to a few frames earlier. There are as many samples as otherwise.
         report: Filled while decoding: corrupt packets and coverage.
@@ -93,12 +99,12 @@ def iter_frames(
     with open_stream(source, "video", threads) as stream:
         if fast:
             stream.codec_context.skip_frame = "NONREF"
-        origin = None
+        clock, origin = file_clock(stream.container), None
         if keyframe is not None:
             origin, position = keyframe
             stream.container.seek(position, stream=stream)
         scale = _Scaler(source, stream, short_side)
-        frames = _timed_frames(stream, source, report, origin)
+        frames = _timed_frames(stream, source, report, clock, origin)
         for frame, count in sample_frames(_excerpt(frames, source, start, end, stream, report), fps):
             picture = scale(frame)
             for _ in range(count):
@@ -148,8 +154,7 @@ class _Scaler:
         if self.size is None:
             self.size = self._scaled_size(frame)
         scaled = self.reformatter.reformat(frame, *self.size, format=_RGB, interpolation=_SCALING, threads=1)
-        # The matrix in the file turns the picture by multiples of 90 degrees, counter-clockwise like rot90.
-        return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), round(frame.rotation / 90)))
+        return np.ascontiguousarray(upright(scaled.to_ndarray(), display_matrix(frame)))
 
     def _scaled_size(self, frame: av.VideoFrame) -> tuple[int, int]:
         """Width and height with square pixels whose shorter one is `short_side`."""
@@ -164,27 +169,69 @@ class _Scaler:
         return round(width * scale), round(height * scale)
 
 
-def _timed_frames(
-    stream: Any, source: MediaSource, report: DecodeReport, origin: Fraction | None = None
-) -> Iterator[TimedFrame]:
-    """Frames with start and end in seconds after `origin`, by default the first one's start.
+def display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
+    """The numbers (a, b, c, d) by which a player turns and mirrors a frame; `None` where the file says nothing.
 
-    A frame is on screen until the next one starts. A frame without a time is taken to start at its predecessor's end;
-    so is one whose time is not after its predecessor's, or more than ten minutes after (one second, where the file says
-    that the video is over, or once a frame claimed to be longer than that).
+    The point (x, y), from the picture's upper left corner, is shown in the direction (a x + c y, b x + d y).
+    """
+    found = frame.side_data.get("DISPLAYMATRIX")
+    if found is None:
+        return None
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(found))
+    return a, b, c, d
+
+
+def upright(picture: np.ndarray, matrix: tuple[int, int, int, int] | None) -> np.ndarray:
+    """A picture `(height, width, 3)` as it is to be shown: turned to the nearest quarter, and mirrored.
+
+    Args:
+        picture: As decoded.
+        matrix: See `display_matrix`.
+
+    Example:
+        >>> upright(np.array([[1, 2]]), (-1, 0, 0, 1)).tolist(), upright(np.array([[1, 2]]), (0, 1, -1, 0)).tolist()
+        ([[2, 1]], [[1], [2]])
+    """
+    if matrix is None:
+        return picture
+    a, b, c, d = matrix
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        picture, (across, down) = picture.swapaxes(0, 1), (c, b)
+    else:
+        across, down = a, d
+    return picture[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+
+
+def _timed_frames(
+    stream: Any, source: MediaSource, report: DecodeReport, clock: FileClock, origin: Fraction | None = None
+) -> Iterator[TimedFrame]:
+    """Frames with start and end in seconds after `origin`, by default the beginning of the file.
+
+    The first frame is shown from the beginning, also where the pictures begin later than the sound. A frame is on
+    screen until the next one starts, and the last one to the end of the sound, if that is what a player would show. A
+    frame without a time is taken to start at its predecessor's end. So is one whose time cannot be believed: before
+    its predecessor's, or more than ten minutes after, unless the file's length or its sound speaks for it. Once a
+    frame claimed to be longer than that, or the file's length is over, no more than a second is believed.
     """
     usual_duration = 1 / (stream.average_rate or _USUAL_FRAME_RATE)
     declared = declared_seconds(stream)
+    times = PresentationTimes()
     shown: av.VideoFrame | None = None
     start = end = Fraction(0)
     longest = _LONGEST_FRAME
-    for frame in decode_stream(stream, source, report):
-        time = None if frame.pts is None else frame.pts * stream.time_base
+
+    def vouched_for(time: Fraction) -> bool:
+        """Whether the file's length or its sound speaks for a time."""
+        return time <= max((origin or 0) + Fraction(declared or 0), clock.end_of_others(stream) + 1)
+
+    for frame in decode_stream(stream, source, report, clock):
+        units = times.of(frame)
+        time = None if units is None else units * stream.time_base
         if origin is None:
-            origin = time or Fraction(0)
+            time = origin = clock.origin(time or Fraction(0))
         if shown is None:
-            begin = origin if time is None else time
-        elif time is not None and start < time <= start + longest:
+            begin = time or Fraction(0)
+        elif time is not None and start < time and (time <= start + longest or vouched_for(time)):
             begin = time
         else:
             begin = end
@@ -193,14 +240,35 @@ def _timed_frames(
         if declared is not None and begin - origin > declared:
             longest = _LONGEST_FRAME_IN_DOUBT
         duration = (frame.duration or 0) * stream.time_base or usual_duration
-        shown, start, end = frame, begin, begin + min(duration, longest)
-        if duration > longest:
+        believed = duration <= longest or vouched_for(begin + duration)
+        shown, start, end = frame, begin, begin + (duration if believed else longest)
+        if not believed:
             longest = _LONGEST_FRAME_IN_DOUBT
     if shown is not None and origin is not None:
-        # Frames that were skipped after it are time all the same.
-        reached = origin + Fraction(report.reached).limit_denominator(1_000_000)
-        skipping = stream.codec_context.skip_frame == "NONREF" and reached <= start + longest
-        yield shown, start - origin, max(end, reached if skipping else end) - origin
+        yield shown, start - origin, _end_of_last(stream, report, clock, origin, start, end, longest) - origin
+
+
+def _end_of_last(
+    stream: Any,
+    report: DecodeReport,
+    clock: FileClock,
+    origin: Fraction,
+    start: Fraction,
+    end: Fraction,
+    longest: Fraction,
+) -> Fraction:
+    """When the last frame leaves the screen.
+
+    Matroska and WebM state no length of a video. There a last frame is shown up to the end of the sound.
+    """
+    end_of_sound = clock.end_of_others(stream)
+    if not states_length(stream) and end_of_sound > end + _STANDS_STILL:
+        report.reached = float(end_of_sound - origin)
+        return end_of_sound
+    # Frames that were skipped after it are time all the same.
+    reached = origin + Fraction(report.reached).limit_denominator(1_000_000)
+    skipping = stream.codec_context.skip_frame == "NONREF" and reached <= start + longest
+    return max(end, reached) if skipping else end
 
 
 def _excerpt(
@@ -229,20 +297,39 @@ def _excerpt(
 
 
 def _keyframe_before(source: MediaSource, start: float) -> tuple[Fraction, int] | None:
-    """The time of the first frame, and where to seek so that decoding begins before `start` (seconds after it).
+    """When the file begins, and where to seek so that decoding begins before `start` (seconds after it).
 
-    `None` where the file must be read from its beginning: frames without times, or no index that can be relied on.
+    `None` where the file must be read from its beginning: frames without times, a clock that was restarted on the way,
+    or no index that can be relied on.
     """
     with open_stream(source, "video", threads=1) as stream:
+        clock = file_clock(stream.container)
         try:
             first = next(stream.container.decode(stream))
             if first.pts is None:
                 return None
-            position = int(first.pts + Fraction(start) / stream.time_base)
+            origin = clock.origin(first.pts * stream.time_base)
+            if clock.may_restart and _restarts_before(source, float(origin) + start):
+                return None
+            position = int((origin + Fraction(start)) / stream.time_base)
             stream.container.seek(position, stream=stream)
             landed = next(stream.container.decode(stream))
         except (av.FFmpegError, StopIteration, IndexError):
             return None
         if landed.pts is None or not first.pts <= landed.pts <= position:
             return None
-        return first.pts * stream.time_base, position
+        return origin, position
+
+
+def _restarts_before(source: MediaSource, time: float) -> bool:
+    """Whether a file's clock is restarted before a time on it, in seconds: its packets are read, and not decoded."""
+    with open_stream(source, "video", threads=1) as stream:
+        clock = file_clock(stream.container)
+        for packet in stream.container.demux(*stream.container.streams.video, *stream.container.streams.audio):
+            if packet.size:
+                clock.read(packet)
+            if clock.restarted:
+                return True
+            if packet.stream_index == stream.index and packet.dts is not None and packet.dts * packet.time_base > time:
+                return False
+    return False
