@@ -5,8 +5,7 @@ first use.
 """
 
 import importlib
-
-from viml_hf.registration import register_auto_classes
+import sys
 
 _PUBLIC = {
     "ViMLConfig": "modeling.configuration_viml",
@@ -86,7 +85,17 @@ _HOOKS = {"check_licences": "hub.publishing", "write_hub_files": "hub.publishing
 
 __all__ = sorted(_PUBLIC)
 __version__ = "0.1.0"
-register_auto_classes()
+
+
+def _register() -> None:
+    from viml_hf.registration import register_auto_classes
+
+    register_auto_classes()
+
+
+# The command line parses its arguments first, and registers then.
+if not getattr(sys.modules.get("viml_command"), "parsing", False):
+    _register()
 
 
 def __dir__() -> list[str]:

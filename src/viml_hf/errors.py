@@ -8,7 +8,17 @@ def in_one_line(error: Exception) -> str:
         >>> in_one_line(OSError("no such file:\\n  song.wav"))
         'no such file: song.wav'
     """
-    return " ".join(str(error).split()) or type(error).__name__
+    return shown(" ".join(str(error).split())) or type(error).__name__
+
+
+def shown(text: str) -> str:
+    """A text for a terminal: what is not printable, such as an escape sequence in a file's name, is spelled out.
+
+    Example:
+        >>> shown("new\nline \x1b[31m caf\udce9")
+        'new\\nline \\x1b[31m caf\\udce9'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class ViMLError(ValueError):
@@ -32,3 +42,9 @@ class MediaDecodeError(ViMLError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         return type(self), (self.path, self.stage, self.cause)
+
+
+def unreadable(path: str, error: OSError) -> MediaDecodeError:
+    """The error of a media file that cannot be opened."""
+    cause = f"cannot be read ({error.strerror}); give the path of a video or music file on this machine"
+    return MediaDecodeError(path, "open", cause)

@@ -95,7 +95,9 @@ def test_recommend_prints_json_in_the_stated_form(run, demo, query, given, video
     assert status == 0
     answer = json.loads(out)
     assert answer["query"] == {"video": str(query) if video else None, "text": text}
-    assert [sorted(result) for result in answer["results"]] == [["end", "rank", "score", "start", "track"]] * 5
+    assert [sorted(result) for result in answer["results"]] == [
+        ["duration", "end", "licence", "path", "rank", "score", "start", "track"]
+    ] * 5
     assert [result["rank"] for result in answer["results"]] == [1, 2, 3, 4, 5]
     scores = [result["score"] for result in answer["results"]]
     assert scores == sorted(scores, reverse=True)

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import weakref
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def recommend(folder, index):
 
 
 def as_dicts(found):
-    return [{"rank": r.rank, "track": r.track, "score": r.score, "start": r.start, "end": r.end} for r in found]
+    return [{name: value for name, value in asdict(one).items() if name != "path"} for one in found]
 
 
 @pytest.fixture(scope="module")

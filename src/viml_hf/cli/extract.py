@@ -51,12 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Extract, and print what the store holds."""
     from viml_hf.data.sources import read_sources
-    from viml_hf.errors import ViMLError
+    from viml_hf.errors import ViMLError, shown
     from viml_hf.features.extraction import extract
 
     sources = read_sources(options.sources, media=options.media)
     for problem in sources.problems:
-        print(f"left out: {problem}", file=sys.stderr)
+        print(f"left out: {shown(problem)}", file=sys.stderr)
     items = _only(options.only, sources.items)
     if len(items) < len(sources.items):
         print(f"left out, as without {options.only}: {len(sources.items) - len(items)} items", file=sys.stderr)
@@ -80,6 +80,8 @@ def run(options: argparse.Namespace) -> None:
         **load_options,
     )
     _print_result(store, options.output)
+    if not any(item.has_features for item in store.items):
+        raise ViMLError(f"not one of {len(store.items)} items could be read, see above; give files that are there")
 
 
 def _only(modality: str | None, items: "Sequence[MediaItem]") -> "list[MediaItem]":
@@ -103,6 +105,7 @@ def _print_result(store: "Store", output: str) -> None:
 
 def _print_plan(items: "Sequence[MediaItem]", output: str) -> None:
     """What a run would do, without loading weights or decoding."""
+    from viml_hf.errors import shown
     from viml_hf.features.extraction import plan_extraction, stored_items
 
     plan = plan_extraction(items, stored_items(output))
@@ -115,7 +118,7 @@ def _print_plan(items: "Sequence[MediaItem]", output: str) -> None:
     if removed:
         print(f"not named by any source: {removed} of {output}; renamed files are known by their content then")
     for path in absent[:SHOWN]:
-        print(f"missing: {path}")
+        print(f"missing: {shown(path)}")
     if len(absent) > SHOWN:
         print(f"missing: {len(absent) - SHOWN} more files")
 

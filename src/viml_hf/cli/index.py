@@ -18,14 +18,14 @@ def run(options: argparse.Namespace) -> None:
     """Index a library; what an earlier run into the same folder has analysed is kept."""
     from viml_hf.data.sources import read_sources
     from viml_hf.encoders.media_encoder import best_device
-    from viml_hf.errors import ViMLError
+    from viml_hf.errors import ViMLError, shown
     from viml_hf.retrieval.index import MusicIndex
     from viml_hf.retrieval.indexing import FEATURES_FOLDER, build_index
     from viml_hf.retrieval.model_loading import SavedModel, load_encoder_and_model
 
     sources = read_sources(options.music)
     for problem in sources.problems:
-        print(f"left out: {problem}", file=sys.stderr)
+        print(f"left out: {shown(problem)}", file=sys.stderr)
     encoder = load_encoder_and_model(options.model, device=best_device())
     model = str(Path(options.model).resolve()) if Path(options.model).is_dir() else options.model
     try:

@@ -2,10 +2,12 @@
 
 import argparse
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
+from viml_hf import __version__
 from viml_hf.cli import (
     demo,
     describe,
@@ -21,7 +23,7 @@ from viml_hf.cli import (
     train,
     verify,
 )
-from viml_hf.errors import in_one_line
+from viml_hf.errors import in_one_line, shown
 
 COMMANDS = {
     "demo": demo,
@@ -43,6 +45,7 @@ COMMANDS = {
 def make_parser() -> argparse.ArgumentParser:
     """The command line's grammar; each subcommand adds its own part."""
     parser = argparse.ArgumentParser(prog="viml", description="Music for a video, guided by a text (ViML).")
+    parser.add_argument("--version", action="version", version=f"viml {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
@@ -61,16 +64,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 when the work was done, also with some bad files skipped; 2 for input that cannot be used.
     """
     options = make_parser().parse_args(arguments)
-    # Loading bars of a few milliseconds say nothing; our own show the work.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
+    command = COMMANDS[options.command]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a track's name may not fit the terminal's encoding
     try:
-        COMMANDS[options.command].run(options)
+        if hasattr(command, "check"):
+            command.check(options)
+        _load_libraries()
+        command.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has seen enough, as in `viml recommend … | head -1`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("viml: stopped", file=sys.stderr)
         return 130
@@ -80,6 +87,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"viml: {in_one_line(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _load_libraries() -> None:
+    """Load torch and transformers, which takes seconds, and make our classes known to them."""
+    # Loading bars of a few milliseconds say nothing; our own show the work.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging as transformers_logging
+
+    from viml_hf.registration import register_auto_classes
+
+    transformers_logging.disable_progress_bar()
+    register_auto_classes()
+    logging.setLogRecordFactory(_PrintableRecord)
+
+
+class _PrintableRecord(logging.LogRecord):
+    """A log record whose texts hold no control characters: a file's name may hold any, such as those of a terminal."""
+
+    def getMessage(self) -> str:
+        return shown(super().getMessage())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 import argparse
 import json
+import os
+from dataclasses import asdict
+
+from viml_hf.errors import ViMLError, shown, unreadable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,18 +18,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def run(options: argparse.Namespace) -> None:
-    """Print the ranking."""
-    from viml_hf.errors import ViMLError
-    from viml_hf.retrieval.recommender import Recommender
-
+def check(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before anything is loaded."""
     if options.video is None and not (options.text or "").strip():
         raise ViMLError("the query is empty: give a VIDEO, --text, or both")
+    if options.video is not None:
+        try:
+            os.stat(options.video)
+        except OSError as error:
+            raise unreadable(options.video, error) from error
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the ranking."""
+    from viml_hf.processing.media import printable
+    from viml_hf.retrieval.recommender import Recommender
+
     recommender = Recommender.from_pretrained(options.model, index=options.index)
     found = recommender.recommend(options.video, options.text, options.k)
     if options.json:
-        results = [{"rank": r.rank, "track": r.track, "score": r.score, "start": r.start, "end": r.end} for r in found]
+        results = [asdict(one) | {"path": printable(os.path.abspath(one.path))} for one in found]
         print(json.dumps({"query": {"video": options.video, "text": options.text}, "results": results}, indent=1))
         return
     for r in found:
-        print(f"{r.rank:4d}  {r.score:+.3f}  {r.start:6.1f} – {r.end:6.1f} s  {r.track}")
+        print(f"{r.rank:4d}  {r.score:+.3f}  {r.start:6.1f} – {r.end:6.1f} s  {shown(r.track)}")

@@ -41,11 +41,11 @@ def run(options: argparse.Namespace) -> None:
 
 def _print_tags(options: argparse.Namespace, tagger: "MusicTagger") -> None:
     from viml_hf.data.sources import read_sources
-    from viml_hf.errors import ViMLError, in_one_line
+    from viml_hf.errors import ViMLError, in_one_line, shown
 
     sources = read_sources(options.music)
     for problem in sources.problems:
-        print(f"left out: {problem}", file=sys.stderr)
+        print(f"left out: {shown(problem)}", file=sys.stderr)
     for item in sources.items:
         try:
             tags = tagger.tag(item.audio or item.paths[0], start=item.start, end=item.end)
@@ -58,4 +58,4 @@ def _print_tags(options: argparse.Namespace, tagger: "MusicTagger") -> None:
         kept = [
             f"{tag} {confidence:.0%}" for found in tags.kept(options.threshold).values() for tag, confidence in found
         ]
-        print(f"{item.id}: {', '.join(kept) or '(nothing above the threshold)'}")
+        print(f"{shown(item.id)}: {', '.join(kept) or '(nothing above the threshold)'}")

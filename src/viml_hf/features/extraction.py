@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from viml_hf.encoders.encoder_settings import EncoderLoader, EncoderSettings
 from viml_hf.encoders.media_encoder import MediaEncoder, best_device, usable_cores
-from viml_hf.errors import ViMLError
+from viml_hf.errors import ViMLError, shown
 from viml_hf.features.media_item import (
     Extracted,
     MediaItem,
@@ -310,9 +310,9 @@ def _write(writer: StoreWriter, results: Iterator[Extracted], plan: ExtractionPl
             if error is not None:
                 failed += 1
                 kept = ", ".join(m for m in ("video", "audio") if m in extracted.features)
-                tqdm.write(f"{f'only {kept} kept' if kept else 'skipped'}: {error}", file=sys.stderr)
+                tqdm.write(f"{f'only {kept} kept' if kept else 'skipped'}: {shown(error)}", file=sys.stderr)
             elif notice := _large_part_missing(extracted):
-                tqdm.write(notice, file=sys.stderr)
+                tqdm.write(shown(notice), file=sys.stderr)
             seconds += max(extracted.facts.get(f"{modality}_seconds", 0.0) for modality in ("video", "audio"))
             bar.set_postfix_str(f"{seconds / 3600:.2f} h of media, {failed} with errors", refresh=False)
             bar.update()

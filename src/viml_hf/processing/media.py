@@ -1,9 +1,12 @@
 """Opening media files and decoding one of their streams (PyAV). Pictures and sound are made in modules of their own."""
 
+import errno
 import io
 import itertools
 import logging
 import os
+import re
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,7 +19,7 @@ import numpy as np
 from av.format import Flags
 from av.stream import Disposition
 
-from viml_hf.errors import MediaDecodeError, ViMLError
+from viml_hf.errors import MediaDecodeError, ViMLError, unreadable
 from viml_hf.processing.segments import MIN_TAIL_SECONDS, SEGMENT_SECONDS, regroup
 from viml_hf.processing.timeline import FileClock
 
@@ -155,6 +158,16 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def file_name(text: str) -> str:
+    """The name of a file that `printable` spelled out, as the operating system knows it.
+
+    Example:
+        >>> os.fsencode(file_name("caf\\\\udce9.wav"))
+        b'caf\\xe9.wav'
+    """
+    return re.sub(r"\\u(dc[89a-f][0-9a-f])", lambda found: chr(int(found[1], 16)), text)
+
+
 def check_excerpt(start: float, end: float | None) -> None:
     """Refuses an excerpt without a length.
 
@@ -208,8 +221,7 @@ def open_stream(source: MediaSource, kind: StreamKind, threads: int = 0) -> Iter
                 cause = f"its {kind} cannot be processed ({error.strerror}); {_CONVERT[kind]}"
                 raise MediaDecodeError(name, kind, cause) from error
     except OSError as error:
-        cause = f"cannot be read ({error.strerror}); give the path of a video or music file on this machine"
-        raise MediaDecodeError(name, "open", cause) from error
+        raise unreadable(name, error) from error
 
 
 def holds_media(path: str) -> bool:
@@ -225,7 +237,12 @@ def holds_media(path: str) -> bool:
 
 def _open_file(source: MediaSource) -> BinaryIO:
     """A path is opened here, not by FFmpeg: paths and bytes then behave alike, and no name is taken for a URL."""
-    return io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    mode = os.stat(source).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for a writer
+        raise OSError(errno.EINVAL, "it is a pipe or a device, and no file")
+    return open(source, "rb")
 
 
 def _open_container(file: BinaryIO, name: str) -> Any:

@@ -1,6 +1,7 @@
 """`ViMLProcessor`: videos, texts and music → the inputs of `ViMLForMusicRetrieval`."""
 
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -258,7 +259,8 @@ class ViMLProcessor(ProcessorMixin):
         options = {**self.text_padding, "truncation": True, **options, "return_tensors": "pt"}
         if options["padding"] is False and len(texts) > 1:
             options["padding"] = True
-        tokens = self.tokenizer([t or "" for t in texts], **options)
+        # One letter, one code: é may be written as one character or as two.
+        tokens = self.tokenizer([unicodedata.normalize("NFC", t or "") for t in texts], **options)
         present = torch.tensor([[bool(t)] for t in texts])
         # SigLIP's tokenizers give no mask: it reads the padding too.
         mask = tokens["attention_mask"] if "attention_mask" in tokens else torch.ones_like(tokens["input_ids"])

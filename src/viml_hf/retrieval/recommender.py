@@ -10,6 +10,7 @@ import torch
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS, windows
+from viml_hf.processing.media import file_name
 from viml_hf.processing.processing_viml import Video
 from viml_hf.retrieval.index import MusicIndex
 from viml_hf.retrieval.model_loading import fingerprint, load_encoder_and_model
@@ -26,6 +27,8 @@ class Recommendation:
         start: Where that window begins, in seconds.
         end: Where it ends, in seconds.
         path: Where the file was when it was indexed.
+        duration: Of the track, in seconds.
+        licence: Of the track, where its manifest states one.
     """
 
     rank: int
@@ -34,6 +37,8 @@ class Recommendation:
     start: float
     end: float
     path: str
+    duration: float | None = None
+    licence: str | None = None
 
 
 class Recommender:
@@ -48,7 +53,7 @@ class Recommender:
 
     Example:
         >>> recommender = Recommender.from_pretrained("viml-demo/model", index="viml-demo/index")  # doctest: +SKIP
-        >>> recommender.recommend("clip.mp4", text="slow piano, no vocals", k=3)  # doctest: +SKIP
+        >>> recommender.recommend("clip.mp4", text="slow piano", k=3)  # doctest: +SKIP
     """
 
     def __init__(self, encoder: MediaEncoder, index: MusicIndex):
@@ -105,7 +110,9 @@ class Recommender:
         for rank, position in enumerate(order, start=1):
             track, first = self._tracks[position], self._first_rows[position]
             window = track.windows[int(np.argmax(scores[first : first + len(track.windows)]))]
-            found.append(Recommendation(rank, track.name, float(best[position]), window.start, window.end, track.path))
+            span, path = (window.start, window.end), file_name(track.path)
+            facts = (track.duration, track.licence)
+            found.append(Recommendation(rank, track.name, float(best[position]), *span, path, *facts))
         return found
 
     @torch.inference_mode()
