@@ -48,3 +48,14 @@ def test_the_training_benchmark_runs(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["training_step.py", "--rounds", "1", "--steps", "1"])
     module["main"]()
     assert "median ratio" in capsys.readouterr().out
+
+
+def test_the_table_of_benchmarks_names_what_was_skipped_and_what_failed(monkeypatch, capsys, tmp_path):
+    for words, cell, status in (
+        ([], "| skipped: no data, give --musiccaps |", 0),
+        (["--musiccaps", tmp_path / "absent.csv"], "| failed: ", 1),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            run_script(monkeypatch, "benchmarks/run_all.py", "--quick", "--only", "describing_musiccaps", *words)
+        assert stopped.value.code == status
+        assert cell in capsys.readouterr().out
