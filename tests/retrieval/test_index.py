@@ -180,16 +180,6 @@ def test_a_library_of_broken_files_is_refused(encoder, tmp_path):
         build(encoder, tmp_path)
 
 
-def test_a_damaged_index_is_refused(index, tmp_path):
-    index.save(tmp_path / "index")
-    with pytest.raises(ViMLError, match="not an index"):
-        MusicIndex.load(tmp_path)
-    path = tmp_path / "index" / "embeddings.safetensors"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ViMLError, match="damaged"):
-        MusicIndex.load(tmp_path / "index")
-
-
 def test_an_interrupted_save_leaves_the_older_index_as_it_was(index, tmp_path, monkeypatch):
     index.save(tmp_path)
     monkeypatch.setattr(

@@ -1,10 +1,15 @@
 """Files that are written whole or not at all, and folders with one writer at a time."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 from viml_hf.errors import ViMLError
 
@@ -18,12 +23,36 @@ LOCK_FILE = "lock"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; it becomes `path`, whole and on the disk, when the block ends without an error."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    yield temporary
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """A temporary path to write to; it becomes `path`, whole and on the disk, when the block ends without an error.
+
+    The temporary file is made here, under a name that nobody can foresee: what lies in the folder, such as a link to
+    another file, is never written through.
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    mode = temporary.stat().st_mode
+    try:
+        yield temporary
+        temporary.chmod(mode)  # safetensors makes files that their owner alone can read
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Raises:
+        OSError: It cannot be written, as where the disk is full.
+    """
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:
+            raise OSError(f"{path}: cannot be written ({error})") from error
 
 
 def append_line(path: Path, line: str) -> None:
@@ -40,10 +69,14 @@ def append_line(path: Path, line: str) -> None:
             raise
 
 
-def lock_folder(folder: Path) -> IO[bytes]:
+def lock_folder(folder: Path, *, wait: bool = False) -> IO[bytes]:
     """Let no second writer into a folder. The lock ends with `unlock_folder`, or with the process.
 
     Without `fcntl`, or on a file system without locks, there is none.
+
+    Args:
+        folder: The folder.
+        wait: Wait for another writer to end, instead of refusing.
 
     Raises:
         ViMLError: Another writer has it.
@@ -51,7 +84,7 @@ def lock_folder(folder: Path) -> IO[bytes]:
     file = (folder / LOCK_FILE).open("ab")
     if fcntl is not None:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.close()
             raise ViMLError(f"another extraction is writing into {folder}: wait for it or stop it") from None

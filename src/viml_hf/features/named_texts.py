@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from viml_hf.errors import ViMLError
-from viml_hf.features.atomic_files import replacing
+from viml_hf.features.atomic_files import replacing, write_tensors
 from viml_hf.features.checksums import damaged_file, sha256_of
 from viml_hf.features.store_format import as_rows
 
@@ -70,8 +70,7 @@ def write_texts(store_folder: str | Path, name: str, rows: Iterable[tuple[str, s
         raise ViMLError(f"{name}: {len(ids)} texts for {len(set(ids))} items; give one text per item")
     packed = np.stack(features) if features else np.zeros((0, width), np.float16)
     files = {kind: folder / f"{name}.{kind}" for kind in ("safetensors", "parquet")}
-    with replacing(files["safetensors"]) as path:
-        save_file({"features": torch.from_numpy(packed)}, path)
+    write_tensors(files["safetensors"], {"features": torch.from_numpy(packed)})
     with replacing(files["parquet"]) as path:
         pq.write_table(pa.table({"id": pa.array(ids, pa.string()), "text": pa.array(texts, pa.string())}), path)
     with replacing(folder / f"{name}.json") as path:

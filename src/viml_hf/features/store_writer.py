@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from viml_hf.errors import ViMLError
-from viml_hf.features.atomic_files import append_line, lock_folder, replacing, unlock_folder
+from viml_hf.features.atomic_files import append_line, lock_folder, replacing, unlock_folder, write_tensors
 from viml_hf.features.checksums import damaged_file, digest, sealed, sha256_of
 from viml_hf.features.store_format import (
     ITEMS_FILE,
@@ -309,5 +308,4 @@ class StoreWriter:
             path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     def _write_tensors(self, name: str, rows: np.ndarray, metadata: dict[str, str] | None = None) -> None:
-        with replacing(self.folder / name) as path:
-            save_file({"features": torch.from_numpy(np.ascontiguousarray(rows))}, path, metadata)
+        write_tensors(self.folder / name, {"features": torch.from_numpy(np.ascontiguousarray(rows))}, metadata)

@@ -1,20 +1,28 @@
 """The index: the embeddings of a music library, one row per 30 s window, ready to be searched.
 
-A folder: `index.json` (model fingerprint, widths, counts), `embeddings.safetensors`, `tracks.parquet`.
+A folder: `index.json` (model fingerprint, widths, counts, checksums) names `embeddings-….safetensors` and
+`tracks-….parquet` by their content.
 """
 
+import hashlib
+import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as deserialize
+from safetensors.torch import save as serialize
 
-from viml_hf.errors import ViMLError
+from viml_hf.errors import ViMLError, in_one_line
+from viml_hf.features.atomic_files import lock_folder, replacing, unlock_folder
+from viml_hf.features.checksums import sealed, unsealed
 
 try:
     import pyarrow as pa
@@ -22,8 +30,13 @@ try:
 except ImportError:  # where a model's code runs without this package, and needs it for saved indexes alone
     pa = pq = None
 
-SCHEMA_VERSION = 2
-INDEX_FILE, EMBEDDINGS_FILE, TRACKS_FILE = "index.json", "embeddings.safetensors", "tracks.parquet"
+SCHEMA_VERSION = 3
+INDEX_FILE = "index.json"
+READ_ATTEMPTS = 20  # while writers replace the index
+# What a save may leave that the next one removes: files of older indexes, and of killed runs.
+_OWN_FILE = re.compile(
+    r"embeddings\.safetensors|(embeddings|tracks)-[0-9a-f]{16}\.\w+|(embeddings|tracks|index)\S*\.tmp"
+)
 
 
 @dataclass(frozen=True)
@@ -86,13 +99,22 @@ class MusicIndex:
         return [track for track in self.tracks if track.error is not None]
 
     def save(self, folder: str | Path) -> None:
-        """Write the index beside an older one, and replace that when all is written, `index.json` last."""
+        """Write the index in the place of an older one.
+
+        `index.json` is replaced last, and names the other files by their content: whoever reads meanwhile gets the old
+        index or the new one, also after a killed run. `tracks.parquet` is a copy of the tracks for other tools.
+
+        Raises:
+            OSError: A file cannot be written, as where the disk is full.
+        """
         _check_pyarrow()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        written = {name: folder / f"{name}.tmp" for name in (EMBEDDINGS_FILE, TRACKS_FILE, INDEX_FILE)}
-        save_file({"embeddings": torch.from_numpy(np.ascontiguousarray(self.embeddings))}, written[EMBEDDINGS_FILE])
-        pq.write_table(_tracks_to_table(self.tracks), written[TRACKS_FILE])
+        table = io.BytesIO()
+        pq.write_table(_tracks_to_table(self.tracks), table)
+        tensors = {"embeddings": torch.from_numpy(np.ascontiguousarray(self.embeddings))}
+        contents = {"embeddings.safetensors": serialize(tensors), "tracks.parquet": table.getvalue()}
+        checksums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         description = {
             "schema_version": SCHEMA_VERSION,
             "model": self.model,
@@ -103,37 +125,111 @@ class MusicIndex:
             "windows": len(self.embeddings),
             "tracks": len(self.usable),
             "errors": len(self.errors),
+            "files": checksums,
         }
-        written[INDEX_FILE].write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-        for name, path in written.items():
-            path.replace(folder / name)
+        lock = lock_folder(folder, wait=True)
+        try:
+            for name, content in contents.items():
+                _write(folder / _named_by_content(name, checksums[name]), content)
+            _write(folder / INDEX_FILE, (json.dumps(sealed(description), indent=1) + "\n").encode())
+            _write(folder / "tracks.parquet", contents["tracks.parquet"])
+            _remove_superseded(folder, {_named_by_content(*one) for one in checksums.items()})
+        finally:
+            unlock_folder(lock)
 
     @classmethod
     def load(cls, folder: str | Path) -> "MusicIndex":
-        """Read an index.
+        """Read an index, and verify its checksums.
 
         Raises:
-            ViMLError: The folder is not an index, or a file of it is damaged.
+            ViMLError: The folder is not an index, is of another schema, or a file of it is damaged or cannot be read.
         """
         _check_pyarrow()
         folder = Path(folder)
-        path = folder / INDEX_FILE
-        if not path.is_file():
-            raise ViMLError(f"{folder}: not an index (no {INDEX_FILE}); make one with `viml index MUSIC -o {folder}`")
-        try:
-            description = json.loads(path.read_text())
-            version = description.get("schema_version")
-            embeddings = aligned(load_file(folder / EMBEDDINGS_FILE)["embeddings"])
-            tracks = _tracks_from_table(pq.read_table(folder / TRACKS_FILE))
-        except (OSError, ValueError, KeyError, SafetensorError, pa.ArrowException) as error:
-            raise ViMLError(f"{folder}: the index is damaged ({error}); make it again with `viml index`") from error
-        rows = sum(len(track.windows) for track in tracks)
-        if version != SCHEMA_VERSION or rows != len(embeddings):
-            raise ViMLError(
-                f"{folder}: an index of schema {version} with {len(embeddings)} embeddings for {rows} windows; "
-                f"this version reads schema {SCHEMA_VERSION}: make it again with `viml index`"
-            )
-        return cls(embeddings, tracks, description["model"], description["fingerprint"], description["encoders"])
+        for _ in range(READ_ATTEMPTS):
+            description = _read_description(folder)
+            try:
+                contents = {name: _read_file(folder, name, sha) for name, sha in description["files"].items()}
+            except FileNotFoundError:
+                continue  # a writer has replaced the index meanwhile: there is a new one
+            return _assemble(folder, description, contents)
+        raise ViMLError(f"{folder}: the index is damaged (a file that it names is missing); {_AGAIN}")
+
+
+_AGAIN = "make it again with `viml index`"
+
+
+def _named_by_content(name: str, checksum: str) -> str:
+    """The name under which a file of the index lies, such as `tracks-0123456789abcdef.parquet`."""
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}-{checksum[:16]}.{suffix}"
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _remove_superseded(folder: Path, kept: set[str]) -> None:
+    """Remove the files of older indexes, and what killed runs left."""
+    for path in folder.iterdir():
+        if _OWN_FILE.fullmatch(path.name) and path.name not in kept:
+            path.unlink(missing_ok=True)
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    """What `index.json` says, whole and of this schema."""
+    path = folder / INDEX_FILE
+    if not path.is_file():
+        raise ViMLError(f"{folder}: not an index (no {INDEX_FILE}); make one with `viml index MUSIC -o {folder}`")
+    try:
+        text = path.read_bytes()
+        version = json.loads(text)["schema_version"]
+    except PermissionError as error:
+        raise ViMLError(f"{path}: cannot be read (permission denied); let this user read it") from error
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ViMLError(f"{folder}: the index is damaged ({INDEX_FILE} is no index's); {_AGAIN}") from error
+    if version != SCHEMA_VERSION:
+        raise ViMLError(f"{folder}: an index of schema {version}, but this version reads {SCHEMA_VERSION}: {_AGAIN}")
+    description = unsealed(text)
+    if description is None:
+        raise ViMLError(f"{folder}: the index is damaged ({INDEX_FILE} has another checksum); {_AGAIN}")
+    return description
+
+
+def _read_file(folder: Path, name: str, checksum: str) -> bytes:
+    """The content of a file that `index.json` names."""
+    path = folder / _named_by_content(name, checksum)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except PermissionError as error:
+        raise ViMLError(f"{path}: cannot be read (permission denied); let this user read it") from error
+    except OSError as error:
+        raise ViMLError(f"{path}: cannot be read ({error.strerror}); {_AGAIN}") from error
+    if hashlib.sha256(content).hexdigest() != checksum:
+        raise ViMLError(f"{folder}: the index is damaged ({path.name} has another checksum); {_AGAIN}")
+    return content
+
+
+def _assemble(folder: Path, description: dict[str, Any], contents: dict[str, bytes]) -> MusicIndex:
+    """The index of verified files. A forged one can have the right checksums, so what it ranks by is looked at too."""
+    try:
+        embeddings = deserialize(contents["embeddings.safetensors"])["embeddings"]
+        tracks = _tracks_from_table(pq.read_table(pa.BufferReader(contents["tracks.parquet"])))
+        facts = (description["model"], description["fingerprint"], description["encoders"])
+    except (LookupError, ValueError, TypeError, SafetensorError, pa.ArrowException) as error:
+        raise ViMLError(f"{folder}: the index is damaged ({in_one_line(error)}); {_AGAIN}") from error
+    rows = sum(len(track.windows) for track in tracks)
+    if embeddings.dtype != torch.float32 or embeddings.ndim != 2 or len(embeddings) != rows:
+        raise ViMLError(
+            f"{folder}: the index is damaged (embeddings {embeddings.dtype} {tuple(embeddings.shape)} for {rows} "
+            f"windows, not float32 rows); {_AGAIN}"
+        )
+    if len(embeddings) and not torch.allclose(embeddings.norm(dim=1), torch.ones(len(embeddings)), atol=1e-3):
+        raise ViMLError(f"{folder}: the index is damaged (embeddings that are not of length 1); {_AGAIN}")
+    return MusicIndex(aligned(embeddings), tracks, *facts)
 
 
 def aligned(embeddings: torch.Tensor) -> np.ndarray:
@@ -176,15 +272,11 @@ def _tracks_to_table(tracks: Sequence[Track]) -> "pa.Table":
 
 
 def _tracks_from_table(table: "pa.Table") -> tuple[Track, ...]:
-    """The tracks of `tracks.parquet`, in its order."""
-    grouped: dict[str, list[dict[str, Any]]] = {}
-    for row in table.to_pylist():
-        grouped.setdefault(row["track"], []).append(row)
+    """The tracks of a table, in its order: rows of one track follow each other."""
     tracks = []
-    for name, rows in grouped.items():
+    for (name, path), group in groupby(table.to_pylist(), key=lambda row: (row["track"], row["path"])):
+        rows = list(group)
         found = tuple(Window(row["start"], row["end"]) for row in rows if row["start"] is not None)
         first = rows[0]
-        tracks.append(
-            Track(name, first["path"], first["sha256"], first["duration"], found, first["error"], first["licence"])
-        )
+        tracks.append(Track(name, path, first["sha256"], first["duration"], found, first["error"], first["licence"]))
     return tuple(tracks)

@@ -1,0 +1,207 @@
+"""A saved index is the old one or the new one, never a mix, and what was damaged is told and built again."""
+
+import json
+import multiprocessing
+import os
+import signal
+import stat
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save
+
+from viml_hf import MusicIndex, ViMLError
+from viml_hf.features.checksums import sealed, sha256_of, unsealed
+from viml_hf.retrieval.index import INDEX_FILE, Track, Window
+
+DIM = 8
+
+
+def make_index(seed: int, count: int = 6) -> MusicIndex:
+    """An index whose every part tells its seed."""
+    generator = np.random.default_rng(seed)
+    rows = generator.standard_normal((count, DIM)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    tracks = [Track(f"{seed}-{n}.wav", f"/music/{seed}", f"{seed}", 30.0, (Window(0, 30),)) for n in range(count)]
+    return MusicIndex(rows, tuple(tracks), f"model-{seed}", f"fingerprint-{seed}", {"audio": "a"})
+
+
+def seed_of(index: MusicIndex) -> int:
+    """The seed of a loaded index; fails where its parts are of several."""
+    seed = int(index.model.rpartition("-")[2])
+    expected = make_index(seed, len(index.embeddings))
+    assert np.array_equal(index.embeddings, expected.embeddings)
+    assert index.tracks[0].name == expected.tracks[0].name
+    assert index.fingerprint == expected.fingerprint
+    return seed
+
+
+def save_and_die(folder, step: int) -> None:
+    """Save in this process, which dies before its `step`-th system call that changes a file."""
+    calls = 0
+
+    def dying(function):
+        def call(*arguments, **options):
+            nonlocal calls
+            calls += 1
+            if calls == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return call
+
+    for name in ("open", "fsync", "replace", "rename", "unlink", "chmod", "close"):
+        setattr(os, name, dying(getattr(os, name)))
+    make_index(2).save(folder)
+    os._exit(0)
+
+
+def test_a_save_that_is_killed_leaves_the_old_index_or_the_new(tmp_path):
+    context, ended = multiprocessing.get_context("fork"), []
+    for step in range(1, 60):
+        make_index(1).save(tmp_path)
+        process = context.Process(target=save_and_die, args=(tmp_path, step))
+        process.start()
+        process.join()
+        ended.append(process.exitcode)
+        assert seed_of(MusicIndex.load(tmp_path)) in (1, 2), step
+        make_index(3).save(tmp_path)
+        assert seed_of(MusicIndex.load(tmp_path)) == 3
+        names = {path.name.partition("-")[0] for path in tmp_path.iterdir()}
+        assert names == {"embeddings", "tracks", "tracks.parquet", INDEX_FILE, "lock"}, step
+        if process.exitcode == 0:
+            break
+    assert ended[-1] == 0
+    assert ended.count(-signal.SIGKILL) >= 10
+
+
+def write_in_a_loop(folder, seeds: tuple[int, ...], stop) -> None:
+    while not stop.is_set():
+        for seed in seeds:
+            make_index(seed).save(folder)
+
+
+@pytest.mark.parametrize("loads", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_readers_beside_two_writers_never_see_a_mix(tmp_path, loads):
+    context = multiprocessing.get_context("fork")
+    stop = context.Event()
+    make_index(1).save(tmp_path)
+    writers = [context.Process(target=write_in_a_loop, args=(tmp_path, seeds, stop)) for seeds in ((1, 2), (3, 4))]
+    for writer in writers:
+        writer.start()
+    try:
+        seen = {seed_of(MusicIndex.load(tmp_path)) for _ in range(loads)}
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    assert len(seen) > 1
+
+
+def test_every_mutation_of_a_file_is_one_line_or_the_right_answer(tmp_path):
+    generator = np.random.default_rng(0)
+    make_index(1).save(tmp_path)
+    files = {path: path.read_bytes() for path in tmp_path.iterdir() if path.name not in ("lock", "tracks.parquet")}
+    assert len(files) == 3
+    refused = 0
+    for round_ in range(300):
+        path, content = list(files.items())[round_ % 3]
+        changed = bytearray(content)
+        kind = generator.integers(3)
+        if kind == 0:
+            changed[generator.integers(len(changed))] ^= 1 << generator.integers(8)
+        elif kind == 1:
+            del changed[generator.integers(len(changed)) :]
+        else:
+            changed[: len(changed) // 2] = generator.bytes(len(changed) // 2)
+        path.write_bytes(bytes(changed))
+        try:
+            assert seed_of(MusicIndex.load(tmp_path)) == 1
+        except ViMLError as error:
+            refused += len(str(error).splitlines()) == 1
+        path.write_bytes(content)
+    assert refused > 290
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", '{"schema_version": 3}', "[" * 100_000, "null", '"x"', "", "\xff"])
+def test_an_index_file_that_is_none_is_refused_and_written_over(tmp_path, text):
+    make_index(1).save(tmp_path)
+    (tmp_path / INDEX_FILE).write_text(text, encoding="latin-1")
+    with pytest.raises(ViMLError, match=r"the index is damaged .*make it again with `viml index`"):
+        MusicIndex.load(tmp_path)
+    make_index(2).save(tmp_path)
+    assert seed_of(MusicIndex.load(tmp_path)) == 2
+
+
+def test_an_index_of_an_older_schema_is_refused(tmp_path):
+    make_index(1).save(tmp_path)
+    (tmp_path / INDEX_FILE).write_text(json.dumps({"schema_version": 2}))
+    with pytest.raises(ViMLError, match="schema 2, but this version reads 3: make it again with `viml index`"):
+        MusicIndex.load(tmp_path)
+    with pytest.raises(ViMLError, match="not an index"):
+        MusicIndex.load(tmp_path / "elsewhere")
+
+
+def forge(folder, embeddings: torch.Tensor) -> None:
+    """Other embeddings, with the right checksums."""
+    make_index(1).save(folder)
+    (path,) = folder.glob("embeddings-*")
+    content = save({"embeddings": embeddings})
+    description = unsealed((folder / INDEX_FILE).read_bytes())
+    path.write_bytes(content)
+    description["files"]["embeddings.safetensors"] = sha256_of(path)
+    path.rename(folder / f"embeddings-{sha256_of(folder / path.name)[:16]}.safetensors")
+    (folder / INDEX_FILE).write_text(json.dumps(sealed(description)))
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "reason"),
+    [
+        (torch.full((6, DIM), float("nan")), "not of length 1"),
+        (torch.full((6, DIM), 1191.0), "not of length 1"),
+        (torch.zeros(6, DIM, dtype=torch.int8), "int8"),
+        (torch.zeros(5, DIM), "for 6 windows"),
+    ],
+)
+def test_embeddings_that_cannot_be_ranked_by_are_refused(tmp_path, embeddings, reason):
+    forge(tmp_path, embeddings)
+    with pytest.raises(ViMLError, match=reason):
+        MusicIndex.load(tmp_path)
+
+
+def test_two_tracks_of_one_name_stay_two(tmp_path):
+    index = make_index(1, 2)
+    first, second = index.tracks
+    replace(index, tracks=(first, replace(second, name=first.name, path="/elsewhere"))).save(tmp_path)
+    assert [track.path for track in MusicIndex.load(tmp_path).tracks] == ["/music/1", "/elsewhere"]
+
+
+def test_all_files_have_the_mode_that_others_have(tmp_path):
+    make_index(1).save(tmp_path)
+    (tmp_path / "other").touch()
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+    assert len(pq.read_table(tmp_path / "tracks.parquet")) == 6
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_of_another_user_is_no_damage(tmp_path):
+    make_index(1).save(tmp_path)
+    (tmp_path / INDEX_FILE).chmod(0)
+    with pytest.raises(ViMLError, match="permission denied"):
+        MusicIndex.load(tmp_path)
+
+
+def test_planted_links_are_not_written_through(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    folder = tmp_path / "index"
+    folder.mkdir()
+    for name in ("index.json.tmp", INDEX_FILE, "embeddings.safetensors.tmp", "tracks.parquet"):
+        (folder / name).symlink_to(victim)
+    make_index(1).save(folder)
+    assert victim.read_text() == "mine"
+    assert seed_of(MusicIndex.load(folder)) == 1
