@@ -1,4 +1,4 @@
-"""Items of a store, embedded and ranked: what evaluation asks of trained heads, and of baselines without any."""
+"""Evaluation of a store: which of its items can be ranked, their embeddings or mean features, and their ranks."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,33 +21,18 @@ from viml_hf.modeling.modeling_viml_towers import masked_mean
 
 
 def can_be_ranked(item: StoreItem, query_modalities: Sequence[str]) -> bool:
-    """Whether an item has music, and something to ask with.
+    """Whether an item has music and at least one modality of the query.
 
-    A query of video and text without its text is asked with the null text: a model with text dropout knows it, and a
-    test of such queries has some. A query of text alone without its text would ask for nothing, and is no query.
-
-    Args:
-        item: The item.
-        query_modalities: What the queries hold.
-
-    Example:
-        >>> from viml_hf.features.store import RowRange
-        >>> item = StoreItem("a", video=RowRange(0, 0, 3), audio=RowRange(0, 0, 3))
-        >>> can_be_ranked(item, ["video", "text"]), can_be_ranked(item, ["text"])
-        (True, False)
+    A query of video and text whose text is absent is embedded with the null text, which models with text dropout know.
     """
     return len(item.audio) > 0 and any(len(getattr(item, modality)) for modality in query_modalities)
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationItems:
-    """What is ranked.
+    """The items of a split that are ranked, the same for every kind of query so that their ranks can be compared.
 
-    Args:
-        split: Where the items come from, in words.
-        items: The items: the same for every kind of query, so that their ranks can be compared.
-        left_out: How many were left out, by the reason.
-        without_text: Items without a text.
+    `left_out` counts the other items by the reason; `without_text` counts the ranked items without a text.
     """
 
     split: str
@@ -63,20 +48,10 @@ def select_items(
     queries: Sequence[Sequence[str]] = (("video", "text"),),
     group_by: str | None = None,
 ) -> EvaluationItems:
-    """The items of a split that can be ranked, by each kind of query, and why the others cannot.
+    """Chooses the items of a split that every kind of query can rank, and counts the others by the reason.
 
-    Args:
-        store: The store.
-        split: Value of the field `split`; by default `test`, and without one, what training holds out.
-        queries: The kinds of queries, each by its modalities.
-        group_by: A field that items must have, sharing its value with another item.
-
-    Raises:
-        ViMLError: There is no such split or field, or fewer than two items are left.
-
-    Example:
-        >>> select_items(store, queries=[("text",)]).left_out  # doctest: +SKIP
-        {'without text': 3}
+    The default split is `test`; in a store without one, the items that training holds out. With `group_by`, an item
+    must share the value of that field with another item.
     """
     name, candidates = _split(store, split)
     left_out: Counter[str] = Counter()
@@ -109,17 +84,7 @@ def select_items(
 def pools_of(
     items: Sequence[StoreItem], *, group_by: str | None = None, pool_size: int | None = None, seed: int = 0
 ) -> list[Pool]:
-    """The pools in which items are ranked: by a field of theirs, or dealt.
-
-    Args:
-        items: Queries and tracks.
-        group_by: The field, if any.
-        pool_size: Tracks per dealt pool; by default all items are one.
-        seed: Of the dealing.
-
-    Raises:
-        ViMLError: An item lacks the field, a group has one item only, or the size is out of range.
-    """
+    """Pools of the items: one per value of the field `group_by`, or random ones of `pool_size` (default: one pool)."""
     if group_by is None:
         return make_pools(len(items), len(items) if pool_size is None else pool_size, seed=seed)
     for item in items:
@@ -141,11 +106,7 @@ def _split(store: Store, split: str | None) -> tuple[str, list[StoreItem]]:
 
 
 def check_query(model: ViMLModel, query_modalities: Sequence[str]) -> None:
-    """Refuse a query that a model cannot be asked.
-
-    Raises:
-        ViMLError: A modality is none of those that the model's queries are made of.
-    """
+    """Raises `ViMLError` where a query has a modality that the model's queries are not made of."""
     known = model.config.query_modalities
     if not set(query_modalities) <= set(known):
         raise ViMLError(
@@ -236,21 +197,10 @@ def mean_features(
     clip_segments: int | None = CLIP_SEGMENTS,
     batch_size: int = 256,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mean base features of each item's query and music, over the rows that a model would see: for `fit_cca`.
+    """Means of each item's base features over the rows that a model would see, for `fit_cca`.
 
-    Args:
-        store: The features.
-        items: Items that `can_be_ranked`.
-        query_modalities: What the queries hold; the means of several are laid side by side.
-        clip_segments: Segments of the middle clip; `None` for whole tracks.
-        batch_size: Items gathered at a time.
-
-    Returns:
-        Queries `(items, query_dim)` and music `(items, audio_dim)`, float32. An absent text is the store's null text,
-        an absent video zeros.
-
-    Raises:
-        ViMLError: An item has no music or nothing to ask with.
+    Returns queries `(items, query_dim)`, the means of their modalities side by side, and music `(items, audio_dim)`,
+    float32. An absent text is the store's null text, an absent video zeros.
     """
     queries, audio = [], []
     for batch in _batches(store, items, query_modalities, clip_segments, batch_size):
@@ -292,7 +242,7 @@ def _batches(
 
 
 def _rows_of(item: StoreItem, query_modalities: Sequence[str], clip_segments: int | None) -> dict[str, RowRange]:
-    """The rows of an item that are compared: the middle clip and the first text, of what the query holds."""
+    """Rows of the item's middle clip and its first text; modalities that the query does not hold are empty."""
     video, audio, text = item.video, item.audio, item.text
     if clip_segments is not None:
         first = clip_room(video, audio, clip_segments) // 2
