@@ -22,13 +22,13 @@ from viml_hf.export.sides import heads_graphs, whole_graphs
 WIDTHS = {"video_dim": 6, "text_dim": 5, "audio_dim": 4}
 SMALL = {**WIDTHS, **HEADS, "num_hidden_layers": 1, "num_fusion_layers": 1, "max_position_embeddings": 20}
 FAMILIES = {
+    "linear, fusion mlp": {"encoder": "linear", "fusion": "mlp", "loss": "triplet"},
+}
+MORE_FAMILIES = {
     "cls, sinusoidal, video alone, projected": {
         **{"pooling": "cls", "position_embedding": "sinusoidal", "query_modalities": ["video"], "projection_dim": 8},
     },
     "mlp, addition, zero null text": {"encoder": "mlp", "fusion": "addition", "null_text": "zero"},
-    "linear, fusion mlp": {"encoder": "linear", "fusion": "mlp", "loss": "triplet"},
-}
-MORE_FAMILIES = {
     "no positions, fusion linear": {"position_embedding": "none", "fusion": "linear"},
     "mlp, two layers, fusion transformer": {"encoder": "mlp", "num_hidden_layers": 2, "num_fusion_layers": 2},
     "cls, text alone": {"pooling": "cls", "query_modalities": ["text"], "hidden_act": "gelu"},
