@@ -24,7 +24,7 @@ from gradio_client.exceptions import AppError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACE = ROOT / "examples/space"
-TEXT = "slow piano, no vocals"
+TEXT = "slow piano"
 # Nothing of a name may mean something to HTML, to a URL, or to gradio's templates.
 ODD = 'album/a #1? 50%41 & <b>{{1}} ${2} "q" 日本語.wav'
 SECONDS = {"short.wav": 8, ODD: 25, "album/long.wav": 62}
