@@ -12,11 +12,11 @@ def in_one_line(error: Exception) -> str:
 
 
 def shown(text: str) -> str:
-    """A text for a terminal: what is not printable, such as an escape sequence in a file's name, is spelled out.
+    r"""A text for a terminal: what is not printable, such as an escape sequence in a file's name, is spelled out.
 
     Example:
-        >>> shown("new\nline \x1b[31m caf\udce9")
-        'new\\nline \\x1b[31m caf\\udce9'
+        >>> print(shown("new\nline \x1b[31m"))
+        new\nline \x1b[31m
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 

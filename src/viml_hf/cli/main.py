@@ -6,8 +6,8 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from viml_hf import __version__
 from viml_hf.cli import (
     demo,
     describe,
@@ -42,10 +42,20 @@ COMMANDS = {
 }
 
 
+class _Version(argparse.Action):
+    """Prints the version; looking it up takes time, which other commands need not spend."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *unused: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"viml {version('viml-hf')}")
+        parser.exit()
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line's grammar; each subcommand adds its own part."""
     parser = argparse.ArgumentParser(prog="viml", description="Music for a video, guided by a text (ViML).")
-    parser.add_argument("--version", action="version", version=f"viml {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
