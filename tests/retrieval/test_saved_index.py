@@ -130,7 +130,7 @@ def test_every_mutation_of_a_file_is_one_line_or_the_right_answer(tmp_path):
 def test_an_index_file_that_is_none_is_refused_and_written_over(tmp_path, text):
     make_index(1).save(tmp_path)
     (tmp_path / INDEX_FILE).write_text(text, encoding="latin-1")
-    with pytest.raises(ViMLError, match=r"the index is damaged .*make it again with `viml index`"):
+    with pytest.raises(ViMLError, match=r"the index is damaged .*build it again with `viml index`"):
         MusicIndex.load(tmp_path)
     make_index(2).save(tmp_path)
     assert seed_of(MusicIndex.load(tmp_path)) == 2
@@ -139,10 +139,33 @@ def test_an_index_file_that_is_none_is_refused_and_written_over(tmp_path, text):
 def test_an_index_of_an_older_schema_is_refused(tmp_path):
     make_index(1).save(tmp_path)
     (tmp_path / INDEX_FILE).write_text(json.dumps({"schema_version": 2}))
-    with pytest.raises(ViMLError, match="schema 2, but this version reads 3: make it again with `viml index`"):
+    with pytest.raises(ViMLError, match="schema 2, but this version reads 3: build it again with `viml index`"):
         MusicIndex.load(tmp_path)
     with pytest.raises(ViMLError, match="not an index"):
         MusicIndex.load(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": None},
+        {"files": [1]},
+        {"files": {"embeddings.safetensors": 5}},
+        {"files": {}},
+        {"model": 5},
+        {"fingerprint": None},
+        {"encoders": [5]},
+    ],
+)
+def test_a_sealed_description_with_a_wrong_value_is_refused(tmp_path, change):
+    make_index(1).save(tmp_path)
+    description = unsealed((tmp_path / INDEX_FILE).read_bytes())
+    (tmp_path / INDEX_FILE).write_text(json.dumps(sealed(description | change)))
+    with pytest.raises(ViMLError, match=r"the index is damaged .*build it again with `viml index`"):
+        MusicIndex.load(tmp_path)
+    (tmp_path / INDEX_FILE).write_text(json.dumps(sealed({k: v for k, v in description.items() if k not in change})))
+    with pytest.raises(ViMLError, match=r"the index is damaged .*build it again with `viml index`"):
+        MusicIndex.load(tmp_path)
 
 
 def forge(folder, embeddings: torch.Tensor) -> None:
@@ -177,6 +200,38 @@ def test_two_tracks_of_one_name_stay_two(tmp_path):
     first, second = index.tracks
     replace(index, tracks=(first, replace(second, name=first.name, path="/elsewhere"))).save(tmp_path)
     assert [track.path for track in MusicIndex.load(tmp_path).tracks] == ["/music/1", "/elsewhere"]
+
+
+@pytest.mark.parametrize("error", [None, "broken"])
+def test_two_tracks_of_one_name_and_path_stay_two(tmp_path, error):
+    index = make_index(1, 2)
+    windows = () if error else (Window(0, 30),)
+    track = replace(index.tracks[0], windows=windows, error=error)
+    rows = index.embeddings[: 2 * len(windows)]
+    replace(index, embeddings=rows, tracks=(track, track)).save(tmp_path)
+    assert [vars(one) for one in MusicIndex.load(tmp_path).tracks] == [vars(track)] * 2
+
+
+def test_files_and_folders_of_others_stay(tmp_path):
+    others = [tmp_path / name for name in ("tracks-of-mine.tmp", "index.html.tmp", "embeddings-2.safetensors")]
+    for path in others:
+        path.touch()
+    (tmp_path / "tracks-0123456789abcdef.parquet").mkdir()
+    left = [tmp_path / name for name in ("index.json.tmp", "index.json.0123abcd.tmp", "embeddings.safetensors")]
+    for path in left:
+        path.touch()
+    make_index(1).save(tmp_path)
+    assert all(path.is_file() for path in others)
+    assert not any(path.exists() for path in left)
+
+
+def test_a_planted_lock_makes_no_file_elsewhere(tmp_path):
+    folder = tmp_path / "index"
+    folder.mkdir()
+    (folder / "lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match="symbolic link"):
+        make_index(1).save(folder)
+    assert not (tmp_path / "victim").exists()
 
 
 def test_all_files_have_the_mode_that_others_have(tmp_path):

@@ -81,7 +81,9 @@ def lock_folder(folder: Path, *, wait: bool = False) -> IO[bytes]:
     Raises:
         ViMLError: Another writer has it.
     """
-    file = (folder / LOCK_FILE).open("ab")
+    # A link planted under the lock's name would make a file elsewhere.
+    flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
+    file = os.fdopen(os.open(folder / LOCK_FILE, flags, 0o666), "ab")
     if fcntl is not None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

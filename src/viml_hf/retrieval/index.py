@@ -35,7 +35,9 @@ INDEX_FILE = "index.json"
 READ_ATTEMPTS = 20  # while writers replace the index
 # What a save may leave that the next one removes: files of older indexes, and of killed runs.
 _OWN_FILE = re.compile(
-    r"embeddings\.safetensors|(embeddings|tracks)-[0-9a-f]{16}\.\w+|(embeddings|tracks|index)\S*\.tmp"
+    r"embeddings\.safetensors"
+    r"|(embeddings-[0-9a-f]{16}\.safetensors|tracks-[0-9a-f]{16}\.parquet)(\.[0-9a-f]{8}\.tmp)?"
+    r"|(embeddings\.safetensors|tracks\.parquet|index\.json)(\.[0-9a-f]{8})?\.tmp"
 )
 
 
@@ -156,7 +158,7 @@ class MusicIndex:
         raise ViMLError(f"{folder}: the index is damaged (a file that it names is missing); {_AGAIN}")
 
 
-_AGAIN = "make it again with `viml index`"
+_AGAIN = "build it again with `viml index`"
 
 
 def _named_by_content(name: str, checksum: str) -> str:
@@ -173,7 +175,8 @@ def _write(path: Path, content: bytes) -> None:
 def _remove_superseded(folder: Path, kept: set[str]) -> None:
     """Remove the files of older indexes, and what killed runs left."""
     for path in folder.iterdir():
-        if _OWN_FILE.fullmatch(path.name) and path.name not in kept:
+        is_file = path.is_symlink() or path.is_file()
+        if is_file and _OWN_FILE.fullmatch(path.name) and path.name not in kept:
             path.unlink(missing_ok=True)
 
 
@@ -194,6 +197,12 @@ def _read_description(folder: Path) -> dict[str, Any]:
     description = unsealed(text)
     if description is None:
         raise ViMLError(f"{folder}: the index is damaged ({INDEX_FILE} has another checksum); {_AGAIN}")
+    expected = {"model": str, "fingerprint": str, "encoders": dict, "files": dict}
+    wrong = [name for name, kind in expected.items() if not isinstance(description.get(name), kind)]
+    if not wrong and not all(isinstance(checksum, str) for checksum in description["files"].values()):
+        wrong = ["files"]
+    if wrong:
+        raise ViMLError(f"{folder}: the index is damaged ({INDEX_FILE} has no valid {', '.join(wrong)}); {_AGAIN}")
     return description
 
 
@@ -272,11 +281,22 @@ def _tracks_to_table(tracks: Sequence[Track]) -> "pa.Table":
 
 
 def _tracks_from_table(table: "pa.Table") -> tuple[Track, ...]:
-    """The tracks of a table, in its order: rows of one track follow each other."""
+    """The tracks of a table, in its order: rows of one track follow each other, its windows in the order of time."""
+    records, number, numbers = table.to_pylist(), 0, []
+    for before, row in zip([None, *records], records, strict=False):
+        number += before is None or not _is_next_window(before, row)
+        numbers.append(number)
     tracks = []
-    for (name, path), group in groupby(table.to_pylist(), key=lambda row: (row["track"], row["path"])):
-        rows = list(group)
+    for _, group in groupby(zip(numbers, records, strict=True), key=lambda pair: pair[0]):
+        rows = [row for _, row in group]
         found = tuple(Window(row["start"], row["end"]) for row in rows if row["start"] is not None)
         first = rows[0]
-        tracks.append(Track(name, path, first["sha256"], first["duration"], found, first["error"], first["licence"]))
+        facts = (first["duration"], found, first["error"], first["licence"])
+        tracks.append(Track(first["track"], first["path"], first["sha256"], *facts))
     return tuple(tracks)
+
+
+def _is_next_window(before: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Whether a row is the window of the same track that follows that of the row before; else a track begins."""
+    same = all(before[name] == row[name] for name in row if name not in ("start", "end"))
+    return same and before["start"] is not None and row["start"] is not None and before["start"] < row["start"]
