@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from viml_hf import Store, StoreSpec, StoreWriter, ViMLError
-from viml_hf.features import RowRange, StoreItem, store_writer
+from viml_hf.features import RowRange, StoreItem, atomic_files, store_writer
 from viml_hf.features.checksums import sealed, sha256_of
 from viml_hf.features.store_format import FIELD_TYPES
 
@@ -618,7 +618,7 @@ class Power:
         (os, "unlink"),
         (os, "fsync"),
         (os, "truncate"),
-        (store_writer, "save_file"),
+        (atomic_files, "save_file"),
         (store_writer, "write_items"),
     )
 
