@@ -14,10 +14,10 @@ TIMED = f"import time; {BASE}; t = time.perf_counter(); import viml_hf; print(ti
 def test_import_adds_little():
     """Under 0.3 s over what every user of transformers has imported anyway."""
     seconds = []
-    for _ in range(5):
+    # The least of several counts: other work on the machine only adds.
+    while min(seconds, default=1.0) >= 0.3 and len(seconds) < 5:
         done = subprocess.run([sys.executable, "-c", TIMED], capture_output=True, text=True, check=True)
         seconds.append(float(done.stdout.split()[-1]))
-    # The least of them: other work on the machine only adds.
     assert min(seconds) < 0.3, seconds
 
 

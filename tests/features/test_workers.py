@@ -91,6 +91,7 @@ def wait_until(condition):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
 def test_few_results_wait_for_a_slow_item_and_workers_end_when_nobody_asks_any_more(tmp_path):
     before = set(children(os.getpid()))
@@ -133,6 +134,7 @@ def test_ray_does_the_same(tmp_path):
     assert reads(tmp_path) == {**dict.fromkeys(names, 1), "deadly": MAX_ATTEMPTS, "once": 2}
 
 
+@pytest.mark.slow
 def test_a_plain_script_needs_no_guard(tmp_path):
     """A worker does not run the script again that started it."""
     names = ["a", "b", "c"]

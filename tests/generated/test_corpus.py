@@ -122,6 +122,7 @@ def test_even_the_busiest_files_are_small(tmp_path):
     assert (tmp_path / item.music).stat().st_size < 110_000
 
 
+@pytest.mark.slow
 def test_count_workers_and_processes_do_not_matter(corpus, tmp_path):
     """Other processes have other hash seeds, and come to a pair after other pairs."""
     folder, items = corpus

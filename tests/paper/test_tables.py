@@ -54,6 +54,7 @@ def make(store, output, table, **options):
     return TableMaker(store, output, settings=SETTINGS, progress=False, **options).make(table)
 
 
+@pytest.mark.slow
 def test_the_command_makes_every_table_and_figure(store, tmp_path, capsys):
     rows = ((f"{i:02d}", "words", np.full(4, i % 7, np.float32)) for i in range(60))
     write_texts(store.folder, "tags", rows, 4)
