@@ -25,10 +25,10 @@ NAMES = ("short", "joined", "long")
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory):
-    """Folders of encoders of full width and one layer."""
+    """Folders of encoders of full width and two layers."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("encoders")
-    wide = {"num_hidden_layers": 1}
+    wide = {"num_hidden_layers": 2}
     CLIPVisionModelWithProjection(CLIPVisionConfig(**wide, patch_size=32, projection_dim=512)).save_pretrained(
         folder / "video"
     )
