@@ -228,7 +228,10 @@ def test_half_precision_stays_close(model, dtype, tmp_path):
     torch.testing.assert_close(output.loss, model(**inputs, return_loss=True).loss, atol=1.5, rtol=0.1)
 
 
-@pytest.mark.parametrize("variant", ["paper", "cls", "mlp towers"])
+SLOW_TO_COMPILE = [pytest.param(variant, marks=pytest.mark.slow) for variant in ("cls", "mlp towers")]
+
+
+@pytest.mark.parametrize("variant", ["paper", *SLOW_TO_COMPILE])
 def test_compiles(variant):
     model = make_model(**VARIANTS[variant])
     compiled = torch.compile(model, backend="aot_eager")

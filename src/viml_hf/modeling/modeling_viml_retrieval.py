@@ -35,9 +35,9 @@ from .modeling_viml_towers import ViMLPreTrainedModel, masked_mean
 class ViMLForMusicRetrieval(ViMLPreTrainedModel):
     """[`ViMLModel`] (as `.viml`) with three base encoders, in one self-contained checkpoint.
 
-    The encoders are frozen by default: they get no gradient and stay in
-    evaluation mode. Their base features are rounded to float16 as in a store, so that embeddings are the same whether
-    features were stored or not. `ViMLModel.from_pretrained` reads the heads alone out of such a checkpoint.
+    The encoders are frozen by default: they get no gradient and stay in evaluation mode. Their base features are
+    rounded to float16 as in a store, so that embeddings are the same whether features were stored or not.
+    `ViMLModel.from_pretrained` reads the heads alone out of such a checkpoint.
 
     The inputs of its methods, made by [`ViMLProcessor`]. A mask is 1 where something exists, and may be left out:
 
