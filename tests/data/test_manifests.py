@@ -327,3 +327,21 @@ def test_a_long_manifest_is_read_in_time(tmp_path):
     start = time.process_time()
     assert len(read_sources([path]).items) == 20_000
     assert time.process_time() - start < 4
+
+
+def test_fields_that_cannot_be_kept_are_refused_before_any_work():
+    with pytest.raises(ViMLError, match=r"licence=5: not a text; give its name, such as CC0"):
+        parse_row({"file_name": "a.mp4", "license": 5})
+    deep = []
+    for _ in range(600):
+        deep = [deep]
+    with pytest.raises(ViMLError, match="nested deeper than 50 levels"):
+        parse_row({"file_name": "a.mp4", "more": deep})
+    assert parse_row({"file_name": "a.mp4", "more": [[[1]]]}).fields == {"more": [[[1]]]}
+
+
+def test_a_name_is_found_however_its_letters_are_coded(tmp_path):
+    (tmp_path / "cafe\u0301.mp4").touch()
+    item = parse_row({"file_name": "caf\u00e9.mp4"}, str(tmp_path))
+    assert item.video == str(tmp_path / "cafe\u0301.mp4")
+    assert parse_row({"file_name": "th\u00e9.mp4"}, str(tmp_path)).video == str(tmp_path / "th\u00e9.mp4")

@@ -18,6 +18,7 @@ import logging
 import math
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -31,6 +32,7 @@ from viml_hf.features.media_item import MediaItem
 from viml_hf.processing.media import printable
 from viml_hf.processing.media_files import AUDIO_SUFFIXES, suffix_of
 
+MAX_DEPTH = 50  # of lists and objects in a field
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 FILE_COLUMNS = ("file_name", "video", "path")  # the first that a row has; the others are kept as fields
 SOUND_COLUMNS = ("audio", "music")
@@ -112,11 +114,13 @@ def parse_row(row: Mapping[str, Any], folder: str = "") -> MediaItem:
     fields = {printable(name): _storable(value) for name, value in given.items()}
     if "license" in fields:
         fields.setdefault("licence", fields.pop("license"))
-    video = None if file is None else os.path.join(folder, file)
+    if not isinstance(fields.get("licence", ""), str):
+        raise ViMLError(f"licence={_shown(fields['licence'])}: not a text; give its name, such as CC0")
+    video = None if file is None else _as_on_disk(os.path.join(folder, file))
     return MediaItem(
         id=item_id,
         video=video,
-        audio=video if sound is None else os.path.join(folder, sound),
+        audio=video if sound is None else _as_on_disk(os.path.join(folder, sound)),
         texts=texts,
         start=start,
         end=end,
@@ -305,10 +309,28 @@ def _is_missing(value: Any) -> bool:
     return value is None or value != value  # NaN
 
 
+def _as_on_disk(path: str) -> str:
+    """A path with its letters coded as the file's name has them: é may be one character or two."""
+    spellings = [path] if path.isascii() else [path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))]
+    return next((spelling for spelling in spellings if os.path.exists(spelling)), path)
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects are nested, counted up to a little over `MAX_DEPTH`."""
+    depth, level = 0, [value]
+    while level and depth <= MAX_DEPTH:
+        nested = [one for one in level if isinstance(one, list | dict)]
+        level = [inner for one in nested for inner in (one.values() if isinstance(one, dict) else one)]
+        depth += bool(nested)
+    return depth
+
+
 def _storable(value: Any) -> Any:
     """A field's value as JSON in UTF-8 can store it; dates and the like become text."""
     if isinstance(value, str):
         return printable(value)
+    if _depth(value) > MAX_DEPTH:
+        raise ViMLError(f"{_shown(value)}: nested deeper than {MAX_DEPTH} levels; give simpler values")
     return json.loads(json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace"))
 
 
