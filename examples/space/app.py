@@ -176,8 +176,11 @@ def read_examples(folder: Path) -> list[Example]:
 def main() -> None:
     music = Path(os.environ.get("MUSIC", HERE / "music"))
     try:
+        # Whoever made the Space made its index: the model that it names may be downloaded.
         recommender = Recommender.from_pretrained(
-            os.environ.get("MODEL") or None, index=os.environ.get("INDEX", HERE / "index")
+            os.environ.get("MODEL") or None,
+            index=os.environ.get("INDEX", HERE / "index"),
+            local_files_only=False,
         )
         app = build_app(recommender, music, read_examples(Path(os.environ.get("EXAMPLES", HERE / "examples"))))
     except ViMLError as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -322,6 +323,17 @@ def test_an_index_of_a_published_model_loads_the_model_by_its_id(connected_hub, 
     assert np.array_equal(here.embeddings, there.embeddings)
     found = Recommender.from_pretrained(index=tmp_path / "there").recommend(video, "slow piano")
     assert [one.rank for one in found] == [1]
+
+
+def test_a_model_that_only_an_index_names_is_not_downloaded(connected_hub, viml, folder, media, tmp_path):
+    _, music, _ = media
+    publish_as(folder)
+    assert viml("index", music, "-o", tmp_path / "index", "--model", folder, "--quiet", "--workers=1")[0] == 0
+    index = replace(MusicIndex.load(tmp_path / "index"), model=ID)
+    with pytest.raises(ViMLError, match="the index names this model: to download it, name it too"):
+        Recommender.from_pretrained(index=index)
+    assert len(Recommender.from_pretrained(ID, index=index).recommend(text="slow piano")) == 1
+    assert len(Recommender.from_pretrained(index=index).recommend(text="slow piano")) == 1  # from the cache now
 
 
 @pytest.mark.parametrize("how", ["missing", "nan", "pickle"])

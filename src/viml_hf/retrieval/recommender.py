@@ -75,7 +75,8 @@ class Recommender:
         """Load a model and an index.
 
         Args:
-            model: Folder or Hub id; by default the model that the index names.
+            model: Folder or Hub id; by default the model that the index names. One on the Hub is then taken from the
+                cache only: nothing is downloaded that was not named here.
             index: The index's folder, or the index itself.
             kwargs: Passed to `from_pretrained`.
 
@@ -83,7 +84,12 @@ class Recommender:
             ViMLError: One of them cannot be loaded, or they do not belong together.
         """
         loaded = index if isinstance(index, MusicIndex) else MusicIndex.load(index)
-        return cls(load_encoder_and_model(model or loaded.model, **kwargs), loaded)
+        if model is not None or Path(loaded.model).is_dir():
+            return cls(load_encoder_and_model(model or loaded.model, **kwargs), loaded)
+        try:
+            return cls(load_encoder_and_model(loaded.model, **{"local_files_only": True, **kwargs}), loaded)
+        except ViMLError as error:
+            raise ViMLError(f"{error}; the index names this model: to download it, name it too (--model)") from error
 
     def recommend(self, video: Video | None = None, text: str | None = None, k: int = 10) -> list[Recommendation]:
         """Rank the library for a query.
