@@ -1,4 +1,4 @@
-"""The facts that a model card is written from: what is known of a saved model, or of a model in memory."""
+"""The facts that a model card states, gathered from a saved model or from a model in memory."""
 
 import json
 import re
@@ -236,7 +236,7 @@ def _facts(
 def _encoder(
     width: int, model_type: str | None, source: dict[str, Any], store_name: str | None, local_files_only: bool
 ) -> EncoderFacts:
-    """What is known of an encoder: from what the model says of its source, else from the store's name for it."""
+    """The facts of an encoder, from its source in the model's config, else from its name in the store."""
     if model_type in DESCRIPTOR_CONFIGS or (model_type is None and store_name == DESCRIPTORS):
         return EncoderFacts(width, model_type, DESCRIPTORS, licence=OWN_LICENCE)
     name: str | None = source.get("name") or store_name
@@ -255,14 +255,7 @@ def _encoder(
 
 
 def stated_name(name: str) -> str:
-    """A store's name of an encoder as `training.json` states it: of a folder only its own name, not the path.
-
-    As in `encoder_sources` of a model's config, an encoder on the Hub has a colon in its name, a folder has none.
-
-    Example:
-        >>> stated_name("clip"), stated_name("clip:/home/me/my-clip"), stated_name("features:youtube8m")
-        ('clip:openai/clip-vit-base-patch32', 'my-clip', 'features:youtube8m')
-    """
+    """A store's name of an encoder for `training.json`: `family:hub_id`, or the last part of a folder's path."""
     if name == DESCRIPTORS or is_published_features(name):
         return name
     parsed = _on_hub(name)

@@ -87,28 +87,23 @@ def add_code(folder: str | Path) -> None:
 
 
 def flattened_code(modules: Iterable[str]) -> dict[str, str]:
-    """Source by file name of modules of this package and of all that they import from it, as siblings of each other.
+    """Source by file name of modules and all that they import from this package, with imports of siblings only.
 
-    transformers loads code that came with a model from one folder, where a file may import only its siblings. A module
-    that imports a whole package, or a second file of one name, raises a ValueError.
+    transformers loads a model's code from one flat folder. A `ValueError` names a module that does not fit into one.
     """
-    todo, done = list(modules), set()
+    todo = list(dict.fromkeys(modules))
     found: dict[str, str] = {}
-    while todo:
-        module = todo.pop()
-        if module in done:
-            continue
-        done.add(module)
+    for module in todo:  # it grows while it is read
         path = SOURCES.joinpath(*module.split(".")).with_suffix(".py")
         if not path.is_file() or path.name in found:
             raise ValueError(f"{module}: not a file, or one of a name that another has; it cannot travel")
         found[path.name], imported = _flattened(module, path.read_text(encoding="utf-8"))
-        todo += imported
+        todo += [one for one in dict.fromkeys(imported) if one not in todo]
     return dict(sorted(found.items()))
 
 
 def _flattened(module: str, source: str) -> tuple[str, list[str]]:
-    """A file's source in which imports from this package are imports of siblings, and the modules that it imports."""
+    """A file's source with its imports from this package turned into imports of siblings, and the imported modules."""
     lines, imported = source.splitlines(keepends=True), []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import) and any(alias.name.split(".")[0] == PACKAGE for alias in node.names):

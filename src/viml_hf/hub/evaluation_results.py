@@ -1,9 +1,7 @@
-"""The results of `viml evaluate` that are kept with a model: `evaluation.json`, and what the Hub reads of them.
+"""The results that `viml evaluate --save` keeps in `evaluation.json`, and the two formats in which the Hub reads them.
 
-The Hub has two formats. `.eval_results/*.yaml` holds one value of a dataset that is registered there as a benchmark;
-leaderboards are made of these. `model-index`, in a card's metadata, takes any dataset and any number of figures. R@10,
-by which the paper compares systems, goes to `.eval_results` where a result names its benchmark; the rest to
-`model-index`.
+`.eval_results/*.yaml` holds one figure per registered benchmark, for leaderboards: R@10, by which the paper compares.
+`model-index`, in a card's metadata, holds all other figures, of any dataset.
 """
 
 import json
@@ -26,7 +24,7 @@ EVAL_RESULTS_FOLDER = ".eval_results"
 BENCHMARK_METRIC = "R@10"
 METRIC_TYPES = {"R@1": "recall_at_1", "R@5": "recall_at_5", "R@10": "recall_at_10", "MR": "median_rank", "MRR": "mrr"}
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-# Two results that agree in these are of the same ranking: the newer one takes the older one's place.
+# Results with equal values of these are of the same ranking; the newer one replaces the older one.
 SAME = ("store", "items", "items_sha256", "pools", "texts", "whole_tracks")
 
 
@@ -64,10 +62,9 @@ def read_evaluations(folder: str | Path) -> list[dict[str, Any]]:
 def save_evaluation(
     folder: str | Path, heads: ViMLConfig, summary: dict[str, Any], benchmark: dict[str, str] | None = None
 ) -> int:
-    """Keep a summary of `viml evaluate` with the model, in the place of older ones of the same ranking.
+    """Save a `--json` summary with the model, in the place of older results of the same ranking.
 
-    Results of other weights are removed, since that model is gone; their number is returned. Of the store only the
-    folder's name is kept. The summary is that of `--json`, with `items_sha256`, a checksum of what was ranked.
+    Results of other weights are removed; returns how many.
     """
     entry = {name: value for name, value in summary.items() if name != "model"}
     entry |= {"store": Path(entry["store"]).resolve().name, "weights": weights_checksum(folder, heads)}

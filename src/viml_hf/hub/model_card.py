@@ -1,7 +1,4 @@
-"""Model cards: the facts of a model as the README.md of its repo on the Hub.
-
-The text is in `model_card_template.md`; here is what is computed for it. The same facts give the same card.
-"""
+"""Model cards: the README.md of a model's repo, from the text of `model_card_template.md` and the model's facts."""
 
 import hashlib
 import re
@@ -37,13 +34,6 @@ PERMISSIVE = {
     *("apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "isc", "zlib"),
     *("cc0-1.0", "unlicense"),
 }
-DESCRIPTOR_LIMITS = {
-    "video": "The video encoder measures colours, edges, motion and cuts; it does not see what a picture shows",
-    "text": "The text encoder compares spellings: a synonym is another word to it",
-    "audio": "The audio encoder measures timbre, harmony, tempo and onsets; it knows no instruments or voices as such",
-}
-TOWERS = {"transformer": "Transformer", "mlp": "residual MLP", "linear": "linear stack"}
-PAPER_ITEMS = 100_000
 
 
 def render_card(facts: CardFacts, tags: Iterable[str] = ()) -> str:
@@ -68,11 +58,8 @@ def render_card(facts: CardFacts, tags: Iterable[str] = ()) -> str:
         results="\n\n".join(map(_result, facts.results)),
         training=_bullets(_training(facts)),
         encoders=_encoder_table(facts),
-        non_commercial=" and ".join(name for name, encoder in facts.encoders.items() if encoder.non_commercial),
-        limits=_bullets(_limits(facts)),
-        licence=_sentences(_licence(facts)),
+        stated_licence=card_licence(facts).get("license"),
         citation=CITATION,
-        towers=TOWERS[facts.heads.encoder],
     )
     return seal(f"{str(card).strip()}\n")
 
@@ -92,11 +79,7 @@ def is_own_card(card: str) -> bool:
 
 
 def card_data(facts: CardFacts, more_tags: Iterable[str] = ()) -> ModelCardData:
-    """The metadata of a card.
-
-    `base_model` names the encoders that are on the Hub. Heads alone are related to these as an adapter is: useless
-    without them. For a whole model the relation is left out: the Hub has none for weights that are held unchanged.
-    """
+    """The metadata of a card; `base_model` names the encoders that are on the Hub."""
     base_models = list(dict.fromkeys(encoder.hub_id for encoder in facts.encoders.values() if encoder.hub_id))
     tags = ["viml", "music", "music-retrieval", "cross-modal-retrieval"]
     tags += [VIDEO_TO_MUSIC] * ("video" in facts.takes) + ["text-to-music-retrieval"] * ("text" in facts.takes)
@@ -108,6 +91,7 @@ def card_data(facts: CardFacts, more_tags: Iterable[str] = ()) -> ModelCardData:
         # The Hub has no task of ranking music, and its tasks that give audio or text would promise another output.
         pipeline_tag="feature-extraction",
         base_model=base_models or None,
+        # Heads need their encoders, as an adapter does. The Hub has no relation for encoders held unchanged inside.
         base_model_relation="adapter" if base_models and not facts.whole else None,
         datasets=list(facts.owner.datasets) or None,
         tags=list(dict.fromkeys([*tags, *more_tags])),
@@ -117,12 +101,10 @@ def card_data(facts: CardFacts, more_tags: Iterable[str] = ()) -> ModelCardData:
 
 
 def card_licence(facts: CardFacts) -> dict[str, Any]:
-    """`license`, and where the Hub does not list it, `license_name` and `license_link`.
+    """The licence fields of a card's metadata: `license`, and for `other` also `license_name` and `license_link`.
 
-    What the owner states holds. Otherwise a model whose encoders are all under permissive licences is under the licence
-    of this package. Where an encoder's licence asks for more, the licence is `other`, with the name of the strictest
-    such licence and a link to that encoder's card: it binds the encoder, not the heads. Where a licence is unknown and
-    none of the others decides, none is stated.
+    The owner's statement comes first. If an encoder's licence is not permissive, the licence is `other`, with the name
+    of the strictest one. If all are permissive, it is the licence of this package. Otherwise no licence is stated.
     """
     if facts.owner.licence:
         return {"license": facts.owner.licence}
@@ -134,20 +116,6 @@ def card_licence(facts: CardFacts) -> dict[str, Any]:
         name = re.sub(r"[^a-z0-9.-]+", "-", str(strictest.licence).lower())
         return {"license": "other", "license_name": name, "license_link": link}
     return {"license": OWN_LICENCE} if encoders and all(encoder.licence for encoder in encoders) else {}
-
-
-def _licence(facts: CardFacts) -> list[str]:
-    """What the card says of licences; nothing where none is known."""
-    stated, said = card_licence(facts).get("license"), []
-    if stated == "other" and not facts.owner.licence:
-        said.append("No single licence covers this model: its use is bound by the licences of its encoders")
-    elif stated:
-        said.append(f"This model is under {stated}{', as its owner states' if facts.owner.licence else ''}")
-    if any(encoder.licence and not encoder.is_descriptors for encoder in facts.encoders.values()):
-        said.append("Each encoder keeps its own licence, see above")
-    if unknown := [name for name, encoder in facts.encoders.items() if facts.whole and not encoder.licence]:
-        said.append(f"The licence of the {' and '.join(unknown)} encoder is not known: look it up before use")
-    return said
 
 
 def _result(result: dict[str, Any]) -> str:
@@ -219,27 +187,6 @@ def _encoder_table(facts: CardFacts) -> str:
     columns["width"] = [str(one.width) for one in encoders]
     known = {name: [cell or "–" for cell in cells] for name, cells in columns.items() if any(cells)}
     return _table([*known], [list(row) for row in zip(*known.values(), strict=True)])
-
-
-def _limits(facts: CardFacts) -> list[str]:
-    """What the model cannot do, or was not shown, as far as the facts tell."""
-    described = [name for name in (*facts.takes, "audio") if facts.encoders[name].is_descriptors]
-    found = [DESCRIPTOR_LIMITS[name] for name in described]
-    found += [f"It takes no {other}" for other in ("video", "text") if other not in facts.takes]
-    training = facts.training or {}
-    settings, items = training.get("settings") or {}, training.get("training_items")
-    if items and items < PAPER_ITEMS:
-        found.append(f"It has learned from {items:,} items, the paper's models from about {PAPER_ITEMS:,} videos")
-    if len(facts.takes) > 1:
-        if settings.get("text_dropout") == 0 and not facts.heads.textless_loss_weight:
-            found.append("Texts were never dropped in training: a video alone may rank badly")
-        if settings.get("video_dropout") == 0:
-            found.append("Videos were never dropped in training: a text alone may rank badly")
-    if facts.heads.encoder == "transformer":
-        found.append(f"A sequence has up to {facts.heads.max_position_embeddings} rows of base features")
-    if not facts.results:
-        found.append("No result of `viml evaluate` is kept with this model")
-    return [*found, "Similarities order the tracks of one library for one query; they are no probabilities"]
 
 
 def _dataset(hub_id: str) -> str:

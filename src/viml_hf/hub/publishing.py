@@ -1,4 +1,4 @@
-"""Uploading to the Hub: a whole publication in one commit, and what `push_to_hub` adds to that of transformers."""
+"""Uploads to the Hub: `publish` in one commit, and the files that `push_to_hub` adds to those of transformers."""
 
 import json
 import logging
@@ -11,21 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import (
-    CommitInfo,
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    ModelCard,
-    get_token,
-    hf_hub_download,
-)
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    LocalTokenNotFoundError,
-    RepositoryNotFoundError,
-)
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, get_token
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from huggingface_hub.hf_api import ModelInfo
 from transformers import AutoModel, AutoProcessor
 
@@ -40,7 +27,7 @@ from viml_hf.hub.sentence_transformers_files import sentence_transformers_files
 logger = logging.getLogger(__name__)
 
 FACTS = {TRAINING_FILE, EVALUATION_FILE}
-# Of a model's folder only these are published, with the weights and the tokenizer's own files.
+# Only these files of a model's folder are published, and the weights and the tokenizer's files.
 PUBLISHED = FACTS | {
     *("config.json", "processor_config.json", "preprocessor_config.json", "chat_template.jinja", "chat_template.json"),
     *("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"),
@@ -52,7 +39,7 @@ _PICKLES = re.compile(r"pytorch_model.*\.bin(\.index\.json)?|training_args\.bin"
 POINTERS = ("auto_map", "custom_pipelines", "_name_or_path", "name_or_path")
 
 NOTHING = "nothing was published"
-# What huggingface_hub raises, and the HTTP library behind it, which has had several names.
+# The errors of huggingface_hub and of its HTTP library, which depends on its version.
 FAILURES: tuple[type[Exception], ...] = (
     *(OSError, RuntimeError),
     *(c for c in HfHubHTTPError.__mro__ if issubclass(c, Exception) and c.__module__.startswith(("httpx", "requests"))),
@@ -218,16 +205,11 @@ def check_licences(facts: CardFacts, accepted: bool) -> None:
 
 
 def write_hub_files(
-    folder: str | Path,
-    facts: CardFacts,
-    tags: Iterable[str] = (),
-    token: str | bool | None = None,
-    *,
-    pushed: bool = True,
+    folder: str | Path, facts: CardFacts, tags: Iterable[str] = (), token: str | bool | None = None, pushed: bool = True
 ) -> None:
-    """Write into a saved model's folder its card, and the files by which sentence-transformers opens a whole model.
+    """Write a saved model's card, with the tags of the present one, and its files for sentence-transformers.
 
-    Tags of a card in the folder are kept. If the folder is pushed next, a card that somebody wrote on the Hub is kept.
+    With `pushed`, which says that the folder is uploaded next, a card that a user wrote on the Hub is kept.
     """
     path = Path(folder) / CARD_FILE
     card = _own_card_on_hub(facts.repo_id, token) if pushed else None
@@ -248,7 +230,7 @@ def write_hub_files(
 
 
 def _loaded_tokenizer_files(folder: Path, facts: CardFacts) -> set[str]:
-    """Load the model and its processor, as everybody will; the names of the tokenizer's files. Heads have none."""
+    """Check that the model and its processor load; returns the names of its tokenizer's files, none for heads."""
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if facts.whole and not (folder / "processor_config.json").is_file():
         raise ViMLError(
@@ -265,7 +247,7 @@ def _loaded_tokenizer_files(folder: Path, facts: CardFacts) -> set[str]:
 
 
 def _cleaned(value: Any, without_paths: bool) -> Any:
-    """A JSON value without pointers; with `without_paths`, of each path of this machine only the last part."""
+    """A JSON value without `POINTERS`; with `without_paths`, each path of this machine is cut to its last part."""
     if isinstance(value, dict):
         return {key: _cleaned(one, without_paths) for key, one in value.items() if key not in POINTERS}
     if isinstance(value, list):
@@ -278,7 +260,7 @@ def _cleaned(value: Any, without_paths: bool) -> Any:
 
 
 def _is_published(path: str) -> bool:
-    """Whether a file of a repo is part of a publication; one that the next publication lacks is removed."""
+    """Whether a file on the Hub came from a publication, and so is removed when the next one lacks it."""
     weights = WEIGHTS.fullmatch(path) or _PICKLES.fullmatch(path)
     return bool(weights) or path in PUBLISHED or path.startswith(f"{CODE_FOLDER}/") or _is_result(path)
 
@@ -288,16 +270,16 @@ def _is_result(path: str) -> bool:
 
 
 def _own_card_on_hub(repo_id: str, token: str | bool | None = None) -> str | None:
-    """The text of a repo's card, if somebody wrote it."""
+    """The text of a repo's card if a user wrote or changed it, else `None`."""
     try:
-        card = Path(hf_hub_download(repo_id, CARD_FILE, token=token)).read_bytes().decode()
+        card = Path(HfApi(token=token).hf_hub_download(repo_id, CARD_FILE)).read_bytes().decode()
     except EntryNotFoundError:
         return None
     return card if is_own_card(card) else None
 
 
 def _repo_info(api: HfApi, repo_id: str) -> ModelInfo | None:
-    """What the Hub knows of a repo, its last commit included; `None` where there is no such repo."""
+    """A repo's files and last commit; `None` if there is no such repo."""
     try:
         return api.model_info(repo_id)
     except RepositoryNotFoundError:
@@ -305,12 +287,9 @@ def _repo_info(api: HfApi, repo_id: str) -> ModelInfo | None:
 
 
 def _remove_if_made(api: HfApi, repo_id: str, before: ModelInfo | None) -> str:
-    """After a failure, remove the repo if it was made for this upload; what is left of the upload, in words.
-
-    The Hub is asked, because an upload whose answer was lost may have been done.
-    """
+    """After a failed upload, remove the repo if it was made for it; returns in words what was published."""
     try:
-        now = _repo_info(api, repo_id)
+        now = _repo_info(api, repo_id)  # an upload whose answer was lost may have succeeded
         if now is None or (before is not None and now.sha == before.sha):
             return NOTHING
         if before is None and all(file.rfilename == ".gitattributes" for file in now.siblings or ()):
@@ -323,7 +302,7 @@ def _remove_if_made(api: HfApi, repo_id: str, before: ModelInfo | None) -> str:
 
 
 def _failure(repo_id: str, error: Exception, left: str) -> ViMLError:
-    """One line on what went wrong, what is left of the upload, and what to do."""
+    """An error in one line: what was published, what went wrong and how to correct it."""
     answer: BaseException | None = error
     while answer is not None and not isinstance(answer, HfHubHTTPError):
         answer = answer.__cause__  # the upload of large files wraps the Hub's answer

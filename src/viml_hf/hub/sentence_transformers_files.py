@@ -49,20 +49,15 @@ def save_for_sentence_transformers(folder: str | Path) -> None:
 
 def sentence_transformers_files(heads: ViMLConfig) -> dict[str, str]:
     """Content by name of the files that `save_for_sentence_transformers` writes, for a model with these heads."""
-    methods = {
-        "+".join(one) if isinstance(one, tuple) else one: {
-            "method": "embed_music" if one == "audio" else "embed_query",
-            "method_output_name": "pooler_output",
-        }
-        for one in input_modalities(heads)
-    }
+    music, query = ({"method": name, "method_output_name": "pooler_output"} for name in ("embed_music", "embed_query"))
+    names = ["+".join(one) if isinstance(one, tuple) else one for one in input_modalities(heads)]
     module = "sentence_transformers.base.modules.transformer.Transformer"
     files: dict[str, Any] = {
         "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
         "modules.json": [{"idx": 0, "name": "0", "path": "", "type": module}],
         "sentence_bert_config.json": {
             "transformer_task": "feature-extraction",
-            "modality_config": methods,
+            "modality_config": {name: music if name == "audio" else query for name in names},
             "module_output_name": "sentence_embedding",
         },
     }
