@@ -213,23 +213,20 @@ def _with_silences(
     """
     declared = declared_seconds(stream)
     origin: Fraction | None = None  # when the file begins, on the container's clock
-    heard = last = horizon = Fraction(0)  # seconds from there to the end of the last frame; that end on the clock
+    heard = Fraction(0)  # seconds from there to the end of the last frame
+    last = declared_end = Fraction(0)  # that end, and the one that the file declares, on the container's clock
     for frame in frames:
         time = None if frame.pts is None else frame.pts * stream.time_base
         if time is not None and origin is None:
             origin = clock.origin(time)
-            horizon = time + Fraction(declared or 0)
+            declared_end = time + Fraction(declared or 0)
             if time > origin:
                 heard = time - origin
                 yield Silence(heard)
         elif time is not None and origin is not None:
             late = time - origin - heard
-            jumped = time - last > JITTER
-            if (
-                late > TOLERANCE
-                and jumped
-                and (time <= horizon or time <= clock.end_of_others(stream) + 1 or late <= LEAP)
-            ):
+            believed = late <= LEAP or clock.vouches_for(time, stream, declared_end)
+            if late > TOLERANCE and time - last > JITTER and believed:
                 report.holes.append((float(heard), float(heard + late)))
                 heard += late
                 yield Silence(heard)

@@ -291,15 +291,15 @@ def _preference(stream: Any) -> tuple[bool, bool, bool, int]:
 def _without_packets(source: MediaSource, kind: StreamKind, name: str) -> set[int]:
     """The streams of one kind, by index, of which the beginning of a file holds no packet though it does of others."""
     with _open_file(source) as file, _open_container(file, name) as container:
-        missing = {stream.index for stream in _shown_streams(container, kind)}
-        streams = len(missing)
+        streams = _shown_streams(container, kind)
+        missing = {stream.index for stream in streams}
         with suppress(av.FFmpegError, IndexError):
-            for packet in itertools.islice(container.demux(_shown_streams(container, kind)), _PACKETS_TO_PROBE):
+            for packet in itertools.islice(container.demux(streams), _PACKETS_TO_PROBE):
                 if packet.size:
                     missing.discard(packet.stream_index)
                 if not missing:
                     break
-        return missing if len(missing) < streams else set()
+        return missing if len(missing) < len(streams) else set()
 
 
 def file_clock(container: Any) -> FileClock:
@@ -420,7 +420,7 @@ def _packets(stream: Any, source: MediaSource, report: DecodeReport, clock: File
     """The stream's packets, and last an empty one that drains the decoder. Damage to the container ends the stream."""
     begin: Fraction | None = None
     try:
-        for packet in stream.container.demux(*_media_streams(stream)):
+        for packet in stream.container.demux(*media_streams(stream.container)):
             if packet.size:
                 clock.read(packet)
             if packet.stream.index != stream.index:
@@ -443,7 +443,6 @@ def _packets(stream: Any, source: MediaSource, report: DecodeReport, clock: File
         yield None
 
 
-def _media_streams(stream: Any) -> list[Any]:
-    """All pictures and sound of a file, whose packets tell its time; the stream alone where the clock needs no more."""
-    streams = stream.container.streams
-    return [*streams.video, *streams.audio]
+def media_streams(container: Any) -> list[Any]:
+    """All pictures and sound of a file: their packets, in the order of the file, tell its time."""
+    return [*container.streams.video, *container.streams.audio]

@@ -83,6 +83,10 @@ class FileClock:
         ends = (end * self._bases[index] for index, end in self._ends.items() if index != stream.index)
         return max(ends, default=Fraction(0))
 
+    def vouches_for(self, time: Fraction, stream: Any, declared_end: Fraction) -> bool:
+        """Whether a time of a stream can be believed: its declared end or what was read of the others speaks for it."""
+        return time <= max(declared_end, self.end_of_others(stream) + 1)
+
 
 class PresentationTimes:
     """Chooses each decoded frame's time as FFmpeg's "best effort" does: the presentation or the decoding time.

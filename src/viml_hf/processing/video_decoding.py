@@ -20,6 +20,7 @@ from viml_hf.processing.media import (
     decode_stream,
     file_clock,
     iter_segments,
+    media_streams,
     open_stream,
     past_the_end,
     source_name,
@@ -219,19 +220,19 @@ def _timed_frames(
     shown: av.VideoFrame | None = None
     start = end = Fraction(0)
     longest = _LONGEST_FRAME
-
-    def vouched_for(time: Fraction) -> bool:
-        """Whether the file's length or its sound speaks for a time."""
-        return time <= max((origin or 0) + Fraction(declared or 0), clock.end_of_others(stream) + 1)
-
     for frame in decode_stream(stream, source, report, clock):
         units = times.of(frame)
         time = None if units is None else units * stream.time_base
         if origin is None:
             time = origin = clock.origin(time or Fraction(0))
+        declared_end = origin + Fraction(declared or 0)
         if shown is None:
             begin = time or Fraction(0)
-        elif time is not None and start < time and (time <= start + longest or vouched_for(time)):
+        elif (
+            time is not None
+            and start < time
+            and (time <= start + longest or clock.vouches_for(time, stream, declared_end))
+        ):
             begin = time
         else:
             begin = end
@@ -240,7 +241,7 @@ def _timed_frames(
         if declared is not None and begin - origin > declared:
             longest = _LONGEST_FRAME_IN_DOUBT
         duration = (frame.duration or 0) * stream.time_base or usual_duration
-        believed = duration <= longest or vouched_for(begin + duration)
+        believed = duration <= longest or clock.vouches_for(begin + duration, stream, declared_end)
         shown, start, end = frame, begin, begin + (duration if believed else longest)
         if not believed:
             longest = _LONGEST_FRAME_IN_DOUBT
@@ -325,7 +326,7 @@ def _restarts_before(source: MediaSource, time: float) -> bool:
     """Whether a file's clock is restarted before a time on it, in seconds: its packets are read, and not decoded."""
     with open_stream(source, "video", threads=1) as stream:
         clock = file_clock(stream.container)
-        for packet in stream.container.demux(*stream.container.streams.video, *stream.container.streams.audio):
+        for packet in stream.container.demux(*media_streams(stream.container)):
             if packet.size:
                 clock.read(packet)
             if clock.restarted:

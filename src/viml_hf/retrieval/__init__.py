@@ -1,4 +1,4 @@
-"""Index, recommender, pipeline and report page."""
+"""Index, recommender and pipeline."""
 
 from viml_hf.retrieval.index import MusicIndex
 from viml_hf.retrieval.indexing import build_index
