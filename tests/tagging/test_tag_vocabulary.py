@@ -27,14 +27,9 @@ def load(tmp_path, content):
 
 
 def test_the_package_has_the_papers_counts_and_names():
-    assert {category: len(tags) for category, tags in VOCABULARY.tags.items()} == {
-        "genre": 20,
-        "mood": 28,
-        "instrument": 41,
-    }
+    assert [len(VOCABULARY.tags[category]) for category in CATEGORIES] == [20, 28, 41]
     for category, names in PAPER.items():
         assert set(names) <= set(VOCABULARY.tags[category])
-    assert len({tag for tags in VOCABULARY.tags.values() for tag in tags}) == 89
 
 
 def test_every_tag_and_every_synonym_is_found_as_that_tag():
@@ -49,29 +44,20 @@ def test_every_tag_and_every_synonym_is_found_as_that_tag():
     ("text", "tags"),
     [
         # The longest spelling wins and uses its words up.
-        ("male vocals", ["male vocals"]),
         ("Vocals, then male vocals, then vocals again", ["vocals", "male vocals"]),
-        ("a female voice", ["female vocals"]),
         ("drum and bass", ["electronic"]),
         ("drums and bass", ["drumset", "bass"]),
-        ("bass guitar", ["electric bass"]),
         # Case, hyphens, spaces, apostrophes.
-        ("Hip hop", ["hip-hop"]),
-        ("HIP-HOP", ["hip-hop"]),
-        ("hip\nhop", ["hip-hop"]),
+        ("HIP\nhop", ["hip-hop"]),
         ("hip, hop", []),
         ("R & B", ["r&b"]),
         ("rock'n'roll", ["rock"]),
         ("pop-rock", ["pop", "rock"]),
         # Word boundaries.
         ("popular rocket blueshift", []),
-        ("blue rocks", []),
         # Plurals of instruments, and of nothing else.
         ("pianos, electric guitars and a flute", ["piano", "electric guitar", "flute"]),
         ("pops", []),
-        # Inflections.
-        ("relaxed", ["relaxing"]),
-        ("melancholic", ["sad"]),
         # Words shared by two spellings.
         ("acoustic and electric guitars", ["acoustic guitar", "electric guitar"]),
         ("male and female singers", ["male vocals", "female vocals"]),
@@ -90,24 +76,17 @@ def test_a_text_mentions(text, tags):
 @pytest.mark.parametrize(
     ("text", "tags"),
     [
-        ("no vocals", []),
         ("Without drums, with piano.", ["piano"]),
-        ("instrumental (no voice)", []),
         ("non-vocal", []),
         ("there aren’t any drums", []),
-        ("isn't sad", []),
         ("without any audible drums", []),
         ("no bass or drums, nor any flute", []),
-        ("no bass nor drums", []),
-        ("Nobody sings", []),
         ("vocal-free piano", ["piano"]),
         ("vocals free of charge", ["vocals"]),
         # What ends a denial.
         ("not slow but energetic", ["energetic"]),
-        ("not only piano", ["piano"]),
         ("No, piano", ["piano"]),
         ("no vocals, piano", ["piano"]),
-        ("no singing over piano", ["piano"]),
         ("no words in this piano piece", ["piano"]),
         ("A faint piano", ["piano"]),
         ("t piano", ["piano"]),
@@ -144,7 +123,6 @@ def test_a_users_file_replaces_the_tags(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ([], "not an object"),
         (GOOD | {"genre": ["pop"]}, "category 'genre': not an object"),
@@ -155,10 +133,8 @@ def test_a_users_file_replaces_the_tags(tmp_path):
         ('{"genre": {"pop": [], "pop": []}, "mood": {"sad": []}, "instrument": {"oud": []}}', "'pop' is there twice"),
         (GOOD | {"mood": {"sad": ["chart music"]}}, "'chart music': means 'pop' and 'sad'"),
         (GOOD | {"mood": {"sad": ["Chart-Music"]}}, "'Chart-Music': means 'pop' and 'sad'"),
-        (GOOD | {"mood": {"sad": ["pop"]}}, "'pop': means 'pop' and 'sad'"),
         (GOOD | {"mood": {"sad": "blue"}}, "mood 'sad': 'blue' is not a list"),
         (GOOD | {"mood": {"sad": [3]}}, "mood 'sad'"),
-        (GOOD | {"mood": {" ": []}}, "' ' has no word"),
         (GOOD | {"mood": {"sad": ["!"]}}, "'!' has no word"),
     ],
 )
@@ -177,12 +153,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         TagVocabulary.load(tmp_path / "latin.json")
 
 
-def test_a_tag_twice_in_a_category_is_refused():
+def test_a_repeated_tag_and_a_spelling_of_an_unknown_tag_are_refused():
     with pytest.raises(ViMLError, match="tag 'sad': in 'mood' and again in 'mood'"):
         TagVocabulary({"genre": ("pop",), "mood": ("sad", "sad"), "instrument": ("oud",)}, {})
-
-
-def test_a_spelling_of_an_unknown_tag_is_refused():
     with pytest.raises(ViMLError, match=r"'chill'.*'calm' is not in the vocabulary"):
         TagVocabulary({"genre": ("pop",), "mood": ("sad",), "instrument": ("oud",)}, {"chill": "calm"})
 

@@ -8,26 +8,25 @@ from transformers import Trainer
 from tests.media import sine, write_audio
 from viml_hf.errors import ViMLError
 from viml_hf.generated.music import synthesise
-from viml_hf.generated.styles import KEYS, Style, draw_style, tags
+from viml_hf.generated.styles import KEYS, Style, tags
 from viml_hf.processing.audio_decoding import load_audio
 from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
-from viml_hf.tagging.tagger import load_tagger
 from viml_hf.tagging.tagger_training import (
     TaggedTrack,
     TaggerSettings,
     TrackWindows,
     collate_windows,
-    generated_tracks,
     log_mel_frames,
     make_tagger_trainer,
     new_tagger,
-    train_demo_tagger,
 )
 
 RATE = 8000
 VOCABULARY = TagVocabulary({"genre": ("low", "high"), "mood": ("calm",), "instrument": ("tone", "noise")}, {})
 TINY = {"hidden_size": 16, "num_mel_bins": 16, "stem_channels": 4, "num_blocks": 2, "batch_norm_momentum": 0.1}
+EXTRACTOR = DeepSimFeatureExtractor(feature_size=16, sampling_rate=RATE, n_fft=256, hop_length=512, window_frames=33)
+PARTS = {"vocabulary": VOCABULARY, "extractor": EXTRACTOR}
 # The slow test's bands. Each is one set of instruments: with any set of 2 to 4 of 10, as in the demo's corpus, this
 # network needs more tracks and hours than a test has.
 BANDS = (
@@ -36,10 +35,6 @@ BANDS = (
     (("piano", "strings"), "female"),
     (("acoustic guitar", "flute"), "none"),
 )
-
-
-def tiny_extractor():
-    return DeepSimFeatureExtractor(feature_size=16, sampling_rate=RATE, n_fft=256, hop_length=512, window_frames=33)
 
 
 def some_tracks(count=8, seconds=4.0):
@@ -52,35 +47,35 @@ def some_tracks(count=8, seconds=4.0):
 
 
 def dataset(**options):
-    return TrackWindows(some_tracks(), VOCABULARY, tiny_extractor(), **options)
+    return TrackWindows(some_tracks(), **PARTS, **options)
 
 
 def test_a_windows_rows_are_the_extractors_features_of_its_samples():
-    extractor, wave = tiny_extractor(), np.random.default_rng(0).uniform(-1, 1, 50_000).astype(np.float32)
-    frames = log_mel_frames([wave[:100], wave[100:17_001], wave[17_001:]], extractor)
+    wave = np.random.default_rng(0).uniform(-1, 1, 50_000).astype(np.float32)
+    frames = log_mel_frames([wave[:100], wave[100:17_001], wave[17_001:]], EXTRACTOR)
     assert len(frames) == (50_000 - 256) // 512 + 1
     for start in (0, 7, len(frames) - 33):
-        samples = wave[start * 512 : start * 512 + extractor.nb_max_samples]
-        expected = extractor([samples])["input_features"][0]
+        samples = wave[start * 512 : start * 512 + EXTRACTOR.nb_max_samples]
+        expected = EXTRACTOR([samples])["input_features"][0]
         torch.testing.assert_close(frames[start : start + 33].float(), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_track_shorter_than_a_window_is_padded_as_the_extractor_pads():
-    extractor, wave = tiny_extractor(), sine(440, 1.0, RATE)
-    frames = log_mel_frames([wave], extractor)
-    torch.testing.assert_close(frames.float(), extractor([wave])["input_features"][0], rtol=1e-3, atol=1e-3)
+    wave = sine(440, 1.0, RATE)
+    frames = log_mel_frames([wave], EXTRACTOR)
+    torch.testing.assert_close(frames.float(), EXTRACTOR([wave])["input_features"][0], rtol=1e-3, atol=1e-3)
 
 
 def test_the_middle_of_a_long_track_is_held():
     wave = np.concatenate([np.zeros(5 * RATE), np.ones(5 * RATE), np.zeros(5 * RATE)])
     tracks = [TaggedTrack(name, wave, {}, sampling_rate=RATE) for name in "ab"]
-    short = TrackWindows(tracks, VOCABULARY, tiny_extractor(), kept_seconds=4.0)
+    short = TrackWindows(tracks, **PARTS, kept_seconds=4.0)
     assert len(short.frames[0]) == round(4.0 * RATE / 512)
     assert (short.frames[0][:, 0] > 0).all()
 
 
 def test_windows_are_drawn_anew_each_epoch_from_seed_epoch_and_id_alone():
-    data, again = dataset(), TrackWindows(some_tracks()[::-1], VOCABULARY, tiny_extractor())
+    data, again = dataset(), TrackWindows(some_tracks()[::-1], **PARTS)
     features = {}
     for epoch in (0, 1):
         data.set_epoch(epoch)
@@ -112,7 +107,7 @@ def test_a_file_and_its_waveform_give_the_same_frames(tmp_path):
         TaggedTrack("bytes", path.read_bytes(), {}),
         TaggedTrack("wave", load_audio(path, 2 * RATE), {}, sampling_rate=2 * RATE),
     ]
-    data = TrackWindows(tracks, VOCABULARY, tiny_extractor())
+    data = TrackWindows(tracks, **PARTS)
     assert torch.equal(data.frames[0], data.frames[1])
     resampled = data.frames[2]  # a resampler's end may be a few samples off
     torch.testing.assert_close(data.frames[0][: len(resampled) - 1], resampled[:-1], rtol=0, atol=2e-3)
@@ -121,12 +116,10 @@ def test_a_file_and_its_waveform_give_the_same_frames(tmp_path):
 def test_unknown_tags_and_repeated_ids_are_refused():
     wave = sine(440, 1, RATE)
     with pytest.raises(ViMLError, match="track b: genre 'calm' is not in the vocabulary"):
-        TrackWindows(
-            [TaggedTrack("a", wave, {}), TaggedTrack("b", wave, {"genre": ["calm"]})], VOCABULARY, tiny_extractor()
-        )
+        TrackWindows([TaggedTrack("a", wave, {}), TaggedTrack("b", wave, {"genre": ["calm"]})], **PARTS)
     for ids in ("a", "aa"):
         with pytest.raises(ViMLError, match="each with its own id"):
-            TrackWindows([TaggedTrack(name, wave, {}) for name in ids], VOCABULARY, tiny_extractor())
+            TrackWindows([TaggedTrack(name, wave, {}) for name in ids], **PARTS)
     with pytest.raises(ViMLError, match="epochs=0"):
         TaggerSettings(epochs=0)
 
@@ -159,25 +152,6 @@ def test_training_falls_and_repeats_itself_bit_for_bit(tmp_path):
     assert metrics["eval_auroc_genre"] == 1.0
     assert metrics["eval_triplet_accuracy_genre"] == 1.0
     assert "eval_auroc_instrument" not in metrics  # all tracks have the one tag, none the other
-
-
-def test_generated_tracks_are_those_of_their_styles():
-    (track,) = generated_tracks(1, seed=2, first=5)
-    style = draw_style(2, 5)
-    assert np.array_equal(track.audio, synthesise(style, 10.0))
-    assert (track.tags, track.tempo) == (tags(style), style.tempo)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_the_demos_tagger_is_trained_and_loads(tmp_path):
-    tracks = generated_tracks(4)
-    settings = TaggerSettings(epochs=20, tracks_per_batch=4, learning_rate=1e-2)
-    tagger = train_demo_tagger(tracks, tmp_path / "tagger", settings=settings)
-    loaded = load_tagger(str(tmp_path / "tagger"))
-    for track in tracks:
-        assert loaded.tag(track.audio) == tagger.tag(track.audio)
-        # Tracks seen in training: what was learned is what holds.
-        assert sorted(loaded.tag(track.audio).names()) == sorted(name for own in track.tags.values() for name in own)
 
 
 def restricted_style(index):

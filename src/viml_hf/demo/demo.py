@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from viml_hf.demo.demo_tagger import generated_tracks, train_demo_tagger
 from viml_hf.demo.report import ReportExample, ReportRecommendation, write_report
 from viml_hf.errors import ViMLError
 from viml_hf.evaluation.metrics import chance_metrics, format_table, retrieval_metrics
@@ -33,7 +34,6 @@ from viml_hf.synthesis.store_descriptions import describe_store
 from viml_hf.tagging.store_tags import TAGS_FILE, open_tags, read_tags, tag_store
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
 from viml_hf.tagging.tagger_metrics import tagging_report
-from viml_hf.tagging.tagger_training import generated_tracks, train_demo_tagger
 from viml_hf.train.settings import TrainingSettings
 from viml_hf.train.training import make_trainer, new_model, save_retrieval_model, write_training_facts
 

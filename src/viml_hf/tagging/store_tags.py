@@ -19,34 +19,20 @@ DIGITS = 4  # of a confidence
 
 
 def tag_store(store: Store, tagger: MusicTagger, name: str, *, progress: bool = True) -> int:
-    """Tag the music of a store's items. A rerun goes on where it stopped, and tags changed files anew.
+    """Tag the music of a store's items, from the files that it was made of; returns how many could not be tagged.
 
-    A file that fails is named and left out.
-
-    Args:
-        store: The store; the files that it was made of must be where they were.
-        tagger: The tagger.
-        name: The tagger's name: tags of two are not mixed.
-        progress: Show a progress bar.
-
-    Returns:
-        How many items could not be tagged.
+    A file that fails is named and left out. A rerun goes on where it stopped, and tags changed files anew.
 
     Raises:
-        ViMLError: The store has tags by another tagger.
+        ViMLError: The store has tags by a tagger of another name: tags of two are not mixed.
     """
-    journal = RecordJournal(store.folder / TAGS_FILE)
-    sources, taggers = {}, set()
+    path = store.folder / TAGS_FILE
+    journal, done = RecordJournal(path), {}
     for record in journal.read():
-        sources[record["id"]] = record.get("source")
-        taggers.add(record["tagger"])
-    others = taggers - {name}
-    if others:
-        raise ViMLError(
-            f"{store.folder / TAGS_FILE}: made by {sorted(others)[0]}, not by {name}; delete the file to tag anew"
-        )
-    done = {item.id for item in store.items if item.id in sources and sources[item.id] == _source(item)}
-    items = [item for item in store.items if len(item.audio) and item.id not in done]
+        if record["tagger"] != name:
+            raise ViMLError(f"{path}: made by {record['tagger']}, not by {name}; delete the file to tag anew")
+        done[record["id"]] = record.get("source")
+    items = [item for item in store.items if len(item.audio) and done.get(item.id) != _source(item)]
     failed = 0
     for item in tqdm(items, desc="tag", unit="track", disable=not progress):
         try:
@@ -74,17 +60,13 @@ def open_tags(store_folder: str | Path) -> RecordJournal:
 
 
 def read_tags(tagged: RecordJournal) -> Iterator[tuple[str, TrackTags]]:
-    """Id and tags of every tagged track, one at a time.
-
-    Args:
-        tagged: What `open_tags` returns.
-    """
+    """Id and tags of every tagged track, one at a time, of what `open_tags` returns."""
     for record in tagged.read():
         yield record["id"], TrackTags.from_record(record["tags"])
 
 
 def _source(item: StoreItem) -> list[Any]:
-    """What the tags were heard in: the content of the item's files, and the excerpt."""
+    """What the tags were heard in: the checksum of the item's files, and the excerpt."""
     return [item.fields.get(name) for name in ("sha256", "start", "end")]
 
 

@@ -1,19 +1,15 @@
-"""The tags that the tagger knows, how people spell them, and the search for them in a text.
+"""The tags that the tagger knows, their spellings, and the search for them in a text.
 
-The package's vocabulary (`vocabulary.json`) has the paper's counts: 20 genres, 28 moods, 41 instruments (PAPER section
-2). It holds every name that the paper's figures show; the others are this project's choice. A user's own file replaces
-it:
+The package's `vocabulary.json` has the paper's counts: 20 genres, 28 moods, 41 instruments (PAPER section 2). It holds
+every name that the paper's figures show; the others are this project's choice. A user's own file may replace it:
 
     {"genre": {"pop": ["chart music", "k-pop"], …}, "mood": {…}, "instrument": {…}}
 
-with the other spellings behind each tag.
-
 How a text is read:
 
-* The case of letters, and whether words are joined by spaces, hyphens or apostrophes, makes no difference.
+* Case makes no difference, nor whether words are joined by spaces, hyphens or apostrophes.
 * From left to right the longest spelling wins, on word boundaries, and uses its words up: "male vocals" is not also
-  "vocals", and "female" never holds "male".
-* An instrument may have a plural s.
+  "vocals". An instrument may have a plural s.
 * Two spellings may share their last word, "acoustic and electric guitars", unless the first word is itself a tag of
   that category: "bass and electric guitar" has no bass guitar.
 * What is denied is not mentioned: see `_is_denied`.
@@ -72,10 +68,7 @@ class TagVocabulary:
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> "TagVocabulary":
-        """Read a vocabulary.
-
-        Args:
-            path: A JSON file as in the module's description; `None` is the package's own.
+        """Read a JSON file of tags and their other spellings by category; without a path, the package's own.
 
         Raises:
             ViMLError: The file cannot be read, is not JSON of this form, or holds an unusable vocabulary.
@@ -123,12 +116,9 @@ class TagVocabulary:
             >>> TagVocabulary.load().category_of("piano")
             'instrument'
         """
-        try:
-            return self._categories[tag]
-        except KeyError:
-            raise ViMLError(
-                f"tag {tag!r}: not in the vocabulary; give one of its tags, or add it to the file"
-            ) from None
+        if tag not in self._categories:
+            raise ViMLError(f"tag {tag!r}: not in the vocabulary; give one of its tags, or add it to the file")
+        return self._categories[tag]
 
     def find(self, text: str) -> list[str]:
         """The tags that a text mentions, in the order of their first mention, each once.
@@ -140,10 +130,7 @@ class TagVocabulary:
         return list(dict.fromkeys(tag for _, _, tag in self.find_spans(text)))
 
     def find_spans(self, text: str) -> list[tuple[int, int, str]]:
-        """Every mention of a tag in a text.
-
-        Returns:
-            (start, end, tag) with `text[start:end]` the words that were read, in the order of the text.
+        """(start, end, tag) for every mention in the order of the text; `text[start:end]` are the words that were read.
 
         Example:
             >>> TagVocabulary.load().find_spans("sad pianos")

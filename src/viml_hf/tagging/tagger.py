@@ -1,9 +1,7 @@
 """Taggers: music in, a confidence for every tag of the vocabulary out.
 
-One interface, [`MusicTagger`]. [`DeepSimTagger`] is trained on tagged music, and so is the small
-[`MelStatisticsTagger`]; [`ClapTagger`] needs none, since its text encoder reads the tags' names. All cut 10 s segments
-into windows of the length that their network hears, and average the confidences: over a segment's windows, and over
-segments by their length for a clip or a track. One segment is in memory at a time.
+All cut 10 s segments into windows of the length that their network hears. Confidences are averaged over a segment's
+windows, and over the segments of a clip or a track by their length. One segment is in memory at a time.
 """
 
 import os
@@ -43,25 +41,19 @@ NEUTRAL_PROMPT = "This is music."
 
 @dataclass(frozen=True)
 class ClipTags:
-    """The tags of one clip of a track.
+    """The tags of one clip of a track."""
 
-    Args:
-        start: Seconds from the beginning of the track.
-        end: Seconds from the beginning of the track.
-        tags: The clip's tags.
-    """
-
-    start: float
+    start: float  # seconds from the beginning of the track
     end: float
     tags: TrackTags
 
 
 class MusicTagger(ABC):
-    """What every tagger does; a new one gives `confidences`.
+    """What every tagger does; a new one defines `confidences`.
 
     Args:
         tags: `(category, tag)` for each column of `confidences`.
-        sampling_rate: Rate in Hz of the waveforms that it hears.
+        sampling_rate: Of the waveforms that it hears, in Hz.
         window: Samples that its network hears at once.
     """
 
@@ -82,16 +74,13 @@ class MusicTagger(ABC):
         start: float | None = None,
         end: float | None = None,
     ) -> TrackTags:
-        """Tag a whole track.
+        """A confidence for every tag, of a whole track or an excerpt.
 
         Args:
             audio: A path, the bytes of a file, or a waveform `(samples,)`, mono floats in [-1, 1].
-            sampling_rate: Rate of a waveform in Hz; by default the tagger's own.
+            sampling_rate: Of a waveform, in Hz; by default the tagger's own.
             start: Seconds into a file at which the excerpt begins.
             end: Seconds into a file at which it ends.
-
-        Returns:
-            A confidence for every tag.
 
         Raises:
             MediaDecodeError: The file cannot be decoded, or has no sound.
@@ -104,18 +93,9 @@ class MusicTagger(ABC):
         return self._named(total / seconds)
 
     def tag_clips(self, audio: Audio, sampling_rate: int | None = None) -> list[ClipTags]:
-        """Tag the 30 s clips of a track, one every 10 s; a shorter track is one clip.
+        """The 30 s clips of a track with their tags, one every 10 s; a shorter track is one clip.
 
-        Args:
-            audio: As for `tag`.
-            sampling_rate: As for `tag`.
-
-        Returns:
-            The clips in order.
-
-        Raises:
-            MediaDecodeError: As `tag`.
-            ViMLError: As `tag`.
+        Arguments and errors are those of `tag`.
         """
         bounds, rows = [], []
         for segment, row in self._rows(audio, sampling_rate):
@@ -129,7 +109,7 @@ class MusicTagger(ABC):
         return clips
 
     def _rows(self, audio: Audio, sampling_rate: int | None, **excerpt: Any) -> Iterator[tuple[MediaSegment, Tensor]]:
-        """Every segment with its confidences `(tags,)`, the mean over its windows, which cover it evenly."""
+        """Every segment with its confidences `(tags,)`: the mean over windows that cover it evenly."""
         for segment in self._segments(audio, sampling_rate, **excerpt):
             samples = segment.data
             parts = [samples[start : start + self.window] for start in window_starts(len(samples), self.window)]
@@ -189,9 +169,7 @@ class DeepSimTagger(MusicTagger):
     def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> "DeepSimTagger":
         """Load a tagger that `save_pretrained` wrote, from a folder or the Hub.
 
-        Args:
-            folder: Folder or Hub id.
-            kwargs: Passed to each `from_pretrained` (`local_files_only`, `revision`, …).
+        `kwargs` go to each `from_pretrained` (`local_files_only`, `revision`, …).
 
         Raises:
             ViMLError: The model has no tag head that was trained, or no categories.
@@ -226,14 +204,9 @@ class MelStatisticsTagger(DeepSimTagger):
 class ClapTagger(MusicTagger):
     """Zero-shot tags by a CLAP-family model: no tagged music is needed.
 
-    The rule, the same for all categories: with the model's own scale s and cosines of the window and two texts, the
-    confidence of a tag is sigmoid(s · (cos(tag's prompt) − cos("This is music."))), which is how the model chooses
-    between the two texts. These confidences are not calibrated: tracks may need another threshold than 0.3.
-
-    Args:
-        model: Scores sound against texts.
-        processor: Its processor.
-        vocabulary: The tags; their prompts are `PROMPTS`, read once.
+    With the model's own scale s and the cosines of a window and two texts, the confidence of a tag is
+    sigmoid(s · (cos(prompt of `PROMPTS`) − cos("This is music."))): how the model chooses between the two texts. These
+    confidences are not calibrated: tracks may need another threshold than 0.3.
     """
 
     def __init__(self, model: ClapModel, processor: ClapProcessor, vocabulary: TagVocabulary):
@@ -247,12 +220,9 @@ class ClapTagger(MusicTagger):
 
     @classmethod
     def from_pretrained(cls, name: str, vocabulary: TagVocabulary | None = None, **kwargs: Any) -> "ClapTagger":
-        """Load a model and its processor from a folder or the Hub.
+        """Load a model and its processor from a folder or the Hub; the tags are the package's by default.
 
-        Args:
-            name: Folder or Hub id.
-            vocabulary: The tags; by default the package's.
-            kwargs: Passed to each `from_pretrained`.
+        `kwargs` go to each `from_pretrained`.
         """
         model, processor = ClapModel.from_pretrained(name, **kwargs), ClapProcessor.from_pretrained(name, **kwargs)
         return cls(model, processor, vocabulary or TagVocabulary.load())

@@ -14,14 +14,7 @@ from viml_hf.tagging.track_tags import DEFAULT_THRESHOLD, TrackTags
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
     """Area under the ROC curve: the probability that a positive scores higher than a negative, ties counting half.
 
-    By the rank sum of the positives (Mann and Whitney).
-
-    Args:
-        scores: `(items,)`.
-        positive: `(items,)` bool.
-
-    Returns:
-        In [0, 1]; NaN without a positive or without a negative.
+    By the rank sum of the positives (Mann and Whitney). Both arguments are `(items,)`; NaN where all are of one kind.
 
     Example:
         >>> auroc(np.array([0.1, 0.4, 0.4, 0.9]), np.array([False, True, False, True]))
@@ -39,18 +32,10 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
 def auroc_report(
     confidences: np.ndarray, labels: np.ndarray, names: Sequence[str], categories: Sequence[str]
 ) -> dict[str, float]:
-    """AUROC of every tag, the mean per category, and the mean of all tags.
+    """The mean AUROC of all tags, `auroc_CATEGORY` of each category, and `auroc_CATEGORY/TAG`.
 
     Tags that all tracks have, or none, have no AUROC: they are left out, and the means are over the others.
-
-    Args:
-        confidences: `(tracks, tags)`.
-        labels: `(tracks, tags)` of zeros and ones.
-        names: The tags.
-        categories: Their categories.
-
-    Returns:
-        `auroc` of all, `auroc_CATEGORY`, and `auroc_CATEGORY/TAG`.
+    `confidences` and the zeros and ones of `labels` are `(tracks, tags)`.
 
     Example:
         >>> scores, truth = np.array([[0.9, 0.2], [0.1, 0.3]]), np.array([[1, 0], [0, 0]])
@@ -69,17 +54,10 @@ def auroc_report(
 
 
 def triplet_accuracy(embeddings: np.ndarray, similar: np.ndarray, different: np.ndarray) -> float:
-    """Share of all triplets whose positive is nearer to the anchor than the negative, ties counting half.
+    """Share of all triplets whose positive is nearer to the anchor than the negative; NaN without a triplet.
 
-    Of one anchor, that is the AUROC of its nearness to the similar excerpts against the different ones.
-
-    Args:
-        embeddings: `(excerpts, dim)`, compared by the cosine.
-        similar: `(excerpts, excerpts)` bool.
-        different: Likewise.
-
-    Returns:
-        In [0, 1]; NaN without a triplet.
+    Of one anchor, that is the AUROC of its cosines to the similar excerpts against those to the different ones.
+    `embeddings` are `(excerpts, dim)`, the two masks `(excerpts, excerpts)`.
 
     Example:
         >>> similar = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 0]], bool)
@@ -107,23 +85,18 @@ def tagger_metrics(
     names: Sequence[str],
     categories: Sequence[str],
 ) -> dict[str, float]:
-    """All figures of a tagger on windows of tracks.
+    """All figures of a tagger on windows of tracks: those of `auroc_report`, and triplet accuracies.
 
-    A track's confidences are the means over its windows. Triplets are of windows, by the rules of the training loss;
-    those of one track count as neither similar nor different, except in `triplet_accuracy_track`, which is about them.
+    A track's confidences are the means over its windows. `triplet_accuracy_CONDITION` is of triplets of windows, by the
+    rules of the training loss, `triplet_accuracy` their mean. Two windows of one track count as neither similar nor
+    different, except in `triplet_accuracy_track`, which is about them.
 
     Args:
-        logits: `(windows, tags)`.
+        logits: `(windows, tags)`, as are the labels.
         embeddings: `(windows, hidden_size)`.
-        labels: `(windows, tags)`.
         tempo: `(windows,)` beats per minute, NaN where unknown.
         track_ids: `(windows,)`.
-        names: The tags.
-        categories: Their categories.
-
-    Returns:
-        What `auroc_report` returns; `triplet_accuracy` per condition (`triplet_accuracy_genre`, …), of two windows of
-        one track (`triplet_accuracy_track`), and the mean over the conditions.
+        names: The tags, with their categories.
     """
     tracks, first = np.unique(track_ids, return_index=True)
     confidences = torch.from_numpy(logits).float().sigmoid().numpy()
@@ -148,12 +121,7 @@ def tagger_metrics(
 def make_tagger_metrics(
     names: Sequence[str], categories: Sequence[str]
 ) -> Callable[[EvalPrediction], dict[str, float]]:
-    """`compute_metrics` for a Trainer of [`DeepSimForMusicTagging`] with `label_names` labels, tempo, track_ids.
-
-    Args:
-        names: The tags, in the order of the labels.
-        categories: Their categories.
-    """
+    """`compute_metrics` for a Trainer of [`DeepSimForMusicTagging`] with `label_names` labels, tempo, track_ids."""
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         logits, embeddings = cast(tuple, prediction.predictions)
@@ -166,15 +134,9 @@ def make_tagger_metrics(
 def tagging_report(
     tagged: Iterable[tuple[TrackTags, Mapping[str, Sequence[str]]]], threshold: float = DEFAULT_THRESHOLD
 ) -> dict[str, float]:
-    """How good the tags of tracks are, against their true tags.
+    """`precision` and `recall` of the tags above the threshold, all tracks taken together, then `auroc_report`.
 
-    Args:
-        tagged: Each track's predicted tags, and its true ones by category.
-        threshold: Tags above it are kept.
-
-    Returns:
-        `precision` and `recall` of the kept tags, all tracks taken together, then as [`auroc_report`]; NaN where
-        there is nothing to take a share of.
+    Each track has its predicted tags, and its true ones by category. NaN where there is nothing to take a share of.
 
     Example:
         >>> tags = TrackTags({"genre": {"pop": 0.9, "rock": 0.4}}), TrackTags({"genre": {"pop": 0.2, "rock": 0.1}})

@@ -1,9 +1,7 @@
-"""Training the music tagger: tracks with tags in, a [`DeepSimForMusicTagging`] out, through `transformers.Trainer`.
+"""Training a music tagger on tagged tracks, through `transformers.Trainer`.
 
-The small [`MelStatisticsForMusicTagging`] is trained the same way.
-
-A track is decoded once, to the mel spectrogram that the network reads, and of it a stretch is kept in memory. Each
-epoch draws two windows of it, so that a batch has several excerpts per track, and triplets of all kinds.
+A track is decoded once, and the middle of its mel spectrogram is kept in memory. Each epoch draws two windows of it, so
+that a batch has several excerpts per track, and triplets of all kinds.
 """
 
 import hashlib
@@ -20,27 +18,18 @@ from tqdm import tqdm
 from transformers import PrinterCallback, set_seed
 
 from viml_hf.errors import ViMLError
-from viml_hf.generated.music import synthesise
-from viml_hf.generated.styles import draw_style, tags
 from viml_hf.modeling.modeling_deepsim import DeepSimForMusicTagging
-from viml_hf.modeling.modeling_mel_statistics import MelStatisticsForMusicTagging
 from viml_hf.processing.audio_decoding import iter_audio, resample
 from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor
 from viml_hf.processing.media import MediaSource
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
-from viml_hf.tagging.tagger import MelStatisticsTagger
 from viml_hf.tagging.tagger_metrics import make_tagger_metrics
 from viml_hf.train.dataset import EpochCallback
-from viml_hf.train.settings import training_arguments
+from viml_hf.train.settings import Schedule, training_arguments
 from viml_hf.train.trainer import ViMLTrainer
 
 WINDOWS_PER_TRACK = 2
 KEPT_SECONDS = 30.0
-LIBRARY_SECONDS = 10.0
-
-# The demo's front end: half the bands and half the frames of the published one.
-DEMO_EXTRACTOR: dict[str, Any] = {"feature_size": 64, "hop_length": 1024, "window_frames": 65}
-DEMO_CONFIG: dict[str, Any] = {"num_mel_bins": 64, "dropout": 0.1}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +38,10 @@ class TaggedTrack:
 
     Args:
         id: Names the track; the draws of windows depend on it.
-        audio: A music or video file, or its bytes, or a waveform `(samples,)`, mono floats in [-1, 1].
-        tags: category -> tags, of the vocabulary; a tag that is not listed does not hold.
+        audio: A music or video file, its bytes, or a waveform `(samples,)`, mono floats in [-1, 1].
+        tags: category -> tags of the vocabulary; a tag that is not listed does not hold.
         tempo: Beats per minute, where known.
-        sampling_rate: Of a waveform, in Hz.
+        sampling_rate: Of a waveform, in Hz; by default the extractor's.
     """
 
     id: str
@@ -63,7 +52,7 @@ class TaggedTrack:
 
 
 @dataclass(frozen=True)
-class TaggerSettings:
+class TaggerSettings(Schedule):
     """How a tagger is trained; what the paper leaves open is chosen here.
 
     Args:
@@ -89,29 +78,15 @@ class TaggerSettings:
     head_rate: float = 10.0
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        """Refuse settings with which nothing is learned."""
-        if self.epochs < 1 or self.tracks_per_batch < 2 or self.learning_rate <= 0 or not 0 <= self.warmup < 1:
-            raise ViMLError(
-                f"{self}: give 1 epoch or more, 2 tracks_per_batch or more, a learning_rate above 0 and a warmup in "
-                "[0, 1)"
-            )
-
-
-DEMO_SETTINGS = TaggerSettings(epochs=60, tracks_per_batch=32, learning_rate=5e-3, weight_decay=0.3, head_rate=1.0)
-
 
 class TrackWindows(Dataset):
-    """Windows of tagged tracks as the network reads them, held in memory as float16.
+    """Windows of tagged tracks, which are decoded now and held in memory as float16.
 
     Args:
-        tracks: The tracks. Each is decoded now.
         vocabulary: The labels, in the order of its categories and tags.
         extractor: Makes the spectrograms; its window is the network's.
-        seed: Of the draw of windows.
         training: Draw windows anew each epoch, from (seed, epoch, id) alone; else they are spread evenly.
-        kept_seconds: The middle of a longer track that is held, in seconds.
-        progress: Show a progress bar.
+        kept_seconds: The middle of a longer track that is held.
 
     Raises:
         ViMLError: There are fewer than two tracks, an id is there twice, or a tag is not in the vocabulary.
@@ -172,18 +147,9 @@ def collate_windows(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def log_mel_frames(chunks: Iterable[np.ndarray], extractor: DeepSimFeatureExtractor) -> Tensor:
-    """The log-mel spectrogram of a whole track, of which any `window_frames` rows are the features of a window.
+    """The log-mel spectrogram `(frames, num_mel_bins)` float16 of a track, of its consecutive parts `(samples,)`.
 
-    Args:
-        chunks: Consecutive parts `(samples,)` of the waveform at the extractor's rate.
-        extractor: Gives frames and bands.
-
-    Returns:
-        `(frames, num_mel_bins)` float16; a track shorter than a window is padded at its end with silence.
-
-    Example:
-        >>> log_mel_frames([np.zeros(50_000), np.zeros(50_000)], DeepSimFeatureExtractor()).shape
-        torch.Size([194, 128])
+    Any `window_frames` rows are the features of a window. A track shorter than a window is padded with silence.
     """
     n_fft, hop = extractor.n_fft, extractor.hop_length
     held, length, parts = np.zeros(0, np.float32), 0, []
@@ -209,17 +175,12 @@ def new_tagger(
     seed: int = 0,
     **config: Any,
 ) -> Any:
-    """A tagger with random weights, whose head begins at the frequency of each tag in the training data.
+    """A tagger with random weights, whose head begins at each tag's frequency: (n + 0.5) / (N + 1) for n of N tracks.
 
     Args:
         dataset: The training data.
-        vocabulary: The labels.
         model_class: [`DeepSimForMusicTagging`] or [`MelStatisticsForMusicTagging`].
-        seed: Of the weights.
         config: Fields of the model's config.
-
-    Returns:
-        The model. The bias of its head gives a tag of n of N tracks the confidence (n + 0.5) / (N + 1).
     """
     names = [tag for tags in vocabulary.tags.values() for tag in tags]
     set_seed(seed)
@@ -250,12 +211,8 @@ def make_tagger_trainer(
     """A Trainer for a tagger.
 
     Args:
-        model: The tagger.
-        dataset: Training windows.
-        settings: How to train.
         output: Folder for checkpoints.
         eval_dataset: Windows of other tracks, made with `training=False`.
-        progress: Show progress bars.
         arguments: Further fields of `TrainingArguments`, which win over the settings.
     """
     chosen: dict[str, Any] = {
@@ -280,69 +237,6 @@ def make_tagger_trainer(
     if not progress:
         trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def train_demo_tagger(
-    tracks: Sequence[TaggedTrack],
-    folder: str | Path,
-    *,
-    vocabulary: TagVocabulary | None = None,
-    settings: TaggerSettings | None = None,
-    progress: bool = False,
-) -> MelStatisticsTagger:
-    """Train a small tagger on a few hundred tracks within seconds, and save it.
-
-    Args:
-        tracks: Tracks with their tags, such as `generated_tracks`.
-        folder: Where the tagger is saved; `load_tagger` reads it.
-        vocabulary: The labels; by default the package's.
-        settings: How to train; by default `DEMO_SETTINGS`.
-        progress: Show progress bars.
-
-    Returns:
-        The tagger.
-
-    Raises:
-        ViMLError: As [`TrackWindows`].
-        MediaDecodeError: A file cannot be decoded.
-    """
-    settings, vocabulary = settings or DEMO_SETTINGS, vocabulary or TagVocabulary.load()
-    extractor = DeepSimFeatureExtractor(**DEMO_EXTRACTOR)
-    dataset = TrackWindows(tracks, vocabulary, extractor, seed=settings.seed, progress=progress)
-    model = new_tagger(dataset, vocabulary, MelStatisticsForMusicTagging, seed=settings.seed, **DEMO_CONFIG)
-    # The steps are tiny: a second thread gains nothing, and loses much where other work wants the core.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        make_tagger_trainer(
-            model, dataset, settings, folder, progress=False, use_cpu=True, logging_strategy="no"
-        ).train()
-    finally:
-        torch.set_num_threads(threads)
-    tagger = MelStatisticsTagger(model, extractor)
-    tagger.save_pretrained(folder)
-    return tagger
-
-
-def generated_tracks(count: int, *, seed: int = 0, first: int = 0, progress: bool = False) -> list[TaggedTrack]:
-    """Music of the generator with its true tags and tempi: a tagged library that no video belongs to.
-
-    Args:
-        count: Number of tracks, of `LIBRARY_SECONDS` each.
-        seed: Of the styles, as for `generate_corpus`.
-        first: Number of the first style. A corpus of N pairs with the same seed has the styles 0 to N - 1.
-        progress: Show a progress bar.
-
-    Example:
-        >>> [track.id for track in generated_tracks(2, first=400)]
-        ['generated-400', 'generated-401']
-    """
-    tracks = []
-    for index in tqdm(range(first, first + count), desc="tagged library", unit="track", disable=not progress):
-        style = draw_style(seed, index)
-        waveform = synthesise(style, LIBRARY_SECONDS)
-        tracks.append(TaggedTrack(f"generated-{index}", waveform, tags(style), float(style.tempo)))
-    return tracks
 
 
 def _optimizer(model: Any, settings: TaggerSettings) -> torch.optim.AdamW:

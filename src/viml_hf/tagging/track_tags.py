@@ -1,4 +1,4 @@
-"""What the tagger says of one track: a confidence for every tag, and the tags worth telling."""
+"""The tags of one track: a confidence for every tag, and those above a threshold."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Kept = dict[str, list[tuple[str, float]]]
 
 @dataclass(frozen=True)
 class TrackTags:
-    """The tagger's confidences for one track.
+    """A tagger's confidences for one track.
 
     Args:
         confidences: category -> tag -> confidence in [0, 1]. A category of `CATEGORIES` that is missing has no tags.
@@ -45,17 +45,10 @@ class TrackTags:
                 _check_confidence(f"{category} {tag!r}", confidence)
 
     def kept(self, threshold: float = DEFAULT_THRESHOLD) -> Kept:
-        """The tags whose confidence is above the threshold.
+        """Every category of `CATEGORIES` with the tags above the threshold, in descending confidence, then by name.
 
-        With none above it a category's list is empty: no tag is kept because it is the best of a bad lot. A track with
-        three empty lists has nothing to tell; the methods give it the empty text, which trains as no text.
-
-        Args:
-            threshold: In [0, 1]; a tag of exactly this confidence is left out, as in the paper.
-
-        Returns:
-            category -> (tag, confidence), for every category in the order of `CATEGORIES`, in descending confidence;
-            tags of one confidence in the order of their names.
+        A tag of exactly this confidence is left out, as in the paper. A category may be empty; a track without any tag
+        gets the empty text, which trains as no text.
 
         Raises:
             ViMLError: The threshold is not in [0, 1].
@@ -68,7 +61,7 @@ class TrackTags:
         return kept
 
     def names(self, threshold: float = DEFAULT_THRESHOLD) -> list[str]:
-        """The kept tags of all categories, in the order of `kept`.
+        """The kept tags of all categories, in the order and with the errors of `kept`.
 
         Example:
             >>> TrackTags({"mood": {"sad": 0.7}, "genre": {"pop": 0.5}}).names()
@@ -77,7 +70,7 @@ class TrackTags:
         return [tag for tags in self.kept(threshold).values() for tag, _ in tags]
 
     def to_record(self) -> dict[str, dict[str, float]]:
-        """The confidences as plain dictionaries and numbers, for JSON.
+        """The confidences as dictionaries of plain numbers, for JSON.
 
         Example:
             >>> TrackTags({"mood": {"sad": 0.7}}).to_record()
@@ -89,10 +82,7 @@ class TrackTags:
 
     @classmethod
     def from_record(cls, record: Any) -> "TrackTags":
-        """The tags that `to_record` wrote.
-
-        Raises:
-            ViMLError: As the constructor.
+        """The tags that `to_record` wrote; errors are those of the class.
 
         Example:
             >>> TrackTags.from_record({"mood": {"sad": 0.7}}).names()

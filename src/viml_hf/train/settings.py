@@ -1,8 +1,9 @@
 """How a model is trained: settings of this package, and transformers' `TrainingArguments` made of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -10,29 +11,34 @@ from transformers import TrainingArguments
 from viml_hf.errors import ViMLError
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 
+ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "epochs": (lambda epochs: epochs >= 1, "1 or more"),
+    "batch_size": (lambda size: size >= 2, "2 or more: the other items of a batch are the negatives"),
+    "tracks_per_batch": (lambda tracks: tracks >= 2, "2 or more: triplets are of several tracks"),
+    "learning_rate": (lambda rate: rate > 0, "a number above 0, such as 3e-4"),
+    "warmup": (lambda share: 0 <= share < 1, "a share of the steps in [0, 1)"),
+    "pool_size": (lambda size: size is None or size >= 2, "2 or more tracks"),
+}
 
-class Schedule(Protocol):
+
+class Schedule:
     """What all settings of a training run have in common: those of heads and those of a tagger."""
 
-    @property
-    def epochs(self) -> int:
-        """Passes over the training items."""
+    epochs: int
+    learning_rate: float
+    warmup: float
+    weight_decay: float
+    seed: int
 
-    @property
-    def learning_rate(self) -> float:
-        """Peak of the cosine schedule."""
-
-    @property
-    def warmup(self) -> float:
-        """Share of the steps that warm up."""
-
-    @property
-    def seed(self) -> int:
-        """Of weights, order and draws."""
+    def __post_init__(self) -> None:
+        """Refuse settings with which nothing is learned."""
+        for name, (is_good, hint) in ACCEPTED.items():
+            if hasattr(self, name) and not is_good(getattr(self, name)):
+                raise ViMLError(f"{name}={getattr(self, name)}: give {hint}")
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class TrainingSettings(Schedule):
     """How a model is trained. What the paper leaves open follows the nearest published recipe on the same features.
 
     Args:
@@ -49,6 +55,9 @@ class TrainingSettings:
         seed: Of weights, order and draws.
         loader_workers: Processes that gather batches.
         bf16: Compute in bfloat16 where that is safe; faster on GPUs and on CPUs that have it, slower on others.
+
+    Raises:
+        ViMLError: A number is out of range.
     """
 
     epochs: int = 100
@@ -63,23 +72,6 @@ class TrainingSettings:
     seed: int = 0
     loader_workers: int = 0
     bf16: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse settings with which nothing is learned.
-
-        Raises:
-            ViMLError: A number is out of range.
-        """
-        accepted = {
-            "epochs": (self.epochs >= 1, "1 or more"),
-            "batch_size": (self.batch_size >= 2, "2 or more: the other items of a batch are the negatives"),
-            "learning_rate": (self.learning_rate > 0, "a number above 0, such as 3e-4"),
-            "warmup": (0 <= self.warmup < 1, "a share of the steps in [0, 1)"),
-            "pool_size": (self.pool_size is None or self.pool_size >= 2, "2 or more tracks"),
-        }
-        for name, (good, hint) in accepted.items():
-            if not good:
-                raise ViMLError(f"{name}={getattr(self, name)}: give {hint}")
 
 
 def training_arguments(
