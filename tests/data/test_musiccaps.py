@@ -44,9 +44,10 @@ def test_tags_are_those_that_the_aspects_mention_with_confidence_one():
         ("", "no column 'ytid'"),
         (HEADER + "a,0,sad,x\n", "line 2: aspect_list 'sad' is not a list of texts"),
         (HEADER + "a,0,\"['sad', 3]\",x\n", "line 2: aspect_list"),
-        (HEADER + "a\n", "line 2: aspect_list None"),
+        (HEADER + "a\n", "line 2: no cell of column 'aspect_list'"),
         (HEADER + f"a,0,{'[' * 5000},x\n", "line 2: aspect_list"),
-        (HEADER.encode() + b"a,0,[],\xe9\n", "not a CSV file in UTF-8"),
+        (HEADER.encode() + b"a,0,[],\xe9\n", "line 2: not UTF-8"),
+        (HEADER + 'a,0,[],"x\n', "line 2: unexpected end of data"),
     ],
 )
 def test_an_unusable_file_is_refused_in_one_line(tmp_path, content, message):

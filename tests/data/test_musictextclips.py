@@ -24,9 +24,7 @@ def write(tmp_path):
 
 def test_the_thirty_seconds_around_the_ten_are_taken_and_never_before_the_file():
     assert clip_around(110, 120) == (100, 130)
-    assert clip_around(10.5, 20.5) == (0.5, 30.5)
-    assert clip_around(10, 20) == (0, 30)
-    assert clip_around(0, 10) == (0, 30)
+    assert clip_around(10, 20) == clip_around(0, 10) == (0, 30)
 
 
 def test_rows_become_clips_of_the_videos_at_hand(write, tmp_path):
@@ -70,14 +68,7 @@ def test_of_several_files_with_one_name_the_video_is_taken():
 
 @pytest.mark.parametrize(
     ("name", "split"),
-    [
-        ("train.csv", "train"),
-        ("musictextclips_val-2.csv", "validation"),
-        ("validation.csv", "validation"),
-        ("Test.csv", "test"),
-        ("latest.csv", None),
-        ("training.csv", None),
-    ],
+    [("train.csv", "train"), ("musictextclips_val-2.csv", "validation"), ("Test.csv", "test"), ("latest.csv", None)],
 )
 def test_the_split_is_in_the_name_of_the_file(write, name, split):
     path = write(HEADER + "a,0,10,x\n", "a.mp4", name=name)
@@ -102,7 +93,6 @@ def test_several_clips_of_one_video_have_ids_of_their_own(write):
 @pytest.mark.parametrize(
     ("row", "cause"),
     [
-        ("a,20,10,x", "end=10: not after start=20"),
         ("a,soon,10,x", "start='soon': not a time"),
         ("a,,10,x", "video_id='a': no start or no end"),
         ("a,0,10,slow, sad", "5 cells for 4 columns; put commas in quotes"),
@@ -122,8 +112,8 @@ def test_a_row_that_cannot_be_used_is_named_and_the_others_are_read(write, row, 
     ("content", "cause"),
     [
         (HEADER, "no row"),
-        (HEADER.encode() + b"a,0,10,\xff\n", "cannot be read .*codec can't decode.*save it as CSV in UTF-8"),
-        (HEADER + 'a,0,10,"never closed\n', "cannot be read .*unexpected end of data"),
+        (HEADER.encode() + b"a,0,10,\xff\n", "line 2: not UTF-8"),
+        (HEADER + 'a,0,10,"never closed\n', "line 2: unexpected end of data"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_in_one_line(write, content, cause):
@@ -140,19 +130,14 @@ def test_other_csvs_stay_manifests(write):
     assert not is_musictextclips("nowhere.csv")
 
 
-def test_a_clip_is_extracted_as_three_segments(tmp_path, write):
-    write_video(tmp_path / "a.mp4", 6 * 50, fps=6, audio=sine(220, 50, 8000), sampling_rate=8000)
-    path = write(HEADER + "a,20,30,Slow blues.\n")
+def test_clips_are_extracted_as_three_segments_and_a_shorter_video_as_a_whole(tmp_path, write):
+    for name, seconds in (("long", 50), ("short", 24)):
+        sound = sine(220, seconds, 8000)
+        write_video(tmp_path / f"{name}.mp4", 6 * seconds, fps=6, audio=sound, sampling_rate=8000)
+    path = write(HEADER + "long,20,30,Slow blues.\nshort,7,17,x\n")
     store = extract(read_sources(path).items, tmp_path / "store", workers=1, progress=False)
-    (item,) = store.items
-    assert (len(item.video), len(item.audio), len(item.text)) == (3, 3, 1)
-    assert (item.fields["start"], item.fields["end"], item.fields["video_seconds"]) == (10.0, 40.0, 30.0)
-    assert item.fields["split"] == "test"
-
-
-def test_a_video_shorter_than_the_clip_is_taken_whole(tmp_path, write):
-    write_video(tmp_path / "a.mp4", 6 * 24, fps=6, audio=sine(220, 24, 8000), sampling_rate=8000)
-    store = extract(read_sources(write(HEADER + "a,7,17,x\n")).items, tmp_path / "store", workers=1, progress=False)
-    (item,) = store.items
-    assert item.error is None
-    assert [item.fields[name] for name in ("start", "video_seconds", "video_coverage")] == [0.0, 24.0, 1.0]
+    clip, whole = store.items
+    assert (len(clip.video), len(clip.audio), len(clip.text)) == (3, 3, 1)
+    assert [clip.fields[name] for name in ("start", "end", "video_seconds", "split")] == [10.0, 40.0, 30.0, "test"]
+    assert whole.error is None
+    assert [whole.fields[name] for name in ("start", "video_seconds", "video_coverage")] == [0.0, 24.0, 1.0]

@@ -12,7 +12,7 @@ def test_checksums_are_those_of_rfc_3720():
     assert crc32c(bytes(range(32))) == 0x46DD794E
 
 
-@pytest.mark.parametrize("length", [0, 1, 3, 255, 256, 257, 512, 5000])
+@pytest.mark.parametrize("length", [0, 3, 255, 256, 257, 5000])
 def test_checksums_of_any_length_are_those_of_the_plain_rule(length):
     data = np.random.default_rng(length).bytes(length)
     assert crc32c(data) == slow_crc32c(data)
@@ -30,24 +30,24 @@ def errors(path):
     ]
 
 
-def test_a_record_with_damaged_data_is_left_out_and_the_next_ones_are_read(tmp_path):
+@pytest.mark.parametrize(
+    ("byte", "read", "error"),
+    [
+        (12, [b"first", b"third"], "the checksum of its data is wrong"),
+        (
+            2,
+            [b"first"],
+            "the checksum of its length is wrong: the rest of the file cannot be read; fetch the file again",
+        ),
+    ],
+)
+def test_damaged_data_cost_that_record_and_a_damaged_length_the_rest_of_the_file(tmp_path, byte, read, error):
     content = bytearray(framed(b"first") + framed(b"second") + framed(b"third"))
-    content[21 + 12] ^= 1
+    content[len(framed(b"first")) + byte] ^= 1
     path = tmp_path / "a.tfrecord"
     path.write_bytes(content)
-    assert [found for _, found in read_records(path) if isinstance(found, bytes)] == [b"first", b"third"]
-    assert errors(path) == [("2", "the checksum of its data is wrong; fetch the file again")]
-
-
-def test_after_a_damaged_length_the_rest_of_the_file_is_left_out(tmp_path):
-    content = bytearray(framed(b"first") + framed(b"second") + framed(b"third"))
-    content[21 + 2] ^= 1
-    path = tmp_path / "a.tfrecord"
-    path.write_bytes(content)
-    assert [found for _, found in read_records(path) if isinstance(found, bytes)] == [b"first"]
-    ((number, said),) = errors(path)
-    assert number == "2"
-    assert said.startswith("the checksum of its length is wrong: the rest of the file cannot be read")
+    assert [found for _, found in read_records(path) if isinstance(found, bytes)] == read
+    assert errors(path) == [("2", f"{error}; fetch the file again")]
 
 
 def test_a_file_that_ends_early_says_so_wherever_it_ends(tmp_path):

@@ -1,7 +1,6 @@
-"""Reads a manifest: a table of media files with their excerpts, texts and licences, into the items to extract.
+"""Reads a manifest: a table with one media file a row, into the items to extract.
 
-A manifest is a `.csv`, `.tsv`, `.jsonl`, `.ndjson` or `.parquet` file with one item a row; paths are relative to its
-folder. Its columns, each of which a row may leave empty:
+Paths are relative to the manifest's folder. Its columns, each of which a row may leave empty:
 
     file_name, video or path   the video, with its own sound, or a music file
     audio or music             the sound, if it is another file
@@ -11,44 +10,35 @@ folder. Its columns, each of which a row may leave empty:
     licence or license, …      every other column is kept with the item
 """
 
-import csv
-import io
 import json
-import logging
 import math
 import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from viml_hf.errors import ViMLError, in_one_line
+from viml_hf.data.tables import quoted, read_rows
+from viml_hf.errors import ViMLError
 from viml_hf.features.media_item import MediaItem
 from viml_hf.processing.media import printable
 from viml_hf.processing.media_files import AUDIO_SUFFIXES, suffix_of
 
 MAX_DEPTH = 50  # of lists and objects in a field
-MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 FILE_COLUMNS = ("file_name", "video", "path")  # the first that a row has; the others are kept as fields
 SOUND_COLUMNS = ("audio", "music")
 _CLOCK = re.compile(r"(?:(\d+):(?=[0-5]?\d:))?(\d+):([0-5]?\d(?:\.\d*)?)", re.ASCII)
 
-logger = logging.getLogger(__name__)
-
-Row = dict[str, Any] | ViMLError  # the cells by column, or what is wrong with the line
 Placed = tuple[str, MediaItem | ViMLError]  # file and line, and what is there
 
 
 def read_manifest(path: str, prefix: str = "") -> list[Placed]:
     """The place (file and line) of each row of a manifest, with its item or its error.
 
-    Rows without an id that are excerpts of one file get the excerpt's times after the path. The prefix goes before ids
-    that are paths.
+    A row without an id is named by its path, with the prefix before it, and with the excerpt's times behind it where
+    several rows are excerpts of one file.
 
     Raises:
         ViMLError: The file cannot be read, has no row, or has no column that names a media file.
@@ -62,20 +52,25 @@ def read_manifest(path: str, prefix: str = "") -> list[Placed]:
     """
     found: list[Placed] = []
     unnamed: list[tuple[int, MediaItem]] = []  # without an id of their own, by their place in `found`
-    folder, shown = os.path.dirname(path), printable(path)
-    for place, row in _read_rows(path):
+    columns, rows = read_rows(path)
+    if columns and not {*FILE_COLUMNS, *SOUND_COLUMNS}.intersection(columns):
+        raise ViMLError(
+            f"{printable(path)}: its columns are {quoted(columns, 200)}, of which none names a media file; "
+            f"call the one with the paths {', '.join([*FILE_COLUMNS, *SOUND_COLUMNS])}"
+        )
+    if not rows:
+        raise ViMLError(f"{printable(path)}: no row; give one row a media file")
+    for place, row in rows:
         try:
             if isinstance(row, ViMLError):
                 raise row
-            item = parse_row(row, folder)
+            item = parse_row(row, os.path.dirname(path))
         except ViMLError as error:
-            found.append((f"{shown} {place}", error))
+            found.append((place, error))
             continue
         if _is_missing(row.get("id")):
             unnamed.append((len(found), item))
-        found.append((f"{shown} {place}", item))
-    if not found:
-        raise ViMLError(f"{shown}: no row; give one row a media file")
+        found.append((place, item))
     count = Counter(item.id for _, item in unnamed)
     for index, item in unnamed:
         item_id = prefix + item.id
@@ -104,7 +99,7 @@ def parse_row(row: Mapping[str, Any], folder: str = "") -> MediaItem:
         raise ViMLError("no media file; give its path as file_name, video, path or audio")
     if file is not None and suffix_of(file) in AUDIO_SUFFIXES:
         if sound is not None:
-            raise ViMLError(f"audio={_shown(sound)}: {_shown(file)} is music already; give a video, or one music file")
+            raise ViMLError(f"audio={quoted(sound)}: {quoted(file)} is music already; give a video, or one music file")
         file, sound = None, file
     item_id = _take_id(given, written)
     texts = _take_texts(given)
@@ -115,7 +110,7 @@ def parse_row(row: Mapping[str, Any], folder: str = "") -> MediaItem:
     if "license" in fields:
         fields.setdefault("licence", fields.pop("license"))
     if not isinstance(fields.get("licence", ""), str):
-        raise ViMLError(f"licence={_shown(fields['licence'])}: not a text; give its name, such as CC0")
+        raise ViMLError(f"licence={quoted(fields['licence'])}: not a text; give its name, such as CC0")
     video = None if file is None else _as_on_disk(os.path.join(folder, file))
     return MediaItem(
         id=item_id,
@@ -149,113 +144,10 @@ def parse_seconds(value: Any) -> float:
     except ValueError:
         seconds = math.nan
     if not math.isfinite(seconds):
-        raise ViMLError(f"{_shown(value)}: not a time; give seconds (12.5), mm:ss or hh:mm:ss")
+        raise ViMLError(f"{quoted(value)}: not a time; give seconds (12.5), mm:ss or hh:mm:ss")
     if seconds < 0:
-        raise ViMLError(f"{_shown(value)}: negative; give seconds from the file's start")
+        raise ViMLError(f"{quoted(value)}: negative; give seconds from the file's start")
     return seconds
-
-
-def _read_rows(path: str) -> Iterable[tuple[str, Row]]:
-    """A manifest's rows, each with its line number as text."""
-    suffix = suffix_of(path)
-    if suffix == ".parquet":
-        return _parquet_rows(path)
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-        text = content.decode("utf-8-sig")
-    except OSError as error:
-        raise ViMLError(f"{printable(path)}: cannot be read ({error.strerror}); give a readable manifest") from error
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise ViMLError(f"{printable(path)} line {line}: not UTF-8; save the manifest as UTF-8") from error
-    if suffix in (".jsonl", ".ndjson"):
-        return _json_rows(path, text)
-    return _csv_rows(path, text, "\t" if suffix == ".tsv" else ",")
-
-
-def _csv_rows(path: str, text: str, delimiter: str) -> Iterator[tuple[str, Row]]:
-    # Strict: a quote that is never closed would silently swallow the rows after it.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    columns: list[str] | None = None
-    while True:
-        first = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            if columns is None:
-                raise ViMLError(f"{printable(path)}: the line of column names cannot be read ({error})") from error
-            lines = f"line {first}" if reader.line_num <= first else f"lines {first}-{reader.line_num}"
-            yield lines, ViMLError(f"{error}; put a cell with commas or quotes in quotes, and write its quotes twice")
-            continue
-        if not any(cell.strip() for cell in cells):
-            continue
-        if columns is None:
-            columns = [cell.strip() for cell in cells]
-            _check_columns(path, columns)
-        elif any(cells[len(columns) :]):
-            yield f"line {first}", ViMLError(f"{len(cells)} cells for {len(columns)} columns; put commas in quotes")
-        else:
-            yield f"line {first}", dict(zip(columns, cells, strict=False))
-
-
-def _json_rows(path: str, text: str) -> list[tuple[str, Row]]:
-    rows: list[tuple[str, Row]] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            row = ViMLError(f"{_shown(line.strip())}: not JSON ({error}); give one object a line")
-        if not isinstance(row, (dict, ViMLError)):
-            row = ViMLError(f"{_shown(row)}: not an object; give one object a line")
-        rows.append((f"line {number}", row))
-    readable = [row for _, row in rows if isinstance(row, dict)]
-    if readable:
-        _check_columns(path, list(dict.fromkeys(name for row in readable for name in row)))
-    return rows
-
-
-def _parquet_rows(path: str) -> list[tuple[str, Row]]:
-    try:
-        # From an open file: by its name a folder like `split=test` would be taken for a column.
-        with open(path, "rb") as file:
-            parquet = pq.ParquetFile(file)
-            schema = parquet.schema_arrow
-            columns = [column.name for column in schema if not _holds_bytes(column.type)]
-            _check_columns(path, columns)
-            rows = parquet.read(columns=columns).to_pylist()
-    except ViMLError:
-        raise
-    except (OSError, ValueError, pa.ArrowException) as error:
-        cause = printable(in_one_line(error))
-        raise ViMLError(f"{printable(path)}: cannot be read as Parquet ({cause}); write it again") from error
-    if len(columns) < len(schema):
-        logger.warning("%s: columns of bytes left out: %s", printable(path), set(schema.names) - set(columns))
-    return [(f"row {number}", row) for number, row in enumerate(rows, start=1)]
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    """Whether a column holds bytes, or records with bytes, such as embedded media."""
-    kinds = [kind, *(kind.field(index).type for index in range(kind.num_fields))]
-    bytes_kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
-    return any(is_kind(one) for one in kinds for is_kind in bytes_kinds)
-
-
-def _check_columns(path: str, columns: Sequence[str]) -> None:
-    """Refuse a manifest with no column for a media file, or with two columns of one name."""
-    name, count = Counter(filter(None, columns)).most_common(1)[0] if any(columns) else ("", 0)
-    if count > 1:
-        raise ViMLError(f"{printable(path)}: column {_shown(name)} is there {count} times; rename or remove the others")
-    if not {*FILE_COLUMNS, *SOUND_COLUMNS}.intersection(columns):
-        accepted = ", ".join([*FILE_COLUMNS, *SOUND_COLUMNS])
-        raise ViMLError(
-            f"{printable(path)}: its columns are {_shown(list(columns), 200)}, of which none names a media file; "
-            f"call the one with the paths {accepted}"
-        )
 
 
 def _take_path(given: dict[str, Any], columns: Sequence[str]) -> str | None:
@@ -269,13 +161,13 @@ def _take_path(given: dict[str, Any], columns: Sequence[str]) -> str | None:
             return path
     except UnicodeEncodeError:
         pass
-    raise ViMLError(f"{column}={_shown(path)}: not a path; give the path of a media file")
+    raise ViMLError(f"{column}={quoted(path)}: not a path; give the path of a media file")
 
 
 def _take_id(given: dict[str, Any], default: str) -> str:
     value = given.pop("id", default)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ViMLError(f"id={_shown(value)}: not a name; give a text or a number")
+        raise ViMLError(f"id={quoted(value)}: not a name; give a text or a number")
     return printable(str(value))
 
 
@@ -291,7 +183,7 @@ def _take_texts(given: dict[str, Any]) -> tuple[str, ...]:
     """The description under `text`, then those under `texts`, without repetitions."""
     text, texts = given.pop("text", ""), given.pop("texts", [])
     if not isinstance(text, str):
-        raise ViMLError(f"text={_shown(text)}: not a text; give one description, or a list of them as texts")
+        raise ViMLError(f"text={quoted(text)}: not a text; give one description, or a list of them as texts")
     listed = texts
     if isinstance(texts, str):
         try:
@@ -299,7 +191,7 @@ def _take_texts(given: dict[str, Any]) -> tuple[str, ...]:
         except (ValueError, RecursionError):
             listed = None
     if not isinstance(listed, list) or not all(isinstance(one, str) or _is_missing(one) for one in listed):
-        raise ViMLError(f'texts={_shown(texts)}: not a list of texts; give ["one", "another"], or one of them as text')
+        raise ViMLError(f'texts={quoted(texts)}: not a list of texts; give ["one", "another"], or one of them as text')
     return tuple(dict.fromkeys(printable(one) for one in [text, *listed] if not _is_missing(one)))
 
 
@@ -330,11 +222,5 @@ def _storable(value: Any) -> Any:
     if isinstance(value, str):
         return printable(value)
     if _depth(value) > MAX_DEPTH:
-        raise ViMLError(f"{_shown(value)}: nested deeper than {MAX_DEPTH} levels; give simpler values")
+        raise ViMLError(f"{quoted(value)}: nested deeper than {MAX_DEPTH} levels; give simpler values")
     return json.loads(json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace"))
-
-
-def _shown(value: Any, length: int = 80) -> str:
-    """A value for an error message, on one line and shortened."""
-    text = repr(value)
-    return text if len(text) <= length else f"{text[: length - 1]}…"

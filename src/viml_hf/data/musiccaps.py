@@ -5,11 +5,11 @@ CC BY-SA 4.0; it contains no media.
 """
 
 import ast
-import csv
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from viml_hf.data.tables import read_table
 from viml_hf.errors import ViMLError
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
 from viml_hf.tagging.track_tags import TrackTags
@@ -20,15 +20,15 @@ _BACKGROUND = re.compile(r"\bambient\b.*\b(noises?|sounds?)\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class MusicCapsTrack:
-    """One row: a YouTube id, short phrases such as "mellow piano melody", and a description in a few sentences."""
+    """One row of the file."""
 
-    id: str
-    aspects: tuple[str, ...]
-    caption: str
+    id: str  # on YouTube
+    aspects: tuple[str, ...]  # short phrases such as "mellow piano melody"
+    caption: str  # a description in a few sentences
 
 
 def read_musiccaps(path: str) -> Iterator[MusicCapsTrack]:
-    """Read the tracks of `musiccaps-public.csv`, one at a time.
+    """The tracks of `musiccaps-public.csv`.
 
     Raises:
         ViMLError: The file cannot be read, lacks a column, or a row's aspects are not a list of texts.
@@ -41,26 +41,14 @@ def read_musiccaps(path: str) -> Iterator[MusicCapsTrack]:
         >>> list(read_musiccaps(path))
         [MusicCapsTrack(id='x1', aspects=('sad', 'piano'), caption='Sad.')]
     """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
-            if missing:
-                raise ViMLError(f"{path}: no column {missing[0]!r}; give the musiccaps-public.csv of the authors")
-            for row in rows:
-                aspects = _parse_aspects(f"{path} line {rows.line_num}", row["aspect_list"])
-                yield MusicCapsTrack(row["ytid"], aspects, row["caption"] or "")
-    except OSError as error:
-        raise ViMLError(f"{path}: cannot be read ({error.strerror}); give musiccaps-public.csv") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ViMLError(f"{path}: not a CSV file in UTF-8 ({error}); give musiccaps-public.csv") from error
+    for place, row in read_table(path, COLUMNS, "the musiccaps-public.csv of the authors"):
+        yield MusicCapsTrack(row["ytid"], _parse_aspects(place, row["aspect_list"]), row["caption"])
 
 
 def aspects_to_tags(aspects: Iterable[str], vocabulary: TagVocabulary) -> TrackTags:
-    """The tags that a track's aspects mention.
+    """The tags that a track's aspects mention, with confidence 1: a human heard them.
 
-    Every tag that `vocabulary.find` finds in an aspect gets confidence 1, since a human heard it; all others are left
-    out. Aspects such as "ambient room noises" describe the recording, not the genre, and give no tag.
+    Aspects such as "ambient room noises" describe the recording, not the genre, and give no tag.
 
     Example:
         >>> aspects_to_tags(["groovy piano melody", "no voices"], TagVocabulary.load()).names()
@@ -73,10 +61,10 @@ def aspects_to_tags(aspects: Iterable[str], vocabulary: TagVocabulary) -> TrackT
     return TrackTags(confidences)
 
 
-def _parse_aspects(place: str, text: str | None) -> tuple[str, ...]:
+def _parse_aspects(place: str, text: str) -> tuple[str, ...]:
     """The texts of a cell such as "['sad', 'piano']"."""
     try:
-        aspects = ast.literal_eval(text or "")
+        aspects = ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         aspects = None
     if not isinstance(aspects, list) or not all(isinstance(one, str) for one in aspects):

@@ -9,12 +9,13 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from viml_hf.data.manifests import FILE_COLUMNS, SOUND_COLUMNS, Placed, parse_row
-from viml_hf.errors import ViMLError, in_one_line
+from viml_hf.data.tables import read_rows
+from viml_hf.errors import ViMLError
 from viml_hf.features.media_item import MediaItem
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.processing.media import printable
@@ -45,12 +46,9 @@ def is_musictextclips(path: str) -> bool:
 def read_musictextclips(path: str, files: Iterable[str | os.PathLike[str]]) -> list[Placed]:
     """File and line of each row of the CSV, with its item or its error; missing videos are also counted in a warning.
 
-    An item is the 30 s around its 10 s (PAPER section 3, clip level). Its split is the column `split`, or the split
-    that the CSV's name contains; its id is the video's, followed by the described times if a video has several.
-
-    Args:
-        path: The CSV.
-        files: Media files, named by the ids of the videos; of several with one name a video is preferred to music.
+    The `files` are named by the ids of the videos. An item is the 30 s around its 10 s (PAPER section 3, clip level).
+    Its split is the column `split`, or the split that the CSV's name contains. Its id is the video's, followed by the
+    described times if a video has several.
 
     Raises:
         ViMLError: The CSV cannot be read, or has no row.
@@ -66,20 +64,24 @@ def read_musictextclips(path: str, files: Iterable[str | os.PathLike[str]]) -> l
     by_id = files_by_id(files)
     split = _SPLIT.search(Path(path).stem.lower())
     default = {"split": "validation" if split[0].startswith("val") else split[0]} if split else {}
-    rows = list(_read_rows(path))
+    columns, rows = read_rows(path)
     if not rows:
         raise ViMLError(f"{printable(path)}: no row; give a CSV of YouTube8M-MusicTextClips")
-    missing = sum(isinstance(row, dict) and row["video_id"] not in by_id for _, row in rows)
+    video_ids = [row.get("video_id", "").strip() for _, row in rows if isinstance(row, dict)]
+    count = Counter(video_ids)
+    missing = sum(video_id not in by_id for video_id in video_ids)
     if missing:
         logger.warning("%s: of %d clips %d have no video at hand", printable(path), len(rows), missing)
-    count = Counter(row["video_id"] for _, row in rows if isinstance(row, dict))
     found: list[Placed] = []
     for place, row in rows:
         try:
             if isinstance(row, ViMLError):
                 raise row
-            item = _item(default | row, by_id)
-            if count[row["video_id"]] > 1:
+            if len(row) < len(columns):
+                raise ViMLError(f"{len(row)} cells for {len(columns)} columns; put commas in quotes")
+            cells = {name: cell.strip() for name, cell in row.items()}
+            item = _item(default | {name: cell for name, cell in cells.items() if cell}, by_id)
+            if count[cells["video_id"]] > 1:
                 item = replace(item, id="{}#{:.15g}-{:.15g}".format(item.id, *item.fields["described"]))
             found.append((place, item))
         except ViMLError as error:
@@ -102,7 +104,7 @@ def files_by_id(files: Iterable[str | os.PathLike[str]]) -> dict[str, str]:
 
 
 def _item(row: Mapping[str, str], by_id: Mapping[str, str]) -> MediaItem:
-    video_id = row["video_id"]
+    video_id = row.get("video_id", "")
     if video_id not in by_id:
         raise ViMLError(f"video_id={video_id!r:.80}: no file of that name; put the video there, or name its folder")
     # The rules of a manifest hold for the times, the text, and all other columns.
@@ -113,22 +115,3 @@ def _item(row: Mapping[str, str], by_id: Mapping[str, str]) -> MediaItem:
     start, end = clip_around(item.start, item.end)
     fields = item.fields | {"described": [item.start, item.end], "text_licence": LICENCE}
     return replace(item, start=start, end=end, fields=fields)
-
-
-def _read_rows(path: str) -> Iterator[tuple[str, dict[str, str] | ViMLError]]:
-    """File and line of each row, with its cells."""
-    shown = printable(path)
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            # Strict: a quote that is never closed would silently swallow the rows after it.
-            reader = csv.reader(file, strict=True)
-            columns = [cell.strip() for cell in next(reader)]
-            for cells in reader:
-                place = f"{shown} line {reader.line_num}"
-                if len(cells) == len(columns):
-                    row = {name: cell.strip() for name, cell in zip(columns, cells, strict=True)}
-                    yield place, {name: cell for name, cell in row.items() if cell or name == "video_id"}
-                elif cells:
-                    yield place, ViMLError(f"{len(cells)} cells for {len(columns)} columns; put commas in quotes")
-    except (OSError, ValueError, csv.Error) as error:
-        raise ViMLError(f"{shown}: cannot be read ({in_one_line(error)}); save it as CSV in UTF-8") from error

@@ -1,8 +1,8 @@
 """Reads what `viml extract` is given (folders, manifests, media files) into the items to extract.
 
-A folder with `metadata.csv`, `metadata.jsonl` or `metadata.parquet` (the `videofolder` and `audiofolder` layout of
-Hugging Face datasets) is read as that manifest; in any other folder every media file is an item. The columns of a
-manifest are described in `viml_hf.data.manifests`; a CSV of YouTube8M-MusicTextClips is recognised by its columns.
+A folder with one of `METADATA_FILES` (the `videofolder` and `audiofolder` layout of Hugging Face datasets) is read as
+that manifest. In any other folder every media file is an item. A CSV of YouTube8M-MusicTextClips is recognised by its
+columns.
 """
 
 import logging
@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from viml_hf.data.manifests import MANIFEST_SUFFIXES, Placed, parse_row, read_manifest
+from viml_hf.data.manifests import Placed, parse_row, read_manifest
 from viml_hf.data.musictextclips import is_musictextclips, read_musictextclips
+from viml_hf.data.tables import TABLE_SUFFIXES
 from viml_hf.errors import ViMLError
 from viml_hf.features.media_item import MediaItem
 from viml_hf.processing.media import printable
@@ -26,28 +27,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sources:
-    """What was found in the sources.
+    """What was found in the sources."""
 
-    Args:
-        items: The items in the order of the sources and of their rows. Their files may be missing.
-        problems: Rows that give no item: one line each with the file, the line, the value and the fix.
-    """
-
-    items: tuple[MediaItem, ...]
-    problems: tuple[str, ...] = ()
+    items: tuple[MediaItem, ...]  # in the order of the sources and of their rows; their files may be missing
+    problems: tuple[str, ...] = ()  # rows that give no item: file, line, value and fix
 
 
 def read_sources(sources: str | Path | Sequence[str | Path], *, media: str | Path | None = None) -> Sources:
     """The items of folders, manifests and media files.
 
-    Files of a folder are named by their path in it, after the folder's own name if there are several sources.
+    Files of a folder are named by their path in it, after the folder's own name if there are several sources. Of
+    several rows with one id the first is an item.
 
     Args:
         sources: Paths. The same file or folder may not be given twice.
         media: Folder with the videos of YouTube8M-MusicTextClips, by default that of the CSV.
-
-    Returns:
-        The items, and the rows that could not be read. Of several rows with one id the first is an item.
 
     Raises:
         ViMLError: A source is missing, is of no known kind, cannot be read or contains no item, or two folders have the
@@ -118,11 +112,11 @@ def _read_source(path: str, prefix: str, media: str | Path | None) -> Iterator[P
             shown = printable(os.fspath(videos))
             raise ViMLError(f"{shown}: no such folder; give the one with the videos of the clips")
         return iter(read_musictextclips(path, find_media_files(videos)))
-    if suffix_of(path) in MANIFEST_SUFFIXES:
+    if suffix_of(path) in TABLE_SUFFIXES:
         return iter(read_manifest(path))
     if suffix_of(path) in MEDIA_SUFFIXES:
         return iter([(shown, parse_row({"path": os.path.basename(path)}, os.path.dirname(path)))])
-    raise ViMLError(f"{shown}: neither a manifest ({' '.join(MANIFEST_SUFFIXES)}) nor media ({_MEDIA})")
+    raise ViMLError(f"{shown}: neither a manifest ({' '.join(TABLE_SUFFIXES)}) nor media ({_MEDIA})")
 
 
 def _read_folder(folder: str, prefix: str) -> Iterator[Placed]:

@@ -1,11 +1,10 @@
-"""YouTube-8M (Abu-El-Haija et al. 2016, arXiv 1609.08675): reads its published features and labels of videos.
+"""YouTube-8M (Abu-El-Haija et al. 2016, arXiv 1609.08675, CC BY 4.0): reads its features and labels of videos.
 
-The features are Inception's of one frame a second (1024 numbers) and VGGish's of the sound (128), both after a PCA. The
-video-level files contain their mean over a video, the frame-level files every second of it. CC BY 4.0,
-research.google.com/youtube8m. There are no media: a text is a video's label names.
+The features are Inception's of one frame a second (1024 numbers) and VGGish's of the sound (128), both after a PCA.
+Video-level files contain their mean over a video, frame-level files every second. There are no media: a text is a
+video's label names.
 """
 
-import csv
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -14,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from viml_hf.data.tables import read_table
 from viml_hf.data.tfrecord import Example, Feature, parse_example, read_records
-from viml_hf.errors import ViMLError, in_one_line
+from viml_hf.errors import ViMLError
 from viml_hf.processing.media import printable
 from viml_hf.processing.segments import MIN_TAIL_SECONDS, SEGMENT_SECONDS, regroup
 from viml_hf.synthesis.rules import seeded_draws
@@ -59,18 +59,12 @@ def read_vocabulary(path: str | os.PathLike[str]) -> dict[int, str]:
     Raises:
         ViMLError: The file cannot be read, lacks a column, or an index is not a number.
     """
-    shown = printable(os.fspath(path))
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, strict=True)
-            missing = [name for name in ("Index", "Name") if name not in (rows.fieldnames or ())]
-            if missing:
-                raise ViMLError(f"{shown}: no column {missing[0]!r}; give the vocabulary.csv of YouTube-8M")
-            return {int(row["Index"]): " ".join((row["Name"] or "").split()) for row in rows}
-    except ViMLError:
-        raise
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise ViMLError(f"{shown}: cannot be read ({in_one_line(error)}); give YouTube-8M's vocabulary.csv") from error
+    names = {}
+    for place, row in read_table(os.fspath(path), ("Index", "Name"), "the vocabulary.csv of YouTube-8M"):
+        if not row["Index"].isdecimal():
+            raise ViMLError(f"{place}: index {row['Index']!r} is not a number; give the vocabulary.csv of YouTube-8M")
+        names[int(row["Index"])] = " ".join(row["Name"].split())
+    return names
 
 
 def parse_labels(text: str, vocabulary: Mapping[int, str]) -> frozenset[int]:

@@ -1,10 +1,11 @@
-"""Writes YouTube-8M's features into a store: which videos are selected, and how they are stored."""
+"""Selects videos of YouTube-8M, and writes their features into a store."""
 
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -92,14 +93,13 @@ def select_videos(
     splits: Sequence[Split] = (),
     keep_others: bool = False,
 ) -> Selection:
-    """Read all files, and select videos.
+    """Read all files, which are of one level, and select videos.
 
     Left out are, in this order: a video whose id came before; one whose audio is all zeros; every video whose audio
     features, as a store rounds them, equal those of another video, whatever its labels (silent videos share one vector,
     and equal music has no single right answer); and a video with none of the wanted labels.
 
     Args:
-        files: Of one level.
         vocabulary: The known labels.
         labels: The wanted ones; by default a video needs none.
         splits: If given, files in none of them are not read.
@@ -169,12 +169,11 @@ def import_videos(
 ) -> Store:
     """Write the selected videos into a store, which then contains these and no others.
 
-    The text of a video is `label_text`; one without label names has none. Labels, their names, file, shard and split
-    are stored as fields.
+    The text of a video is `label_text`; one without label names has none.
 
     Args:
         folder: The store's folder, new or of an earlier import with the same text encoder.
-        text: Text encoder, `NAME[:HUB_ID[@REVISION]]` or a folder. Each text is encoded once.
+        text: Text encoder, `NAME[:HUB_ID[@REVISION]]` or a folder.
         others_weight: How much one of `selection.others` counts in training.
         pool_shards: Number of consecutive files whose videos share one `pool`, a field to group by in evaluation.
         load_options: Passed to the encoder's `from_pretrained` (`local_files_only`, `cache_dir`, `token`, …).
@@ -201,46 +200,35 @@ def import_videos(
         revisions={"text": info.revision},
         licences={"video": LICENCE, "audio": LICENCE, "text": info.licence},
     )
-    encoded: dict[str, np.ndarray] = {}
+    encode = lru_cache(TEXTS_HELD)(encoder.encode_text)
     videos = selected_videos(selection, vocabulary)
     with (
         StoreWriter(folder, spec, encoder.null_text()) as writer,
         tqdm(videos, "import", selection.count, unit="video", disable=not progress) as bar,
     ):
-        # Written anew: reading again is quicker than finding out what has changed. Until it is whole, what an earlier
-        # import has left can be read.
+        # Written anew: that is quicker than finding out what has changed. Until it is whole, the earlier import can be
+        # read.
         writer.forget([item.id for item in writer.items])
         for path, video in bar:
             names = [name for name in (vocabulary[label] for label in video.labels) if name]
             texts = [label_text(video.id, names, seed=seed)] if names else []
-            for one in texts:
-                if len(encoded) >= TEXTS_HELD:
-                    encoded.clear()
-                if one not in encoded:
-                    encoded[one] = encoder.encode_text(one)
-            rows = encoded[texts[0]] if texts else None
-            fields = _fields(path, selection.splits.get(path), video, names)
-            if video.id in selection.others:
-                fields["weight"] = others_weight
-            if pool_shards is not None and "shard" in fields:
-                fields["pool"] = fields["shard"] // pool_shards
-            writer.add(video.id, **video.features, text=rows, texts=texts, **fields)
+            rows = encode(texts[0]) if texts else None
+            shard = shard_number(path)
+            fields: dict[str, Any] = {
+                "source": "youtube8m",
+                "licence": LICENCE,
+                "file": printable(Path(path).name),
+                "shard": shard,
+                "split": selection.splits.get(path),
+                "labels": list(video.labels),
+                "tags": {"label": names},
+                **{f"{modality}_seconds": seconds for modality, seconds in video.seconds.items()},
+                "weight": others_weight if video.id in selection.others else None,
+                "pool": None if pool_shards is None or shard is None else shard // pool_shards,
+            }
+            known = {name: value for name, value in fields.items() if value is not None}
+            writer.add(video.id, **video.features, text=rows, texts=texts, **known)
     return Store(folder)
-
-
-def _fields(path: str, split: str | None, video: YouTube8MVideo, names: list[str]) -> dict[str, Any]:
-    """What is stored of a video beside its features and its text."""
-    fields: dict[str, Any] = {
-        "source": "youtube8m",
-        "licence": LICENCE,
-        "file": printable(Path(path).name),
-        "shard": shard_number(path),
-        "split": split,
-        "labels": list(video.labels),
-        "tags": {"label": names},
-    }
-    fields |= {f"{modality}_seconds": seconds for modality, seconds in video.seconds.items()}
-    return {name: value for name, value in fields.items() if value is not None}
 
 
 def shard_number(path: str) -> int | None:
