@@ -37,7 +37,7 @@ def errors(path):
         (
             2,
             [b"first"],
-            "the checksum of its length is wrong: the rest of the file cannot be read; fetch the file again",
+            "the checksum of its length is wrong: the rest of the file cannot be read",
         ),
     ],
 )
