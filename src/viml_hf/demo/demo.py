@@ -46,23 +46,14 @@ VIDEO_ONLY, WITHOUT_TEXT, WITH_TEXT = "video only (MVPt+)", "ViML, no text", "Vi
 
 @dataclass(frozen=True, eq=False)
 class DemoResult:
-    """What the demo found.
+    """What the demo found."""
 
-    Args:
-        ranks: Per system, ranks `(seeds, queries)` of each held-out video's own music.
-        text_gain: Mean log rank without text minus with it, with its 95 % interval.
-        no_text_loss: Mean log rank of ViML without text minus that of the video-only model, likewise.
-        tagger: How good its tags are on the held-out tracks, see `tagging_report`.
-        description: What its tags became for one training track, and what the generator says of that track.
-        seconds: Wall time per step.
-    """
-
-    ranks: dict[str, np.ndarray]
-    text_gain: PairedComparison
-    no_text_loss: PairedComparison
-    tagger: dict[str, float]
-    description: tuple[str, str]
-    seconds: dict[str, float]
+    ranks: dict[str, np.ndarray]  # per system `(seeds, queries)`, of each held-out video's own music
+    text_gain: PairedComparison  # mean log rank without text minus with it
+    no_text_loss: PairedComparison  # mean log rank of ViML without text minus that of the video-only model
+    tagger: dict[str, float]  # how good its tags are on the held-out tracks, see `tagging_report`
+    description: tuple[str, str]  # a training text made of its tags, and the generator's text of that track
+    seconds: dict[str, float]  # wall time per step
 
 
 def run_demo(options: argparse.Namespace) -> DemoResult:
@@ -90,7 +81,9 @@ def run_demo(options: argparse.Namespace) -> DemoResult:
     with _timed("train", seconds):
         model, ranks = _train(described, store, options, output)
         save_retrieval_model(model, store, output / "model")
-        _note_training(store, items, held_out, options, output / "model")
+        data = "a generated corpus: rendered pictures and synthetic music, with texts made by rules of a tagger's tags"
+        counts = len(items) - len(held_out), len(held_out)
+        write_training_facts(output / "model", _settings(options, 0), store, *counts, texts=TEXTS, data=data)
     with _timed("index", seconds):
         encoder = load_encoder_and_model(output / "model")
         music = [corpus / item.music for item in held_out]
@@ -116,7 +109,7 @@ def _extract(items: list[CorpusItem], held_out: set[str], corpus: Path, options:
             item.id,
             video=str(corpus / item.video),
             audio=str(corpus / item.music),
-            # Only the test has texts of a listener, here the generator: those of training are made of predicted tags.
+            # Only test items have a listener's text, here the generator's. Training texts are made of predicted tags.
             texts=(item.text,) if item.id in held_out else (),
             fields={"split": "test" if item.id in held_out else "train"},
         )
@@ -161,27 +154,23 @@ def _description(described: Store, items: list[CorpusItem]) -> tuple[str, str]:
 def _train(
     described: Store, store: Store, options: argparse.Namespace, output: Path
 ) -> tuple[ViMLModel, dict[str, np.ndarray]]:
-    """Train MVPt+ and ViML with every seed on the described store; the first ViML and the ranks on the other's test."""
+    """Train MVPt+ and ViML with every seed on the described store; returns the first ViML, and all ranks on `store`."""
     items, held_out = split_items(described)[0], split_items(store)[1]
     ranks: dict[str, list[Any]] = {VIDEO_ONLY: [], WITHOUT_TEXT: [], WITH_TEXT: []}
     kept: ViMLModel | None = None
-    # These batches are small: a second thread gains little, and loses much where other work wants the core.
+    # Batches are small: a second thread gains little, and loses much where other work wants the core.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     bar = tqdm(total=2 * options.seeds, desc="train", unit="model", disable=options.quiet)
     for seed in range(options.seeds):
-        settings = TrainingSettings(**{**TRAINING, "epochs": options.epochs, "seed": seed})
         for modalities in (["video"], ["video", "text"]):
             model = new_model(described, seed, query_modalities=modalities, **HEADS)
-            trainer = make_trainer(
-                model, described, items, settings, output / "checkpoints", progress=False, logging_strategy="no"
-            )
-            trainer.train()
+            settings, folder = _settings(options, seed), output / "checkpoints"
+            make_trainer(model, described, items, settings, folder, progress=False, logging_strategy="no").train()
             bar.update()
-            if modalities == ["video"]:
-                ranks[VIDEO_ONLY].append(evaluate_ranks(model, store, held_out, query_modalities=["video"]))
-            else:
-                ranks[WITHOUT_TEXT].append(evaluate_ranks(model, store, held_out, query_modalities=["video"]))
+            asked_by_video = VIDEO_ONLY if modalities == ["video"] else WITHOUT_TEXT
+            ranks[asked_by_video].append(evaluate_ranks(model, store, held_out, query_modalities=["video"]))
+            if "text" in modalities:
                 ranks[WITH_TEXT].append(evaluate_ranks(model, store, held_out))
                 kept = kept or model
     bar.close()
@@ -190,17 +179,8 @@ def _train(
     return kept, {name: np.stack(rows) for name, rows in ranks.items()}
 
 
-def _note_training(
-    store: Store,
-    items: list[CorpusItem],
-    held_out: list[CorpusItem],
-    options: argparse.Namespace,
-    model: Path,
-) -> None:
-    """What the card of the kept model tells of its training."""
-    settings = TrainingSettings(**{**TRAINING, "epochs": options.epochs, "seed": 0})
-    data = "a generated corpus: rendered pictures and synthetic music, with texts made by rules of a tagger's tags"
-    write_training_facts(model, settings, store, len(items) - len(held_out), len(held_out), texts=TEXTS, data=data)
+def _settings(options: argparse.Namespace, seed: int) -> TrainingSettings:
+    return TrainingSettings(**{**TRAINING, "epochs": options.epochs, "seed": seed})
 
 
 def _metrics(ranks: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
@@ -239,23 +219,17 @@ def findings(result: DemoResult) -> list[str]:
 def _report(
     output: Path, corpus: Path, held_out: list[CorpusItem], recommender: Recommender, result: DemoResult
 ) -> None:
-    """`report.html`: the table, and three queries with their rankings."""
+    """Write `report.html`: the table, and three queries with their rankings."""
     by_track = {Path(item.music).name: item for item in held_out}
 
-    def ranking(item: "CorpusItem", text: str | None) -> list[ReportRecommendation]:
-        found = recommender.recommend(corpus / item.video, text, k=3)
+    def ranking(item: CorpusItem, text: str | None) -> list[ReportRecommendation]:
         return [
             ReportRecommendation(
-                rank=r.rank,
-                name=r.track,
-                music=r.path,
-                score=r.score,
-                start=r.start,
-                end=r.end,
-                description=by_track[r.track].text,
-                is_match=by_track[r.track] is item,
+                *(found.rank, found.track, found.path, found.score, found.start, found.end),
+                description=by_track[found.track].text,
+                is_match=by_track[found.track] is item,
             )
-            for r in found
+            for found in recommender.recommend(corpus / item.video, text, k=3)
         ]
 
     examples = [
@@ -266,13 +240,8 @@ def _report(
         {"system": name, "R@1": m["R@1"], "R@5": m["R@5"], "R@10": m["R@10"], "MR": f"{m['MR']:g}"}
         for name, m in _metrics(result.ranks).items()
     ]
-    write_report(
-        output / "report.html",
-        title="Music for videos, guided by text",
-        table=table,
-        notes=findings(result),
-        examples=examples,
-    )
+    title, notes = "Music for videos, guided by text", findings(result)
+    write_report(output / "report.html", title=title, table=table, notes=notes, examples=examples)
 
 
 @contextmanager
