@@ -22,7 +22,8 @@ def _names() -> Iterator[str]:
         public = getattr(viml_hf, name)
         yield _called(name, public)
         if inspect.isclass(public):
-            for member in vars(public):
+            ours = (vars(base) for base in public.__mro__ if base.__module__.startswith(viml_hf.__name__))
+            for member in dict.fromkeys(name for members in ours for name in members):
                 method = getattr(public, member, None)
                 if not member.startswith("_") and callable(method) and not inspect.isclass(method):
                     yield _called(f"{name}.{member}", method)

@@ -77,6 +77,7 @@ class MediaEncoder:
 
     def __init__(self, model: ViMLForMusicRetrieval, processor: ViMLProcessor, *, threads: int | None = None):
         self.model = model.eval()
+        model.renew_null_text()
         self.processor = processor
         wanted = usable_cores() if threads is None else max(1, threads)
         self.threads = wanted if model.device.type == "cpu" else 1

@@ -1,5 +1,7 @@
 """Where clips of 30 s lie in a longer video or track, and what they give together."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -46,3 +48,22 @@ def windows(num_segments: int, size: int = CLIP_SEGMENTS, hop: int = 1) -> list[
     if starts[-1] < last_start:
         starts.append(last_start)
     return [(start, min(start + size, num_segments)) for start in starts]
+
+
+def embed_windows(
+    rows: Tensor, mask: Tensor, hop: int, embed: Callable[[int, Tensor, Tensor | None], Tensor]
+) -> Tensor:
+    """Embeddings `(batch, dim)` of items: the L2-normalised mean over the clips of each one's valid rows.
+
+    `embed` gives that of an item's clip `(1, segments, dim)`, with a mask of zeros if the item has no valid row.
+    """
+    found = []
+    for item, valid in enumerate(mask.bool()):
+        track = rows[item, valid]
+        if not len(track):
+            found.append(embed(item, rows[item : item + 1, :1], mask[item : item + 1, :1]))
+            continue
+        spans = windows(len(track), CLIP_SEGMENTS, hop)
+        embeds = [embed(item, track[None, first:stop], None) for first, stop in spans]
+        found.append(mean_embedding(torch.stack(embeds)))
+    return torch.stack(found)

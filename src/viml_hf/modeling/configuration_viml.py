@@ -201,12 +201,13 @@ class ViMLForMusicRetrievalConfig(PreTrainedConfig):
         video_encoder_config: Config of the video encoder: a CLIP or another vision tower, or the descriptors.
         text_encoder_config: Config of the text encoder: a CLIP or other text model, or the descriptors.
         audio_encoder_config: Config of the audio encoder: AST, CLAP or any audio model, or the descriptors.
-        freeze_encoders: Keep the encoders out of training: no gradient, always in evaluation mode. It holds after
-            `from_pretrained` too.
+        freeze_encoders: Whether the encoders are frozen when a model is made or loaded: no gradient, always in
+            evaluation mode. What is unfrozen later is not written here: a model that is loaded again is frozen again.
         encoder_dtypes: `"float32"` or `"bfloat16"` per modality (`video`, `text`, `audio`) of the encoders' weights.
             The features depend on it, so it is kept.
         encoder_sources: Where each modality's encoder came from: its `name`, and where known its `revision` on the Hub
             and its `licence`. Information only.
+        null_text_tokens: Tokens of the empty string, of which a trained text encoder makes the null text.
 
     Example:
         >>> from viml_hf import ViMLForMusicRetrievalConfig
@@ -231,6 +232,7 @@ class ViMLForMusicRetrievalConfig(PreTrainedConfig):
     freeze_encoders: bool = True
     encoder_dtypes: dict | None = None
     encoder_sources: dict | None = None
+    null_text_tokens: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Turn the encoders' dicts into the config classes that their `model_type` names."""

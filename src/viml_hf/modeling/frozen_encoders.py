@@ -51,7 +51,10 @@ def load_encoder(modality: str, encoder: str | PreTrainedModel, **kwargs: Any) -
     _refuse_other_kinds(modality, encoder, whole)
     config = tower_config(modality, whole)
     loader = _model_class(config)
-    kwargs |= {"trust_remote_code": False} if loader is AutoModel else {}
+    if loader is AutoModel:
+        # Where peft is installed, it looks for an adapter, on the network unless it is told in words of its own.
+        adapter_kwargs = {name: kwargs[name] for name in ("cache_dir", "local_files_only") if name in kwargs}
+        kwargs |= {"trust_remote_code": False, "adapter_kwargs": adapter_kwargs}
     if kwargs.get("local_files_only"):
         # Otherwise transformers asks the Hub, in a thread, to convert weights that it finds as `.bin`.
         os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")

@@ -143,6 +143,7 @@ class ViMLModel(ViMLPreTrainedModel):
         video_attention_mask: Tensor | None = None,
         text_features: Tensor | None = None,
         text_attention_mask: Tensor | None = None,
+        null_text_features: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
         """Embed queries: videos, texts, or both.
@@ -152,6 +153,7 @@ class ViMLModel(ViMLPreTrainedModel):
             video_attention_mask: `(batch, time)`, 1 where the segment exists; a row of zeros = no video.
             text_features: `(batch, texts, text_dim)`.
             text_attention_mask: `(batch, texts)`; a row of zeros = no text.
+            null_text_features: `(text_dim,)`, the null text in place of the stored one, while its encoder is trained.
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
@@ -161,7 +163,7 @@ class ViMLModel(ViMLPreTrainedModel):
             ValueError: No input of `config.query_modalities` is given, or a shape is wrong.
         """
         output, _, _ = self._embed_query(
-            video_features, video_attention_mask, text_features, text_attention_mask, **kwargs
+            video_features, video_attention_mask, text_features, text_attention_mask, null_text_features, **kwargs
         )
         return output
 
@@ -207,6 +209,7 @@ class ViMLModel(ViMLPreTrainedModel):
         audio_attention_mask: Tensor | None = None,
         sample_weights: Tensor | None = None,
         return_loss: bool | None = None,
+        null_text_features: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ViMLOutput:
         """Embed queries and music, and compare each with each.
@@ -222,6 +225,7 @@ class ViMLModel(ViMLPreTrainedModel):
                 training all processes give them, or none.
             return_loss: Compute `config.loss`. Query i and track i belong together; all other tracks of the batch, in
                 data-parallel training of all processes, are its negatives.
+            null_text_features: See [`get_query_features`].
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
@@ -236,7 +240,7 @@ class ViMLModel(ViMLPreTrainedModel):
         query = video = text = audio = logits = None
         if has_query:
             query, video, text = self._embed_query(
-                video_features, video_attention_mask, text_features, text_attention_mask, **kwargs
+                video_features, video_attention_mask, text_features, text_attention_mask, null_text_features, **kwargs
             )
         if audio_features is not None:
             audio = self.get_audio_features(audio_features, audio_attention_mask, **kwargs)
@@ -254,7 +258,7 @@ class ViMLModel(ViMLPreTrainedModel):
             with full_precision(query.pooler_output):
                 loss = self._loss(query.pooler_output, audio.pooler_output, *base_features, sample_weights)
             if self.config.textless_loss_weight and video is not None and text is not None:
-                embeds = self._embed_without_text(video, video_attention_mask, **kwargs)
+                embeds = self._embed_without_text(video, video_attention_mask, null_text_features, **kwargs)
                 with full_precision(embeds):
                     textless = self._loss(embeds, audio.pooler_output, *base_features, sample_weights)
                 loss = loss + self.config.textless_loss_weight * textless
@@ -277,6 +281,7 @@ class ViMLModel(ViMLPreTrainedModel):
         video_attention_mask: Tensor | None,
         text_features: Tensor | None,
         text_attention_mask: Tensor | None,
+        null_text: Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[BaseModelOutputWithPooling, BaseModelOutputWithPooling | None, BaseModelOutputWithPooling | None]:
         """The query's output, and those of the video and the text tower where they ran."""
@@ -297,11 +302,11 @@ class ViMLModel(ViMLPreTrainedModel):
         if self.fusion is None:
             query = video or text
             tower, mask = (self.video_tower, video_attention_mask) if video else (self.text_tower, text_attention_mask)
-            embeds = self.query_projection(self._pooled_or_null(tower, query, mask))
+            embeds = self.query_projection(self._pooled_or_null(tower, query, mask, null_text))
         else:
             video_pooled, text_pooled = torch.broadcast_tensors(
                 self._pooled_or_null(self.video_tower, video, video_attention_mask),
-                self._pooled_or_null(self.text_tower, text, text_attention_mask),
+                self._pooled_or_null(self.text_tower, text, text_attention_mask, null_text),
             )
             query = self.fusion(video_pooled, text_pooled, **kwargs)
             embeds = query.pooler_output
@@ -317,12 +322,13 @@ class ViMLModel(ViMLPreTrainedModel):
         self,
         video: BaseModelOutputWithPooling,
         video_attention_mask: Tensor | None,
+        null_text: Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Tensor:
         """The queries `(batch, projection_dim)` as they are without their text; the video tower runs once for both."""
         video_pooled, null_pooled = torch.broadcast_tensors(
             self._pooled_or_null(self.video_tower, video, video_attention_mask),
-            self._pooled_or_null(self.text_tower, None, None),
+            self._pooled_or_null(self.text_tower, None, None, null_text),
         )
         assert self.fusion is not None  # there is a text tower
         embeds = self.fusion(video_pooled, null_pooled, **kwargs).pooler_output
@@ -338,7 +344,11 @@ class ViMLModel(ViMLPreTrainedModel):
         return None if tower is None or features is None else tower(features, attention_mask, **kwargs)
 
     def _pooled_or_null(
-        self, tower: ViMLTower, output: BaseModelOutputWithPooling | None, attention_mask: Tensor | None
+        self,
+        tower: ViMLTower,
+        output: BaseModelOutputWithPooling | None,
+        attention_mask: Tensor | None,
+        null_text: Tensor | None = None,
     ) -> Tensor:
         """Pooled rows `(batch, hidden_size)`, the null embedding in those without input; `(1, ...)` without any.
 
@@ -347,7 +357,7 @@ class ViMLModel(ViMLPreTrainedModel):
         """
         if output is not None and attention_mask is None:
             return output.pooler_output
-        null = self.null_text_features
+        null = self.null_text_features if null_text is None else null_text
         if tower is self.video_tower or self.config.null_text == "zero":
             null = torch.zeros_like(null[:1]).expand(tower.input_dim)
         null_pooled = tower(null[None, None]).pooler_output
