@@ -56,7 +56,6 @@ def test_the_answer_of_figure_2_is_taken_with_what_it_omits_on_record():
 @pytest.mark.parametrize(
     ("bad", "why"),
     [
-        ("", "attempt 1: empty"),
         ("\n", "attempt 1: empty"),
         (" la" * 101, "attempt 1: too long"),
         (GenerationError("no end within 9 tokens"), "attempt 1: no end within 9 tokens"),

@@ -65,21 +65,15 @@ def test_a_category_without_a_kept_tag_is_left_out():
 
 
 def test_a_description_of_several_lines_takes_one_line_of_the_prompt():
-    assert build_prefix([Example(genre("pop"), " A song.\n\n[It] is  calm. ")]).count("\n") == 2
-    assert "[Output]: A song. [It] is calm.\n" in build_prefix([Example(genre("pop"), " A song.\n\n[It] is  calm. ")])
+    prefix = build_prefix([Example(genre("pop"), " A song.\n\n[It] is  calm. ")])
+    assert prefix == "[Input]: GENRES: pop (50.0%)\n[Output]: A song. [It] is calm.\n"
 
 
-@pytest.mark.parametrize(
-    ("example", "missing"),
-    [
-        (Example(genre("pop"), " \n"), "no description"),
-        (Example(genre("pop", 0.2), "A song."), "no tag above 0.3"),
-        (Example(genre("pop"), "", id="song 7"), "example song 7"),
-    ],
-)
-def test_an_example_with_nothing_to_show_is_refused(example, missing):
-    with pytest.raises(ViMLError, match=missing):
-        build_prefix([example])
+def test_an_example_with_nothing_to_show_is_refused():
+    with pytest.raises(ViMLError, match="example song 7 has no description"):
+        build_prefix([Example(genre("pop"), " \n", id="song 7")])
+    with pytest.raises(ViMLError, match=r"example 1 has no tag above 0\.3"):
+        build_prefix([Example(genre("pop", 0.2), "A song.")])
 
 
 @pytest.mark.parametrize(
@@ -87,16 +81,12 @@ def test_an_example_with_nothing_to_show_is_refused(example, missing):
     [
         (" Country rock track.\n[Input]: GENRES: pop (40.0%)", "Country rock track."),
         (" Country rock track. [Input]: GENRES: pop", "Country rock track."),
-        ("Country rock track.", "Country rock track."),
-        (' "Country rock track." ', "Country rock track."),
         (" “Country rock track.”\n", "Country rock track."),
         (' Rock with a "country" feel.', 'Rock with a "country" feel.'),
         (" It's 5 o'clock\tmusic. \r\nMore", "It's 5 o'clock music."),
         (" 静かなピアノ。\n", "静かなピアノ。"),
-        ("", None),
         ("\nA text after an empty line.", None),
         (" ... \n", None),
-        ('""', None),
         ('"', None),
         ("la " * 101, None),
         ("la " * 100, ("la " * 100).strip()),

@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 
 from viml_hf.synthesis.description import check_text
-from viml_hf.synthesis.rules import DATA2TEXT_RULES, TEMPLATES, describe_by_rules, describe_by_tags, fill_template
+from viml_hf.synthesis.rules import TEMPLATES, describe_by_rules, describe_by_tags, fill_template
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
 from viml_hf.tagging.track_tags import TrackTags
 
@@ -32,10 +32,6 @@ def random_tags(seed):
     )
 
 
-def test_the_method_is_not_called_like_the_neural_one():
-    assert DATA2TEXT_RULES == "data2text-rules"
-
-
 @pytest.mark.parametrize("category", TEMPLATES)
 def test_each_template_tells_every_tag_and_every_pair_of_tags_and_no_other(category):
     tags = VOCABULARY.tags[category]
@@ -51,7 +47,7 @@ def test_each_template_tells_every_tag_and_every_pair_of_tags_and_no_other(categ
 
 @pytest.mark.parametrize("shuffle_categories", [False, True])
 def test_random_tags_are_told_without_omission_or_hallucination(shuffle_categories):
-    for seed in range(300):
+    for seed in range(150):
         tags = random_tags(seed)
         text = describe_by_rules(str(seed), tags, seed=seed, shuffle_categories=shuffle_categories)
         assert check_text(text, tags.kept(), VOCABULARY).is_faithful, text
@@ -94,20 +90,18 @@ def test_a_category_is_told_the_same_whatever_the_others_hold():
 
 
 def test_no_kept_tag_gives_the_empty_text():
-    assert describe_by_rules("a", TrackTags({"genre": {"pop": 0.3}})) == ""
+    assert describe_by_rules("a", FIVE, threshold=0.9) == describe_by_tags("a", FIVE, threshold=0.9) == ""
 
 
 @pytest.mark.parametrize(
     ("template", "tags", "text"),
     [
         ("{Tags} it is.", ["pop"], "Pop it is."),
-        ("{tags}", ["pop", "rock"], "pop and rock"),
         ("{tags}", ["pop", "rock", "r&b"], "pop, rock and r&b"),
         ("{a_tags}", ["r&b", "pop"], "an r&b and pop"),
         ("{a_tags}", ["epic"], "an epic"),
         ("{a_tags}", ["unique"], "a unique"),
         ("{each}", ["organ", "piano", "bass", "brass"], "an organ, a piano, a bass and brass"),
-        ("{Each} {is}", ["organ"], "An organ is"),
         ("{Each} {is}", ["brass"], "Brass is"),
         ("{Each} {is}", ["bass"], "A bass is"),
         ("{Each} {is}", ["vocals"], "Vocals are"),
@@ -150,12 +144,7 @@ def test_the_list_of_tags_depends_on_seed_and_id_alone():
     assert describe_by_tags("a", reordered, seed=3) == first
 
 
-def test_no_kept_tag_gives_an_empty_list_of_tags():
-    assert describe_by_tags("a", FIVE, threshold=0.9) == ""
-
-
 def test_the_list_of_tags_tells_every_kept_tag_and_no_other():
-    draws = random.Random(0)
-    for track in range(300):
-        tags = TrackTags({name: {tag: draws.random() for tag in all_} for name, all_ in VOCABULARY.tags.items()})
+    for track in range(100):
+        tags = random_tags(track)
         assert check_text(describe_by_tags(str(track), tags), tags.kept(), VOCABULARY).is_faithful

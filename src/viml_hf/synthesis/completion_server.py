@@ -1,7 +1,6 @@
 """Text from a model behind an OpenAI-compatible `/v1/completions` server: vLLM, llama.cpp, TGI, hosted services.
 
-Uses the standard library alone. A server that caches prompt prefixes, as vLLM does, reads the shared examples once. For
-each prompt the result is its text or a `GenerationError`. A run ends only when the server answers no request any more:
+For each prompt the result is its text or a `GenerationError`. A run ends when the server answers no request any more:
 otherwise every remaining track would silently get the fallback's text.
 """
 

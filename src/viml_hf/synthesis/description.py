@@ -1,10 +1,10 @@
 """A track's description, the method that writes it, and the check of a text against the track's tags.
 
-The two measures are those of the data-to-text authors (Kasner & Dušek, ACL 2022), found here by a vocabulary's
-spellings: *omitted* is a kept tag that the text does not tell, *hallucinated* is a tag in the text that was not kept.
+*Omitted* is a kept tag that the text does not tell, *hallucinated* a tag in the text that was not kept (Kasner & Dušek,
+ACL 2022). Tags are found by a vocabulary's spellings.
 
-A tag is *more general* than another of its category if it is the other's last words: "vocals" than "male vocals",
-"drumset" than "electronic drumset". A specific tag implies the general one, never the reverse:
+A tag is *more general* than another of its category if it is the other's last words, as "vocals" than "male vocals". A
+specific tag implies the general one, never the reverse:
 
 | kept                    | the text says  | omitted       | hallucinated  |
 |-------------------------|----------------|---------------|---------------|
@@ -14,7 +14,7 @@ A tag is *more general* than another of its category if it is the other's last w
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
@@ -86,7 +86,7 @@ class Description:
     method: str  # "data2text-rules" if prompt2text fell back to it
     model: str  # that was asked; empty for rules
     seed: int  # of the run
-    attempts: int  # how often the model was asked
+    attempts: int = 1  # how often the model was asked
     omitted: tuple[str, ...] = ()  # kept tags that the text does not mention
     hallucinated: tuple[str, ...] = ()  # mentioned tags that were not kept
     fallback: bool = False  # whether every attempt was refused
@@ -96,24 +96,10 @@ class Description:
         """The fields as a dictionary for JSON."""
         return asdict(self)
 
-    @classmethod
-    def checked(
-        cls,
-        track_id: str,
-        text: str,
-        kept: Kept,
-        vocabulary: TagVocabulary,
-        method: str,
-        model: str,
-        seed: int,
-        *,
-        attempts: int = 1,
-        fallback: bool = False,
-        note: str = "",
-    ) -> "Description":
-        """A description with what `check_text` finds in it."""
-        check = check_text(text, kept, vocabulary)
-        return cls(track_id, text, method, model, seed, attempts, check.omitted, check.hallucinated, fallback, note)
+    def checked(self, kept: Kept, vocabulary: TagVocabulary) -> "Description":
+        """The description with what `check_text` finds in its text."""
+        check = check_text(self.text, kept, vocabulary)
+        return replace(self, omitted=check.omitted, hallucinated=check.hallucinated)
 
 
 Describe = Callable[[Tracks], Iterator[Description]]

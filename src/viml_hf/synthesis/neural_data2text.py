@@ -1,8 +1,7 @@
 """The paper's data2text (PAPER section 2): template sentences, then three neural modules with trained weights.
 
 After Kasner & Dušek (ACL 2022): *ordering* puts the sentences in a natural order, *aggregation* says which neighbours
-become one sentence, *compression* rewrites them. `examples/train_data2text.py` trains the three. There are no default
-checkpoints and no substitute: without trained weights the method does not run.
+become one sentence, *compression* rewrites them. `examples/train_data2text.py` trains the three.
 """
 
 from collections.abc import Iterator, Sequence
@@ -60,13 +59,12 @@ def track_facts(track_id: str, tags: TrackTags, *, seed: int = 0, threshold: flo
 
 
 class NeuralData2Text:
-    """Ordering, aggregation and compression of facts, all greedy (PAPER section 2).
+    """Ordering, aggregation and compression of facts, all greedy (PAPER section 2). There are no default checkpoints.
 
     Args:
         ordering: Folder or Hub id of a trained `SentenceOrderingModel` with its tokenizer, as for the next two.
         aggregation: Of a token classifier with two labels: 0 fuses the sentences at a separator, 1 keeps them apart.
         compression: Of a `BartForConditionalGeneration` whose tokenizer has the token `<sep>`.
-        device: Where to run.
         max_length: The most tokens that the facts of a track may have.
 
     Attributes:
@@ -96,13 +94,10 @@ class NeuralData2Text:
         self._stages = {task: _load(task, str(name), device) for task, name in names.items()}
 
     def describe(self, facts: Sequence[Sequence[str]]) -> list[str]:
-        """Write the facts of several tracks as texts, in one batch.
+        """Write the facts of several tracks as texts, in one batch; a track without facts gets an empty text.
 
         Args:
             facts: For each track its sentences, one fact each, in any order.
-
-        Returns:
-            For each track its text; empty if there are no facts.
 
         Raises:
             ViMLError: The facts of a track are too long.
@@ -125,20 +120,17 @@ class NeuralData2Text:
         threshold: float = DEFAULT_THRESHOLD,
         batch_size: int = 8,
     ) -> Iterator[Description]:
-        """Describe each track; one batch of tracks is in memory at a time.
+        """One description per track, in their order; one batch of tracks is in memory at a time.
 
         A text is kept whatever it says; `omitted` and `hallucinated` list its errors. A track without a kept tag, or
         with too many for the models, gets an empty text and a note.
 
         Args:
-            tracks: Ids and tags. To resume, leave out the tracks that are done.
+            tracks: Ids and tags, without the tracks that are done.
             vocabulary: Finds the tags that a text mentions.
             seed: Of the templates and their order; a track's facts depend on it and the id alone.
             threshold: Tags above this confidence are told, in [0, 1].
             batch_size: Tracks read at a time.
-
-        Yields:
-            One description per track, in their order.
 
         Raises:
             ViMLError: `batch_size` is below 1, the threshold is not in [0, 1], or a kept tag is not in the vocabulary.
@@ -155,10 +147,8 @@ class NeuralData2Text:
                 notes.append(too_long if sentences else f"no tag above {threshold}")
                 facts.append([] if too_long else sentences)
             for (track_id, tags), text, note in zip(batch, self.describe(facts), notes, strict=True):
-                kept, attempts = tags.kept(threshold), int(not note)
-                yield Description.checked(
-                    track_id, text, kept, vocabulary, METHOD, self.name, seed, attempts=attempts, note=note
-                )
+                description = Description(track_id, text, METHOD, self.name, seed, attempts=int(not note), note=note)
+                yield description.checked(tags.kept(threshold), vocabulary)
 
     def longest_input(self, sentences: Sequence[str]) -> int:
         """The most tokens that a module reads for these facts, however they are ordered and aggregated."""

@@ -1,9 +1,8 @@
 """prompt2text: a causal language model describes each track by analogy with described ones (paper, section 3.2).
 
-The paper leaves open which texts are accepted. Here each attempt is sampled with its own seed, drawn from the run's
-seed, the track and the attempt. A text is accepted if it mentions no tag that was not kept and omits at most half of
-the kept ones; the paper's own example omits 2 of 10, so requiring all of them would refuse it. A track whose attempts
-are all refused gets the text of `data2text-rules`, marked as a fallback.
+The paper leaves open which texts are accepted. Here they mention no tag that was not kept, and omit at most half of the
+kept ones (the paper's own example omits 2 of 10). A track whose attempts are all refused gets the text of
+`data2text-rules`, marked as a fallback.
 """
 
 import hashlib
@@ -22,7 +21,7 @@ METHOD = "prompt2text"
 
 
 class GenerationError(ViMLError):
-    """There is no usable text for one prompt: that track is tried again, the run goes on."""
+    """One prompt has no usable text: that track is tried again, the run goes on."""
 
 
 class TextGenerator(Protocol):
@@ -67,11 +66,10 @@ def describe_tracks(
     those of later tracks. The model is not asked about a track without a kept tag.
 
     Args:
-        tracks: Ids and tags. To resume, leave out the tracks that are done.
+        tracks: Ids and tags, without the tracks that are done.
         writer: Writes the prompts; its threshold says which tags are kept.
         retries: How often a track is tried again, each time with another seed.
         batch_size: Prompts given to the generator at a time.
-        max_new_tokens: The most tokens that a description may have.
         max_omission: The largest share of the kept tags that a text may omit.
     """
     if retries < 0 or batch_size < 1:
@@ -102,18 +100,16 @@ def describe_tracks(
                     continue
                 text = describe_by_rules(job.id, job.tags, seed=seed, threshold=writer.threshold)
                 method = DATA2TEXT_RULES
-            yield Description.checked(
+            yield Description(
                 job.id,
                 text,
-                kept,
-                vocabulary,
                 method,
                 generator.name,
                 seed,
                 attempts=len(job.refusals) + (method == METHOD),
                 fallback=method != METHOD,
                 note="; ".join(f"attempt {number}: {what}" for number, what in enumerate(job.refusals, 1)),
-            )
+            ).checked(kept, vocabulary)
 
 
 def attempt_seed(seed: int, track_id: str, attempt: int) -> int:

@@ -1,8 +1,6 @@
 """The analogy prompt: tagged tracks with their descriptions, a new track's tags, and an open line for its description.
 
-The form is that of the paper's figure 2 (section 3.2), with one newline after each line and none at the end of the
-prompt. The figure leaves two things open: here a category without a kept tag is left out of its line, and
-`PromptWriter` chooses the examples and their order.
+The form is that of the paper's figure 2 (section 3.2), with one newline after each line and none at the end.
 """
 
 import math
@@ -12,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from viml_hf.errors import ViMLError
-from viml_hf.tagging.track_tags import CATEGORIES, DEFAULT_THRESHOLD, TrackTags
+from viml_hf.tagging.track_tags import DEFAULT_THRESHOLD, TrackTags
 
 STOP_STRINGS = ("\n", "[Input]")  # where a description ends: the next line of the prompt would follow
 MAX_WORDS = 100  # a longer "description" is a model that found no end
@@ -29,24 +27,21 @@ class Example:
 
 
 def format_tags(tags: TrackTags, threshold: float = DEFAULT_THRESHOLD) -> str:
-    """The kept tags of a track on one line, as in figure 2: by descending confidence, in percent with one decimal.
-
-    A category without a kept tag is left out; the line of a track without any is empty.
+    """The kept tags of a track on one line, as in figure 2; a category without any is left out.
 
     Example:
         >>> format_tags(TrackTags({"genre": {"pop": 0.5, "rock": 0.825}, "mood": {"sad": 0.1}, "instrument": {}}))
         'GENRES: rock (82.5%), pop (50.0%)'
     """
-    kept = tags.kept(threshold)
-    lists = {
-        category: ", ".join(f"{tag} ({confidence:.1%})" for tag, confidence in kept.get(category, ()))
-        for category in CATEGORIES
-    }
-    return "; ".join(f"{category.upper()}S: {text}" for category, text in lists.items() if text)
+    return "; ".join(
+        f"{category.upper()}S: {', '.join(f'{tag} ({confidence:.1%})' for tag, confidence in found)}"
+        for category, found in tags.kept(threshold).items()
+        if found
+    )
 
 
 def build_prefix(examples: Sequence[Example], threshold: float = DEFAULT_THRESHOLD) -> str:
-    r"""The examples as the prompt shows them, each with its description; the part that all tracks can share.
+    r"""The examples with their descriptions: the part of the prompt that all tracks can share.
 
     Raises:
         ViMLError: An example has no description, or no kept tag.
@@ -94,21 +89,11 @@ def parse_completion(text: str, max_words: int = MAX_WORDS) -> str | None:
 
 
 class PromptWriter:
-    """Writes the prompts of many tracks from described examples.
+    """Writes the prompts of many tracks from k described examples each; those without a kept tag are not used.
 
-    By default k examples are drawn at random for all tracks, so that all prompts share a prefix. With `nearest`, each
-    track gets the k examples whose kept tags are most similar to its own (cosine of the confidences), the most similar
-    last, next to the track; then there is no common prefix.
-
-    Args:
-        examples: The described tracks. Those without a kept tag are not used.
-        k: How many a prompt shows.
-        nearest: Choose by similarity of tags instead of at random.
-        seed: Of the random choice.
-        threshold: Tags above it are shown.
-
-    Attributes:
-        prefix: The common beginning of all prompts; empty with `nearest`.
+    By default the examples are drawn at random for all tracks, so that all prompts share `prefix`. With `nearest`, each
+    track gets those whose kept tags are most similar to its own (cosine of the confidences), the most similar last,
+    next to the track; then the prefix is empty.
 
     Raises:
         ViMLError: k is below 1, there are fewer examples than k, or one has no description.

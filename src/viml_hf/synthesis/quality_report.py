@@ -1,7 +1,4 @@
-"""How good a method's descriptions are: faithfulness to the tags, variety and length, compared in a table.
-
-Texts are read once and not kept: memory grows with the number of distinct words and word pairs, not with the tracks.
-"""
+"""How good a method's descriptions are: faithfulness to the tags, variety and length, compared in a table."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -63,7 +60,9 @@ def measure_quality(
     examples: int = 3,
     fallbacks: int = 0,
 ) -> QualityRow:
-    """Measure the texts of one method, each given with its track's kept tags; the first `examples` texts are kept.
+    """Measure the texts of one method, each given with its track's kept tags; the first `examples` texts are shown.
+
+    Texts are read once and not kept: memory grows with the number of distinct words and word pairs alone.
 
     Raises:
         ViMLError: A kept tag is not in the vocabulary.

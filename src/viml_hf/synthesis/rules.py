@@ -1,11 +1,10 @@
 """The methods that need no weights: `tags`, and `data2text-rules`, which writes sentences from templates.
 
-The paper's data2text (PAPER section 2) writes a template sentence for each tag; three neural modules then order,
-aggregate and compress the sentences. `data2text-rules` does these three steps by rules instead:
+The paper's data2text (PAPER section 2) writes a sentence for each tag; three neural modules then order, aggregate and
+compress the sentences. `data2text-rules` does these steps by rules instead:
 
 * Ordering: genre, mood, instruments, or a random order; within a category by descending confidence.
-* Aggregation: the sentences of one category become one. Its tags are joined by commas and "and", with "a" or "an"
-  where they need it.
+* Aggregation: the tags of one category are joined in one sentence.
 * Compression: a tag is left out if a more specific one is kept, such as "vocals" beside "male vocals".
 
 With the package's vocabulary a text tells every kept tag and no other, as `check_text` measures it.
@@ -168,6 +167,6 @@ def rules_method(
     def describe(tracks: Tracks) -> Iterator[Description]:
         for track_id, tags in tracks:
             text = RULES[name](track_id, tags, seed=seed, threshold=threshold)
-            yield Description.checked(track_id, text, tags.kept(threshold), vocabulary, name, "", seed)
+            yield Description(track_id, text, name, "", seed).checked(tags.kept(threshold), vocabulary)
 
     return Method(name, "", seed, threshold, describe)

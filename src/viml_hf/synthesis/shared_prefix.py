@@ -26,15 +26,13 @@ logger = logging.getLogger(__name__)
 class SharedPrefixGenerator:
     """Continues prompts in batches, computing the prefix that they share once.
 
-    The text is the one that reading each prompt in full would give: greedy outputs are the same, and a seed gives the
-    same text in any batch, up to rounding (in float32, a token changes only if two are equally likely to about six
-    digits). Prompts are read in full if they, or their tokens, do not begin with the prefix (a tokenizer may merge
-    characters across the border), and if the model's cache is not one of keys and values of all positions (a sliding
-    window, for example).
+    The text is the one that reading each prompt in full would give, in any batch, up to rounding (in float32, a token
+    changes only if two are equally likely to about six digits). Prompts are read in full if their tokens do not begin
+    with the prefix's (a tokenizer may merge characters across the border), and if the model's cache is not one of keys
+    and values of all positions (a sliding window, for example).
 
     Args:
-        model: A causal language model, on the device and in the dtype to run in; `name` is its name or path.
-        tokenizer: Its tokenizer.
+        model: A causal language model, on the device and in the dtype to run in.
         prefix: The text that prompts begin with, as `PromptWriter.prefix`; "" to read all prompts in full.
         temperature: Of the sampling; 0 takes the most likely token each time, whatever the seed.
         top_p: Tokens are drawn from the smallest set of the most likely whose probability reaches this.
@@ -86,11 +84,7 @@ class SharedPrefixGenerator:
     def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], max_new_tokens: int
     ) -> list[str | GenerationError]:
-        """Continue each prompt to its first stop string or end token.
-
-        Returns:
-            For each prompt its continuation with the stop string, or a `GenerationError` if it found no end.
-        """
+        """For each prompt its continuation to the first stop string or end token, or a `GenerationError`."""
         replies: list[str | GenerationError] = []
         for ids in self.generate_ids(prompts, seeds, max_new_tokens):
             if ids is None:
@@ -129,7 +123,9 @@ class SharedPrefixGenerator:
         self, rows: list[list[int]], past: int, draws: list[random.Random], max_new_tokens: int
     ) -> list[list[int]]:
         """Continue rows whose first `past` tokens are the prefix, or 0; a row that has ended leaves the batch."""
-        cache = self._prefix_copy(len(rows)) if past else DynamicCache(config=self._model.config)
+        cache: Any = copy.deepcopy(self._prefix_cache) if past else DynamicCache(config=self._model.config)
+        if past:
+            cache.batch_repeat_interleave(len(rows))
         width = max(map(len, rows)) - past
         missing = [width + past - len(row) for row in rows]
         input_ids = self._tensor([[0] * pad + row[past:] for pad, row in zip(missing, rows, strict=True)])
@@ -182,13 +178,6 @@ class SharedPrefixGenerator:
             return None
         ids = self._tensor([self._prefix_ids])
         self._forward(ids, torch.ones_like(ids), cache)
-        return cache
-
-    def _prefix_copy(self, rows: int) -> DynamicCache:
-        """A copy of the prefix's keys and values for each row of a batch."""
-        assert self._prefix_cache is not None
-        cache = copy.deepcopy(self._prefix_cache)
-        cache.batch_repeat_interleave(rows)
         return cache
 
     def _has_ended(self, ids: list[int]) -> bool:

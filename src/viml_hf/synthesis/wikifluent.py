@@ -1,7 +1,7 @@
 """WikiFluent, the training corpus of the neural data2text, and what its three tasks make of a paragraph.
 
-Kasner & Dušek (ACL 2022) split the sentences of Wikipedia paragraphs into single facts. The published corpus is a JSON
-file for each split (`train.json`, `dev.json`, `test.json`), as their public code writes it:
+Kasner & Dušek (ACL 2022) split the sentences of Wikipedia paragraphs into single facts. Their corpus is a JSON file for
+each split (`train.json`, `dev.json`, `test.json`):
 
     {"data": [{"sents": ["A is a band.", "A is from Prague.", "It plays jazz."],
                "sep": [0, 1],
@@ -9,7 +9,7 @@ file for each split (`train.json`, `dev.json`, `test.json`), as their public cod
 
 `sents` are the split sentences in the order of the text; `sep` says for each gap between two of them whether they come
 from the same sentence of the text (0, fuse) or not (1, separate). A `.jsonl` file with one such object a line is read
-too, without holding the whole file at once.
+too.
 
 | task        | input                                         | to be learnt                                |
 |-------------|-----------------------------------------------|---------------------------------------------|
