@@ -47,7 +47,7 @@ _PUBLIC = {
     "load_tagger": "tagging.tagger",
     "TagVocabulary": "tagging.tag_vocabulary",
     "TrackTags": "tagging.track_tags",
-    "EpochCallback": "train.dataset",
+    "EpochCallback": "train.epoch_callback",
     "StoreDataset": "train.dataset",
     "ViMLDataCollator": "train.data_collator",
     "make_compute_metrics": "train.metrics",

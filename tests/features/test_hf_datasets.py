@@ -7,6 +7,7 @@ import pytest
 
 from viml_hf import Store, StoreSpec, StoreWriter, ViMLError
 from viml_hf.features import StoreItem
+from viml_hf.features.named_texts import write_texts
 
 datasets = pytest.importorskip("datasets")
 datasets.disable_progress_bars()
@@ -95,6 +96,38 @@ def test_a_plain_dataset_of_lists_becomes_a_store(tmp_path):
     assert [(len(item.video), len(item.audio)) for item in store.items] == [(2, 0), (0, 1)]
 
 
+def test_plain_columns_of_features_become_a_store(tmp_path):
+    """Without ids, under the names of the model's inputs, and one row of a text instead of a list of rows."""
+    rows = {
+        "video_features": [[[1.0], [2.0]], []],
+        "audio_features": [[[3.0]], [[4.0]]],
+        "text_features": [[5.0], None],
+    }
+    store = Store.from_dataset(datasets.Dataset.from_dict(rows), tmp_path)
+    assert [(item.id, item.texts) for item in store.items] == [("0", ("",)), ("1", ())]
+    assert store.rows("video", store.items[0].video).tolist() == [[1], [2]]
+    assert store.rows("text", store.items[0].text).tolist() == [[5]]
+    assert [len(getattr(store.items[1], name)) for name in ("video", "audio", "text")] == [0, 1, 0]
+
+
+def test_a_text_of_words_is_kept_as_such(tmp_path):
+    rows = {"audio": [[[3.0]]], "text": ["slow piano"], "text_features": [[5.0]]}
+    store = Store.from_dataset(datasets.Dataset.from_dict(rows), tmp_path, widths={"video": 1, "audio": 1, "text": 1})
+    assert store.items[0].texts == ("slow piano",)
+
+
+def test_the_cache_of_a_dataset_goes_by_its_texts(store, tmp_path):
+    """Another set of texts, or the same set written anew, is another dataset."""
+    item, found = next(item for item in store.items if item.error is None), []
+    for name, word in (("one", "slow"), ("two", "fast"), ("one", "calm")):
+        row = (item.id, word, np.full(store.spec.widths["text"], len(found), np.float16))
+        write_texts(store.folder, name, [row], store.spec.widths["text"])
+        dataset = store.with_texts(name).to_dataset(cache_dir=tmp_path / "cache")
+        found.append((dataset[0]["texts"], dataset[0]["text"][0][0]))
+    assert found == [(["slow"], 0), (["fast"], 1), (["calm"], 2)]
+    assert store.to_dataset(cache_dir=tmp_path / "cache")[0]["texts"] == list(item.texts)
+
+
 def test_features_are_rounded_once(tmp_path):
     """Rounded to float32 first, this number would be a tie, and go down."""
     value = 1 + 2**-11 + 2**-40
@@ -113,15 +146,14 @@ def test_features_are_rounded_once(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"video": [[1.0]]}, "column 'id'"),
         ({"id": "a", "video": [[1.0]]}, "no row has audio features"),
-        ({"id": "a", "text": "a caption"}, "column 'text' is Value"),
+        ({"id": "a", "video": "a.mp4"}, "column 'video' is Value"),
         ({"id": 7, "video": [[1.0]], "audio": [[1.0]], "text": [[1.0]], "texts": ["a"]}, "item 7: .*strings"),
         (
             {"id": "a", "video": [[1.0], [1.0, 2.0]], "audio": [[1.0]], "text": [[1.0]], "texts": ["a"]},
             "a: video: .*shape",
         ),
-        ({"id": "a", "video": [[1.0]], "audio": [[1.0]], "text": [[1.0]]}, "0 texts, but 1 rows"),
+        ({"id": "a", "video": [[1.0]], "audio": [[1.0]], "text": [[1.0]], "texts": []}, "0 texts, but 1 rows"),
         ({"id": "a", "video": [[1.0]], "audio": [[1.0]], "text": [[1.0]], "fields": "a, b"}, "'a'.*no JSON object"),
         ({"id": "a", "video": [[1.0]], "audio": [[1.0]], "text": [[1.0]], "fields": ["b"]}, "'a'.*no JSON object"),
     ],

@@ -8,8 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from viml_hf import Store, StoreDataset, StoreSpec, StoreWriter, ViMLDataCollator, ViMLError
-from viml_hf.features import RowRange
-from viml_hf.train.data_collator import draw
+from viml_hf.train.draws import draw
 
 GOLDEN = (
     (0.9767104502319, 0.3847674692667, 0.0611075544467),
@@ -83,46 +82,15 @@ def test_a_video_is_dropped_only_where_the_text_is_kept(store):
     assert (~video).float().sum() / text.float().sum() == pytest.approx(0.5, abs=0.05)
 
 
-def test_clips_are_the_same_span_of_video_and_music_and_lie_inside_both(store):
-    collator = ViMLDataCollator(store, text_dropout=0, clip_segments=2)
-    starts = {item.id: set() for item in store.items}
-    for epoch in range(60):
-        for example in examples(store, epoch):
-            item = next(i for i in store.items if i.id == example["id"])
-            chosen = collator._choose(example)
-            first = chosen["video"].start - item.video.start
-            assert first == chosen["audio"].start - item.audio.start
-            assert len(chosen["video"]) == len(chosen["audio"]) == 2
-            assert chosen["video"].stop <= item.video.stop
-            assert chosen["audio"].stop <= item.audio.stop
-            starts[item.id].add(first)
-    for item in store.items:
-        room = min(len(item.video), len(item.audio)) - 2
-        assert starts[item.id] == set(range(room + 1))
-
-
 def test_an_item_shorter_than_a_clip_is_taken_whole(store):
     batch = ViMLDataCollator(store, text_dropout=0, clip_segments=100)(examples(store))
     assert batch["video_attention_mask"].sum(1).tolist() == [len(item.video) for item in store.items]
 
 
-def test_every_text_occurs_in_training_and_the_first_in_evaluation(store):
-    collator = ViMLDataCollator(store, text_dropout=0)
-    index = next(i for i, item in enumerate(store.items) if len(item.text) == 2)
-    item = store.items[index]
-    seen = {collator._choose(examples(store, epoch, indices=[index])[0])["text"].start for epoch in range(20)}
-    assert seen == {item.text.start, item.text.start + 1}
-    chosen = collator._choose(examples(store, training=False, indices=[index])[0])
-    assert chosen["text"] == RowRange(item.text.shard, item.text.start, item.text.start + 1)
-
-
-def test_evaluation_drops_nothing_and_takes_the_middle_clip(store):
-    collator = ViMLDataCollator(store, text_dropout=1.0, video_dropout=1.0, clip_segments=2)
-    batch = collator(examples(store, training=False))
+def test_evaluation_drops_nothing(store):
+    batch = ViMLDataCollator(store, text_dropout=1.0, video_dropout=1.0)(examples(store, training=False))
     assert batch["text_attention_mask"].any(1).all()
-    for example, item in zip(examples(store, training=False), store.items, strict=True):
-        first = (min(len(item.video), len(item.audio)) - 2) // 2
-        assert collator._choose(example)["audio"].start == item.audio.start + first
+    assert batch["video_attention_mask"].any(1).all()
 
 
 @pytest.mark.parametrize(("query", "video", "text"), [(("video",), True, False), (("text",), False, True)])

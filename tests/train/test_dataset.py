@@ -10,6 +10,7 @@ from transformers import Trainer, TrainingArguments
 
 from viml_hf import EpochCallback, StoreDataset, ViMLConfig, ViMLDataCollator, ViMLError, ViMLModel
 from viml_hf.modeling.loss_viml import info_nce_loss
+from viml_hf.train.dataset import StoreExample
 from viml_hf.train.training import new_model
 
 
@@ -17,9 +18,9 @@ class RecordingCollator(ViMLDataCollator):
     """Keeps the epochs and ids of the examples that it is given."""
 
     def __call__(self, examples):
-        if examples[0]["epoch"] is not None:
+        if examples[0].epoch is not None:
             seen = self.__dict__.setdefault("seen", [])
-            seen += [(example["epoch"], example["id"]) for example in examples]
+            seen += [(example.epoch, example.id) for example in examples]
         return super().__call__(examples)
 
 
@@ -73,17 +74,18 @@ def test_training_again_and_evaluating_between_begin_at_the_first_epoch(store, t
 def test_a_resumed_epoch_begins_at_a_fraction(store, at, epoch):
     dataset = StoreDataset(store)
     EpochCallback(dataset).on_epoch_begin(None, SimpleNamespace(epoch=at), None)
-    assert {dataset[index]["epoch"] for index in range(len(dataset))} == {epoch}
+    assert {dataset[index].epoch for index in range(len(dataset))} == {epoch}
 
 
 def test_the_loader_gets_a_generator_of_its_own_but_keeps_one_it_has(store):
     dataset, arguments = StoreDataset(store), SimpleNamespace(seed=7)
+    state = SimpleNamespace(is_hyper_param_search=False)
     loader = DataLoader(dataset, collate_fn=list)
-    EpochCallback(dataset).on_train_begin(arguments, None, None, train_dataloader=loader)
+    EpochCallback(dataset).on_train_begin(arguments, state, None, train_dataloader=loader)
     assert loader.generator.initial_seed() == 7
     given = torch.Generator().manual_seed(1)
     loader = DataLoader(dataset, collate_fn=list, generator=given)
-    EpochCallback(dataset).on_train_begin(arguments, None, None, train_dataloader=loader)
+    EpochCallback(dataset).on_train_begin(arguments, state, None, train_dataloader=loader)
     assert loader.generator is given
 
 
@@ -93,11 +95,10 @@ def test_items_are_row_ranges_of_the_items_asked_for(store):
     dataset.set_epoch(4)
     assert len(dataset) == 3
     for index, item in enumerate(some):
-        expected = {"id": item.id, "epoch": 4, "video": item.video, "audio": item.audio, "text": item.text}
-        assert dataset[index] == expected | {"weight": None}
+        assert dataset[index] == StoreExample(item.id, 4, item.video, item.audio, item.text, None)
     evaluation = StoreDataset(store, some, training=False)
     evaluation.set_epoch(4)
-    assert evaluation[0]["epoch"] is None
+    assert evaluation[0].epoch is None
 
 
 def test_weights_of_items_reach_the_loss_in_training_alone(store):

@@ -9,12 +9,38 @@ from viml_hf import StoreDataset, ViMLConfig, ViMLDataCollator, ViMLError, ViMLM
 from viml_hf.evaluation.metrics import retrieval_metrics
 from viml_hf.evaluation.pools import make_pools
 from viml_hf.evaluation.ranks import retrieval_ranks
+from viml_hf.modeling.loss_viml import info_nce_loss
+from viml_hf.train.metrics import whole_info_nce
 
 
 @pytest.fixture
 def prediction():
     embeds = np.random.default_rng(0).standard_normal((2, 23, 8))
     return EvalPrediction((embeds[0], embeds[1]), ())
+
+
+@pytest.mark.parametrize("block", [1, 5, 23, 1000])
+def test_the_loss_of_a_whole_set_equals_that_of_one_batch(block):
+    torch.manual_seed(0)
+    queries, audio = torch.nn.functional.normalize(torch.randn(2, 23, 8), dim=-1)
+    expected = info_nce_loss(queries, audio, 0.05)
+    assert whole_info_nce(queries, audio, 0.05, block) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_loss_of_an_evaluation_does_not_depend_on_the_batch_size(store, tmp_path):
+    heads = {"hidden_size": 8, "projection_dim": 16, "num_attention_heads": 2, "intermediate_size": 8}
+    model = ViMLModel(ViMLConfig(video_dim=6, audio_dim=5, text_dim=4, **heads)).eval()
+    losses = []
+    for size in (3, 40):
+        arguments = TrainingArguments(
+            str(tmp_path), per_device_eval_batch_size=size, report_to="none", disable_tqdm=True
+        )
+        metrics = make_compute_metrics(model=model)
+        trainer = Trainer(model, arguments, data_collator=ViMLDataCollator(store), compute_metrics=metrics)
+        losses.append(trainer.evaluate(StoreDataset(store, training=False))["eval_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    with pytest.raises(ViMLError, match="loss='triplet'"):
+        make_compute_metrics(model=ViMLModel(ViMLConfig(loss="triplet", **heads)))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 40])

@@ -129,7 +129,7 @@ def test_an_unset_epoch_is_an_error(store):
     dataset = StoreDataset(store)
     with pytest.raises(ViMLError, match="EpochCallback"):
         dataset[0]
-    assert StoreDataset(store, training=False)[0]["epoch"] is None
+    assert StoreDataset(store, training=False)[0].epoch is None
 
 
 def test_workers_that_outlive_an_epoch_see_the_next(store):
@@ -137,7 +137,7 @@ def test_workers_that_outlive_an_epoch_see_the_next(store):
     loader = DataLoader(dataset, batch_size=10, num_workers=2, persistent_workers=True, collate_fn=list)
     for epoch in (0, 1, 5):
         dataset.set_epoch(epoch)
-        assert {example["epoch"] for batch in loader for example in batch} == {epoch}
+        assert {example.epoch for batch in loader for example in batch} == {epoch}
 
 
 def test_a_store_without_usable_items_is_refused(tmp_path):

@@ -245,7 +245,7 @@ def _rows_of(item: StoreItem, query_modalities: Sequence[str], clip_segments: in
     """Rows of the item's middle clip and its first text; modalities that the query does not hold are empty."""
     video, audio, text = item.video, item.audio, item.text
     if clip_segments is not None:
-        first = clip_room(video, audio, clip_segments) // 2
+        first = clip_room(len(video), len(audio), clip_segments) // 2
         video, audio = (clip_rows(rows, first, clip_segments) for rows in (video, audio))
     query = {"video": video, "text": RowRange(text.shard, text.start, min(text.start + 1, text.stop))}
     return {"audio": audio} | {name: rows if name in query_modalities else RowRange() for name, rows in query.items()}

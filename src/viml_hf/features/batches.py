@@ -1,6 +1,7 @@
-"""Rows of a store as padded batches, and which rows of an item a clip is."""
+"""Rows as padded batches, and which rows of an item a clip is."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -8,33 +9,45 @@ from torch import Tensor
 from viml_hf.features.store import Store
 from viml_hf.features.store_format import RowRange
 
+Rows = TypeVar("Rows", RowRange, Tensor)
 
-def clip_room(video: RowRange, audio: RowRange, length: int) -> int:
+
+def clip_room(video: int, audio: int, length: int) -> int:
     """How many rows a clip of `length` rows can move inside both; where it is below 0, one of them is shorter.
 
     Video and music are two streams of one file. Where their lengths differ, the clip is inside both.
     """
-    return min(len(video), len(audio)) - length
+    return min(video, audio) - length
 
 
-def clip_rows(rows: RowRange, first: int, length: int) -> RowRange:
+def clip_rows(rows: Rows, first: int, length: int) -> Rows:
     """Rows `first … first + length`; all of them where there are not so many."""
-    if len(rows) <= length:
-        return rows
     first = max(0, first)
-    return RowRange(rows.shard, rows.start + first, rows.start + first + length)
+    return rows if len(rows) <= length else rows[first : first + length]
 
 
 def gather(
     store: Store, modality: str, ranges: Sequence[RowRange], pad_to_multiple_of: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Padded rows `(items, time, width)` float32 of one modality, and their mask `(items, time)`."""
-    longest = max(1, *(len(rows) for rows in ranges)) if ranges else 1
+    rows = [store.rows(modality, one) for one in ranges]
+    return pad_rows(rows, store.spec.widths[modality], pad_to_multiple_of)
+
+
+def pad_rows(rows: Sequence[Tensor], width: int, pad_to_multiple_of: int = 1) -> tuple[Tensor, Tensor]:
+    """Rows `(time, width)` of several items as `(items, longest time, width)` float32, and their mask `(items, time)`.
+
+    Example:
+        >>> features, mask = pad_rows([torch.ones(2, 1), torch.ones(1, 1)], width=1)
+        >>> features[:, :, 0].tolist(), mask.tolist()
+        ([[1.0, 1.0], [1.0, 0.0]], [[1, 1], [1, 0]])
+    """
+    longest = max(1, *(len(one) for one in rows)) if rows else 1
     longest += -longest % pad_to_multiple_of
-    features = torch.zeros(len(ranges), longest, store.spec.widths[modality], dtype=torch.float16)
-    mask = torch.zeros(len(ranges), longest, dtype=torch.long)
-    for index, rows in enumerate(ranges):
-        if len(rows):
-            features[index, : len(rows)] = store.rows(modality, rows)
-            mask[index, : len(rows)] = 1
-    return features.float(), mask
+    features = torch.zeros(len(rows), longest, width)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for index, one in enumerate(rows):
+        if len(one):
+            features[index, : len(one)] = one
+            mask[index, : len(one)] = 1
+    return features, mask

@@ -10,6 +10,7 @@ import numpy as np
 
 from viml_hf.errors import ViMLError
 from viml_hf.features.checksums import sha256_of
+from viml_hf.features.named_texts import path_of_texts
 from viml_hf.features.store_format import (
     FIELD_TYPES,
     ITEMS_FILE,
@@ -40,6 +41,8 @@ def dataset_of_items(store: Any, with_errors: bool, cache_dir: str | Path | None
     # The cache goes by this: by itself, `datasets` would pickle the store's items one by one.
     names = [STORE_FILE, ITEMS_FILE, JOURNAL_FILE]
     known = [with_errors, str(store.folder.resolve()), *(sha256_of(store.folder / name) for name in names)]
+    if store.texts is not None:
+        known.append(sha256_of(path_of_texts(store.folder, store.texts)))
     return Dataset.from_generator(
         examples,
         features=Features(columns),
@@ -70,8 +73,7 @@ def write_dataset_as_store(
     """Write a store from a dataset; see [`Store.from_dataset`]."""
     from datasets import Array2D, LargeList, List
 
-    if "id" not in dataset.column_names:
-        raise ViMLError(f"a dataset of columns {dataset.column_names}: a store needs a column 'id' of unique strings")
+    dataset = _with_our_names(dataset)
     if (Path(folder) / JOURNAL_FILE).exists():
         raise ViMLError(f"{folder}: holds a store already; give a new folder, or remove this one")
     present = [modality for modality in MODALITIES if modality in dataset.column_names]
@@ -88,6 +90,19 @@ def write_dataset_as_store(
     with StoreWriter(folder, spec, np.zeros(widths["text"]) if null_text is None else null_text) as writer:
         for row in dataset:
             writer.add_item(*item_of(row))
+
+
+def _with_our_names(dataset: "Dataset") -> "Dataset":
+    """The dataset with the columns of `to_dataset` in the place of those that mean the same."""
+    from datasets import Value
+
+    if "text" in dataset.column_names and isinstance(dataset.features["text"], Value):
+        dataset = dataset.map(lambda row: {"texts": [row["text"]] if row["text"] else []}, remove_columns="text")
+    names = {f"{modality}_features": modality for modality in MODALITIES}
+    dataset = dataset.rename_columns({old: new for old, new in names.items() if old in dataset.column_names})
+    if "id" not in dataset.column_names:
+        dataset = dataset.add_column("id", [str(index) for index in range(len(dataset))])
+    return dataset
 
 
 def infer_widths(dataset: "Dataset", null_text: Any) -> dict[str, int]:
@@ -111,7 +126,10 @@ def infer_widths(dataset: "Dataset", null_text: Any) -> dict[str, int]:
 def features_of(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The features of a row, of the modalities that it has."""
     given = {modality: row.get(modality) for modality in MODALITIES}
-    return {modality: np.asarray(rows) for modality, rows in given.items() if rows is not None and np.size(rows)}
+    arrays = {modality: np.asarray(rows) for modality, rows in given.items() if rows is not None and np.size(rows)}
+    return {
+        modality: rows[None] if rows.ndim == 1 and rows.dtype != object else rows for modality, rows in arrays.items()
+    }
 
 
 def item_of(row: Mapping[str, Any]) -> tuple[StoreItem, dict[str, np.ndarray]]:
@@ -122,5 +140,7 @@ def item_of(row: Mapping[str, Any]) -> tuple[StoreItem, dict[str, np.ndarray]]:
         raise ViMLError(f"item {row['id']!r}: its 'fields' are no JSON object; give the column another name") from error
     others = row.keys() - {"id", "texts", "error", "fields", *MODALITIES}
     fields |= {name: row[name] for name in others if row[name] is not None}
-    item = StoreItem(row["id"], texts=tuple(row.get("texts") or ()), fields=fields, error=row.get("error"))
-    return item, features_of(row)
+    features = features_of(row)
+    # Without a column of texts, the words that the rows were made of are unknown.
+    texts = row["texts"] or () if "texts" in row else [""] * len(features.get("text", ()))
+    return StoreItem(row["id"], texts=tuple(texts), fields=fields, error=row.get("error")), features

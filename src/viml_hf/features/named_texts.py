@@ -46,6 +46,11 @@ def names_of_texts(store_folder: str | Path) -> list[str]:
     return sorted(path.stem for path in (Path(store_folder) / FOLDER).glob("*.json"))
 
 
+def path_of_texts(store_folder: str | Path, name: str) -> Path:
+    """The file of a set that is written last, with the checksums of the others."""
+    return Path(store_folder) / FOLDER / f"{name}.json"
+
+
 def write_texts(store_folder: str | Path, name: str, rows: Iterable[tuple[str, str, np.ndarray]], width: int) -> None:
     """Write a set of texts, or replace the one of that name.
 

@@ -167,10 +167,12 @@ class Store:
         null_text: Any = None,
         **spec_fields: Any,
     ) -> "Store":
-        """Write a store from a dataset with the columns of `to_dataset`.
+        """Write a store from a dataset: the columns of `to_dataset`, or plain columns of features.
 
         Args:
-            dataset: A column `id`, and any of the others. A column that is not one of them becomes a field.
+            dataset: Any of the columns of `to_dataset`. The names of a model's inputs, such as `video_features`, mean
+                the same; one row may stand for a list of one, and a string in `text` for `texts`. Without `id`, an
+                item is named by its row's number. Any other column becomes a field.
             folder: The store's folder, new or empty.
             encoders: Encoder name per modality; "unknown" by default.
             null_text: Base feature `(text_width,)` of the empty string; zeros by default.
@@ -180,7 +182,7 @@ class Store:
             The finished store.
 
         Raises:
-            ViMLError: There is no `id`, a width is neither given nor found, an item is unfit, or the folder holds a
+            ViMLError: A width is neither given nor found, an item is unfit, or the folder holds a
                 store.
 
         Example:

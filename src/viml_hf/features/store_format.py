@@ -64,6 +64,10 @@ class RowRange:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    def __getitem__(self, part: slice) -> "RowRange":
+        first, stop, _ = part.indices(len(self))
+        return RowRange(self.shard, self.start + first, self.start + max(first, stop))
+
 
 @dataclass(frozen=True)
 class StoreItem:

@@ -24,7 +24,7 @@ from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtracto
 from viml_hf.processing.media import MediaSource
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
 from viml_hf.tagging.tagger_metrics import make_tagger_metrics
-from viml_hf.train.dataset import EpochCallback
+from viml_hf.train.epoch_callback import EpochCallback
 from viml_hf.train.settings import Schedule, training_arguments
 from viml_hf.train.trainer import ViMLTrainer
 
@@ -232,7 +232,7 @@ def make_tagger_trainer(
         eval_dataset=eval_dataset,
         compute_metrics=make_tagger_metrics(names, config.label_categories or []),
         optimizers=(_optimizer(model, settings), None),
-        callbacks=[EpochCallback(dataset)],  # type: ignore[arg-type]  # all it needs is `set_epoch`
+        callbacks=[EpochCallback(dataset)],
     )
     if not progress:
         trainer.remove_callback(PrinterCallback)

@@ -1,7 +1,8 @@
 """Training with `transformers.Trainer`: dataset, text-dropout collator, metrics, and the command's recipe."""
 
 from viml_hf.train.data_collator import ViMLDataCollator
-from viml_hf.train.dataset import EpochCallback, StoreDataset
+from viml_hf.train.dataset import StoreDataset
+from viml_hf.train.epoch_callback import EpochCallback
 from viml_hf.train.metrics import make_compute_metrics
 from viml_hf.train.settings import TrainingSettings
 from viml_hf.train.trainer import ViMLTrainer

@@ -1,51 +1,54 @@
-"""`ViMLDataCollator`: gathers the rows of a batch, draws clips and drops texts (paper section 3.3)."""
+"""`ViMLDataCollator`: batches of base features or of raw media, random clips, text dropout (paper section 3.3)."""
 
 import hashlib
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from copy import copy
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from viml_hf.errors import ViMLError
-from viml_hf.features.batches import clip_room, clip_rows, gather
+from viml_hf.features.batches import clip_room, clip_rows, pad_rows
 from viml_hf.features.store import Store
-from viml_hf.features.store_format import RowRange
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
+from viml_hf.modeling.encoder_families import MODALITIES
 from viml_hf.train.dataset import StoreExample
+from viml_hf.train.draws import chosen_text, clip_first, draw, keeps
+
+NOT_TOLD, EVALUATION = -2, -1  # in the place of an epoch
 
 
-class Draws(NamedTuple):
-    """Uniform numbers in [0, 1) that decide one item's part in one epoch."""
+class _Item(NamedTuple):
+    """One example told apart: its rows `(time, width)` by modality, of text `(texts, width)`."""
 
-    drop: float
-    clip: float
-    text: float
-
-
-def draw(seed: int, epoch: int, item_id: str) -> Draws:
-    """The random numbers of an item in an epoch, from nothing but its arguments.
-
-    That is why a resumed run repeats the uninterrupted one, with any number of loader workers and processes.
-
-    Example:
-        >>> draw(0, 1, "a") == draw(0, 1, "a"), draw(0, 1, "a") == draw(0, 2, "a")
-        (True, False)
-    """
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{item_id}".encode(), digest_size=24).digest()
-    return Draws(*((np.frombuffer(digest, "<u8") >> np.uint64(11)) / 2.0**53).tolist())
+    id: str
+    epoch: int
+    rows: dict[str, Tensor]
+    weight: float | None
 
 
 class ViMLDataCollator:
-    """Makes the inputs of [`ViMLModel`] out of the items of a [`StoreDataset`].
+    """Makes the inputs of [`ViMLModel`] out of base features, for `transformers.Trainer`.
+
+    The examples of a batch are one of these:
+
+    * items of a [`StoreDataset`], with `store`;
+    * dicts, as a `datasets.Dataset` of feature columns gives them: `video` and `audio` (lists of rows, one per 10 s
+      segment), `text` (a row or a list of them), and where wanted `id` and `weight`. The names of the model's inputs,
+      such as `video_features`, are understood too; `Trainer` keeps columns of these names by itself, and others with
+      `remove_unused_columns=False`. A value that is `None` or empty is absent.
 
     A text is dropped by clearing its mask; the model knows what null is. In training each item is dropped, cut and
-    given one of its texts by numbers drawn from (seed, epoch, id). In evaluation nothing is dropped, the first text is
-    taken, and a clip is the middle one.
+    given one of its texts by numbers drawn from (seed, epoch, id); without an `id`, its music identifies it. In
+    evaluation nothing is dropped, the first text is taken, and a clip is the middle one.
+
+    Whether a batch of dicts is for training, and of which epoch, is told by `callbacks=[EpochCallback(collator)]`, or
+    by `set_epoch` in a loop of your own. Items of a [`StoreDataset`] know it.
 
     Args:
-        store: Where the features are.
+        store: Where the features are; not needed for dicts.
         text_dropout: Share of items whose text is dropped (0.8 in the paper; it finds 0.8 to 0.95 to work).
         video_dropout: Share of items whose video is dropped, among those that keep their text. The paper has none; a
             little of it lets a model with text be asked by text alone.
@@ -58,13 +61,16 @@ class ViMLDataCollator:
         ViMLError: A rate is outside [0, 1], or `clip_segments` is below 1.
 
     Example:
-        >>> collator = ViMLDataCollator(store, text_dropout=0.8)  # doctest: +SKIP
-        >>> Trainer(model, args, data_collator=collator, train_dataset=StoreDataset(store))  # doctest: +SKIP
+        >>> collator = ViMLDataCollator(text_dropout=0.8)
+        >>> collator.set_epoch(0)
+        >>> batch = collator([{"video": [[0.5, 1.0]], "text": [[0.1]], "audio": [[1.0], [2.0]]}])
+        >>> {name: tuple(values.shape) for name, values in batch.items() if name.endswith("features")}
+        {'video_features': (1, 1, 2), 'text_features': (1, 1, 1), 'audio_features': (1, 2, 1)}
     """
 
     def __init__(
         self,
-        store: Store,
+        store: Store | None = None,
         *,
         text_dropout: float = 0.8,
         video_dropout: float = 0.0,
@@ -87,49 +93,123 @@ class ViMLDataCollator:
         self.seed = seed
         self.query_modalities = tuple(query_modalities)
         self.pad_to_multiple_of = pad_to_multiple_of
+        self._epoch = _shared(NOT_TOLD)
 
-    def __call__(self, examples: list[StoreExample]) -> dict[str, Tensor | bool]:
+    def set_epoch(self, epoch: int | None) -> None:
+        """Say that the next batches of dicts are for training in this epoch, from 0; `None` for evaluation."""
+        self._epoch[0] = EVALUATION if epoch is None else epoch
+
+    def for_training(self) -> "ViMLDataCollator":
+        """A copy that is told its epoch by itself, for the training loader; this one goes on with the evaluation."""
+        training = copy(self)
+        training._epoch = _shared(NOT_TOLD)
+        return training
+
+    def __call__(self, examples: Sequence[StoreExample | Mapping[str, Any]]) -> dict[str, Tensor | bool]:
         """Gather a batch.
 
         Returns:
             `{video,text,audio}_features` `(batch, time, width)` float32 with `{video,text,audio}_attention_mask`
-            `(batch, time)`, `sample_weights` `(batch,)` where items have weights, and `return_loss=True`.
+            `(batch, time)`, `sample_weights` `(batch,)` where items have weights, and `return_loss=True`. A query's
+            modality that no dict of the batch has is left out.
+
+        Raises:
+            ViMLError: It was not told whether it trains, or an example is not as described above.
         """
-        ranges: dict[str, list[RowRange]] = {"video": [], "audio": [], "text": []}
-        for example in examples:
-            for modality, rows in self._choose(example).items():
-                ranges[modality].append(rows)
-        batch: dict[str, Tensor | bool] = {"return_loss": True}
-        for modality, chosen in ranges.items():
-            features, mask = gather(self.store, modality, chosen, self.pad_to_multiple_of)
-            batch |= {f"{modality}_features": features, f"{modality}_attention_mask": mask}
-        weights = [example["weight"] for example in examples if example["weight"] is not None]
+        items = [self._read(example) for example in examples]
+        chosen = [self._choose(item) for item in items]
+        batch: dict[str, Tensor | bool] = {}
+        for modality in MODALITIES:
+            width = self._width(modality, items)
+            if width is not None:
+                rows = [one[modality].reshape(-1, width) for one in chosen]
+                features, mask = pad_rows(rows, width, self.pad_to_multiple_of)
+                batch |= {f"{modality}_features": features, f"{modality}_attention_mask": mask}
+        weights = [item.weight for item in items if item.weight is not None]
         if weights:
             batch["sample_weights"] = torch.tensor(weights)
-        return batch
+        return batch | {"return_loss": True}  # last: accelerate takes the size of a batch from the first
 
-    def _choose(self, example: StoreExample) -> dict[str, RowRange]:
-        """The rows of one item that take part; an empty range where a modality is dropped."""
-        video, audio, text = example["video"], example["audio"], example["text"]
-        epoch = example["epoch"]
-        training = epoch is not None
-        draws = draw(self.seed, epoch, example["id"]) if epoch is not None else Draws(1.0, 0.5, 0.0)
+    def _read(self, example: StoreExample | Mapping[str, Any]) -> _Item:
+        if isinstance(example, StoreExample):
+            if self.store is None:
+                raise ViMLError("Items of a StoreDataset: give the collator their store, ViMLDataCollator(store)")
+            rows = {modality: self.store.rows(modality, getattr(example, modality)) for modality in MODALITIES}
+            epoch = EVALUATION if example.epoch is None else example.epoch
+            return _Item(example.id, epoch, rows, example.weight)
+        epoch = int(self._epoch)
+        if epoch == NOT_TOLD:
+            raise ViMLError(
+                "The collator was not told whether it trains or evaluates: pass callbacks=[EpochCallback(collator)] to "
+                "Trainer, or call collator.set_epoch(epoch), None for evaluation, in a loop of your own"
+            )
+        rows = feature_rows(example)
+        if epoch >= 0 and self.text_dropout and not {"text", "text_features"} & example.keys():
+            raise ViMLError(
+                f"text_dropout={self.text_dropout}, but the examples have no text, only {', '.join(example)}: add a "
+                "column, set remove_unused_columns=False if there is one, or set text_dropout=0"
+            )
+        return _Item(str(example.get("id") or _digest(rows["audio"])), epoch, rows, example.get("weight"))
+
+    def _width(self, modality: str, items: Sequence[_Item]) -> int | None:
+        """The width of a modality's rows; `None` if no item has any, so that nothing tells it."""
+        if self.store is not None:
+            return self.store.spec.widths[modality]
+        widths = {item.rows[modality].shape[1]: item.id for item in items if len(item.rows[modality])}
+        if len(widths) > 1:
+            found = ", ".join(f"{width} ({item_id})" for width, item_id in widths.items())
+            raise ViMLError(f"{modality} features of widths {found}: all rows of a column have one width")
+        return next(iter(widths), None)
+
+    def _choose(self, item: _Item) -> dict[str, Tensor]:
+        """The rows of one item that take part; none where a modality is dropped."""
+        video, audio, text = (item.rows[modality] for modality in ("video", "audio", "text"))
+        draws = draw(self.seed, item.epoch, item.id) if item.epoch >= 0 else None
         if self.clip_segments is not None:
-            room = clip_room(video, audio, self.clip_segments)
-            first = min(int(draws.clip * (room + 1)), room) if training else room // 2
+            first = clip_first(clip_room(len(video), len(audio), self.clip_segments), draws)
             video, audio = (clip_rows(rows, first, self.clip_segments) for rows in (video, audio))
         if len(text) > 1:
-            one = text.start + min(int(draws.text * len(text)), len(text) - 1)
-            text = RowRange(text.shard, one, one + 1)
-        if training:
-            keep_text = draws.drop >= self.text_dropout
-            # Where a text is kept, the same draw, spread again over [0, 1), decides on the video.
-            again = (draws.drop - self.text_dropout) / (1 - self.text_dropout) if keep_text else 1.0
-            keep_video = again >= self.video_dropout or not len(text)
+            text = text[chosen_text(len(text), draws) :][:1]
+        if draws is not None:
+            keep_video, keep_text = keeps(draws, self.text_dropout, self.video_dropout, len(text) > 0)
         else:
-            keep_text, keep_video = "text" in self.query_modalities, "video" in self.query_modalities
-        return {
-            "video": video if keep_video else RowRange(),
-            "audio": audio,
-            "text": text if keep_text else RowRange(),
-        }
+            keep_video, keep_text = "video" in self.query_modalities, "text" in self.query_modalities
+        return {"video": video if keep_video else video[:0], "audio": audio, "text": text if keep_text else text[:0]}
+
+
+def feature_rows(example: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The base features of a dict by modality, each `(time, width)`; `(0, 0)` where there are none.
+
+    Raises:
+        ViMLError: It has no music, or features that are no rows of numbers.
+    """
+    rows = {}
+    for modality in MODALITIES:
+        value = example.get(f"{modality}_features", example.get(modality))
+        try:
+            array = np.asarray([] if value is None else value, np.float32)
+        except (TypeError, ValueError) as error:
+            raise ViMLError(
+                f"{modality} features that are no rows of numbers ({error}): give a list of rows"
+            ) from error
+        if not array.size:
+            array = np.zeros((0, 0), np.float32)
+        if array.ndim == 1:
+            array = array[None]
+        if array.ndim != 2:
+            raise ViMLError(f"{modality} features of shape {array.shape}: give (time, width), one row per 10 s segment")
+        rows[modality] = torch.from_numpy(array)
+    if not len(rows["audio"]):
+        raise ViMLError(
+            f"An example of {', '.join(example) or 'nothing'} without music: give it a column audio, lists of rows"
+        )
+    return rows
+
+
+def _digest(rows: Tensor) -> str:
+    return hashlib.blake2b(rows.numpy().tobytes(), digest_size=16).hexdigest()
+
+
+def _shared(value: int) -> Tensor:
+    """A number in shared memory: loader workers that outlive an epoch see the next one."""
+    return torch.full((1,), value, dtype=torch.long).share_memory_()

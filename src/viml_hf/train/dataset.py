@@ -1,19 +1,19 @@
 """Training and evaluation items of a store: row ranges only, which the collator gathers."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from dataclasses import dataclass
 
 import torch
-from torch.utils.data import DataLoader, Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.utils.data import Dataset
 
 from viml_hf.errors import ViMLError
 from viml_hf.features.store import Store
 from viml_hf.features.store_format import RowRange, StoreItem
 
 
-class StoreExample(TypedDict):
-    """One item of a [`StoreDataset`].
+@dataclass(frozen=True)
+class StoreExample:
+    """One item of a [`StoreDataset`]. No dict: of a dict, `Trainer` removes what is no argument of the model.
 
     `epoch` is `None` in evaluation: no dropout, and the middle clip. `weight` is `None` where all items count the same.
     """
@@ -70,14 +70,8 @@ class StoreDataset(Dataset):
                     "The training dataset was not told its epoch: pass callbacks=[EpochCallback(dataset)] to Trainer, "
                     "or call dataset.set_epoch(epoch) before each epoch of your own loop."
                 )
-        return {
-            "id": item.id,
-            "epoch": epoch,
-            "video": item.video,
-            "audio": item.audio,
-            "text": item.text,
-            "weight": None if self.weights is None else self.weights[index],
-        }
+        weight = None if self.weights is None else self.weights[index]
+        return StoreExample(item.id, epoch, item.video, item.audio, item.text, weight)
 
 
 def _weight(store: Store, item: StoreItem) -> float:
@@ -85,45 +79,3 @@ def _weight(store: Store, item: StoreItem) -> float:
     if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight < float("inf"):
         raise ViMLError(f"{store.folder}: {item.id} has the weight {weight!r}; give a number above 0, 1 as usual")
     return float(weight)
-
-
-def give_own_generator(loader: DataLoader, seed: int) -> None:
-    """Keep a loader off torch's global generator, from which the model's dropout is drawn.
-
-    Starting its workers draws a number; in a resumed run that is at other times than before.
-    """
-    loader = getattr(loader, "base_dataloader", loader)  # accelerate wraps torch's own
-    if loader.generator is None:
-        loader.generator = torch.Generator().manual_seed(seed)
-
-
-class EpochCallback(TrainerCallback):
-    """What a run with a [`StoreDataset`] needs to be resumed bit for bit, in every way that Trainer can start an epoch.
-
-    It tells the dataset its epoch, and keeps the training loader off the generator of the model's dropout. With
-    evaluation on the way and persistent workers, [`ViMLTrainer`] does the same for the evaluation loader.
-
-    Args:
-        dataset: The training dataset.
-    """
-
-    def __init__(self, dataset: StoreDataset):
-        self.dataset = dataset
-
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        train_dataloader: DataLoader | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Called by Trainer before its first epoch."""
-        if train_dataloader is not None:
-            give_own_generator(train_dataloader, args.seed)
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Called by Trainer; a resumed epoch begins at a fraction."""
-        self.dataset.set_epoch(int(state.epoch or 0))

@@ -13,7 +13,7 @@ from viml_hf.hub.card_facts import OwnerFacts, facts_of_model, stated_name
 from viml_hf.hub.publishing import check_licences, write_hub_files
 from viml_hf.modeling.modeling_viml_towers import ViMLPreTrainedModel
 from viml_hf.train.data_collator import ViMLDataCollator
-from viml_hf.train.dataset import give_own_generator
+from viml_hf.train.epoch_callback import give_own_generator
 
 
 class ViMLTrainer(Trainer):
@@ -108,7 +108,8 @@ class ViMLTrainer(Trainer):
         items = {name: len(dataset) for name, dataset in data.items() if dataset is not None}
         encoders = {}
         if isinstance(collator := self.data_collator, ViMLDataCollator):
-            encoders = {modality: stated_name(name) for modality, name in collator.store.spec.encoders.items()}
+            if collator.store is not None:
+                encoders = {modality: stated_name(name) for modality, name in collator.store.spec.encoders.items()}
             settings |= {name: getattr(collator, name) for name in ("text_dropout", "video_dropout", "clip_segments")}
         return {"settings": settings, "metrics": metrics, "store": encoders, **items}
 

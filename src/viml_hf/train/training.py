@@ -26,7 +26,8 @@ from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 from viml_hf.processing.processing_viml import ViMLProcessor
 from viml_hf.train.data_collator import ViMLDataCollator
-from viml_hf.train.dataset import EpochCallback, StoreDataset
+from viml_hf.train.dataset import StoreDataset
+from viml_hf.train.epoch_callback import EpochCallback
 from viml_hf.train.metrics import make_compute_metrics
 from viml_hf.train.settings import TrainingSettings, training_arguments
 from viml_hf.train.trainer import ViMLTrainer
@@ -106,7 +107,11 @@ def make_trainer(
         data_collator=collator,
         train_dataset=dataset,
         eval_dataset=StoreDataset(store, eval_items, training=False) if eval_items else None,
-        compute_metrics=make_compute_metrics(settings.pool_size, num_queries=len(eval_items) or None),
+        compute_metrics=make_compute_metrics(
+            settings.pool_size,
+            num_queries=len(eval_items) or None,
+            model=model if model.config.loss == "info_nce" else None,
+        ),
         callbacks=[EpochCallback(dataset)],
     )
     if not progress:

@@ -1,0 +1,128 @@
+"""`EpochCallback`: tells a `StoreDataset` or a `ViMLDataCollator` its epoch, and refuses arguments that do harm."""
+
+from copy import copy
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
+
+from viml_hf.errors import ViMLError
+from viml_hf.train.data_collator import ViMLDataCollator
+from viml_hf.train.dataset import StoreDataset
+
+logger = logging.get_logger(__name__)
+
+# The lower, the better: `Trainer` takes the greatest value of a metric for the best, unless its name ends in "loss".
+_LOWER_IS_BETTER = {"MR", "mean_log_rank"}
+
+
+def give_own_generator(loader: DataLoader, seed: int) -> None:
+    """Keep a loader off torch's global generator, from which the model's dropout is drawn.
+
+    Starting its workers draws a number; in a resumed run that is at other times than before.
+    """
+    loader = getattr(loader, "base_dataloader", loader)  # accelerate wraps torch's own
+    if loader.generator is None:
+        loader.generator = torch.Generator().manual_seed(seed)
+
+
+def check_arguments(args: TrainingArguments) -> None:
+    """Refuse arguments with which Trainer would keep the worst model, or make worse batches.
+
+    Raises:
+        ViMLError: There is one.
+    """
+    best = (args.metric_for_best_model or "").removeprefix("eval_")
+    if best in _LOWER_IS_BETTER and args.greater_is_better:
+        raise ViMLError(
+            f"metric_for_best_model={best!r} with greater_is_better=True keeps the worst model: set "
+            "greater_is_better=False, or take 'R@10'"
+        )
+    if best == "loss":
+        raise ViMLError(
+            "metric_for_best_model='loss' (transformers' default): the loss depends on how many negatives a batch has; "
+            "take 'R@10', or 'mean_log_rank' with greater_is_better=False"
+        )
+    if args.train_sampling_strategy not in ("random", "sequential"):
+        raise ViMLError(
+            f"train_sampling_strategy={args.train_sampling_strategy!r}: items of like length would be each other's "
+            "only negatives; leave it at 'random', clips have one length"
+        )
+
+
+class EpochCallback(TrainerCallback):
+    """What a run needs to draw its clips and dropout anew in every epoch, and to be resumed bit for bit.
+
+    It tells a [`StoreDataset`], or the training loader's copy of a [`ViMLDataCollator`], the epoch in every way that
+    Trainer can start one, and keeps the training loader off the generator of the model's dropout. With evaluation on
+    the way and persistent workers, [`ViMLTrainer`] does the same for the evaluation loader. Arguments of Trainer that
+    would do something else than they say are refused.
+
+    Args:
+        source: The training dataset, or the collator where examples are dicts: what has `set_epoch`.
+
+    Example:
+        >>> collator = ViMLDataCollator(text_dropout=0.8)  # doctest: +SKIP
+        >>> Trainer(model, args, train_dataset=dataset, data_collator=collator, callbacks=[EpochCallback(collator)])
+        ... # doctest: +SKIP
+    """
+
+    def __init__(self, source: Any):
+        self.source = source
+        self._training = source
+
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Called by Trainer when it is made.
+
+        Raises:
+            ViMLError: Arguments with which Trainer would keep the worst model, or sort a dataset by lengths.
+        """
+        if isinstance(self.source, StoreDataset | ViMLDataCollator):
+            check_arguments(args)
+        if isinstance(self.source, ViMLDataCollator):
+            self.source.set_epoch(None)
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: DataLoader | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Called by Trainer before its first epoch."""
+        if state.is_hyper_param_search:
+            logger.warning_once(
+                "The default objective of a hyperparameter search adds up all metrics, the median rank too: give "
+                "hyperparameter_search(compute_objective=lambda metrics: metrics['eval_R@10'], direction='maximize')."
+            )
+        if train_dataloader is None:
+            return
+        give_own_generator(train_dataloader, args.seed)
+        if isinstance(self.source, ViMLDataCollator):
+            self._training = self.source.for_training()
+            _replace_collator(train_dataloader, self.source, self._training)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Called by Trainer; a resumed epoch begins at a fraction."""
+        self._training.set_epoch(int(state.epoch or 0))
+
+
+def _replace_collator(loader: Any, old: Any, new: Any) -> None:
+    """Give a loader another collator; Trainer may have wrapped it to leave columns out.
+
+    Raises:
+        ViMLError: The loader has another collator than the old one.
+    """
+    loader = getattr(loader, "base_dataloader", loader)  # accelerate wraps torch's own
+    if loader.collate_fn is old:
+        loader.collate_fn = new
+    elif getattr(loader.collate_fn, "data_collator", None) is old:
+        loader.collate_fn = copy(loader.collate_fn)
+        loader.collate_fn.data_collator = new
+    else:
+        raise ViMLError("EpochCallback got another collator than Trainer: give both the same, data_collator=collator")
