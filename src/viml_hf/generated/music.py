@@ -6,9 +6,6 @@ Each attribute of the style owns a part of the sound, so that each can be heard,
 * mood: `EXPRESSIONS`, the mode, the register, the loudness, how long notes are held, the melody's rhythm;
 * tempo and key: when the notes sound, and how high;
 * instruments and vocals: `TIMBRES`, one row of harmonics, envelope and noise per player, and the player's part.
-
-`compose` is the score (pure planning), `synthesise` the sound. Note samples are cached: one player's note is computed
-once per process.
 """
 
 from collections.abc import Iterator
@@ -91,21 +88,13 @@ class Timbre:
 
 @dataclass(frozen=True)
 class Note:
-    """One note of the score.
+    """One note of the score."""
 
-    Args:
-        start: Seconds from the beginning.
-        duration: Seconds that it is held.
-        player: A key of `TIMBRES`, or one of `DRUMS`.
-        pitch: MIDI note; of a drum: 0 kick, 1 snare, 2 hat.
-        velocity: Loudness, in (0, 1].
-    """
-
-    start: float
-    duration: float
-    player: str
-    pitch: int
-    velocity: float
+    start: float  # seconds from the beginning
+    duration: float  # seconds that it is held
+    player: str  # a key of `TIMBRES`, or one of `DRUMS`
+    pitch: int  # MIDI note; of a drum: 0 kick, 1 snare, 2 hat
+    velocity: float  # loudness, in (0, 1]
 
 
 # fmt: off
@@ -175,18 +164,10 @@ VOWELS = ((700.0, 1150.0, 2600.0), (430.0, 800.0, 2500.0), (500.0, 1750.0, 2500.
 
 
 def synthesise(style: Style, duration: float, sampling_rate: int = 22050) -> Samples:
-    """Plays the music of a style.
-
-    Args:
-        style: What to play.
-        duration: Seconds, above 0.
-        sampling_rate: Hz, at least 8000.
-
-    Returns:
-        `(samples,)` mono waveform in [-1, 1], single precision; its loudness over the whole duration is the mood's.
+    """The music of a style: a mono waveform `(samples,)` in [-1, 1], single precision, of the mood's loudness.
 
     Raises:
-        ViMLError: The duration or the rate is out of range.
+        ViMLError: The duration is not above 0 s, or the rate below 8000 Hz.
 
     Example:
         >>> from viml_hf.generated.styles import draw_style
@@ -205,20 +186,7 @@ def synthesise(style: Style, duration: float, sampling_rate: int = 22050) -> Sam
 
 
 def compose(style: Style, duration: float) -> list[Note]:
-    """Writes the score of a style.
-
-    Args:
-        style: What to write.
-        duration: Seconds that the score covers.
-
-    Returns:
-        All notes that begin before `duration`, bar by bar.
-
-    Example:
-        >>> from viml_hf.generated.styles import draw_style
-        >>> compose(draw_style(0, 0), duration=0.1)[0].start
-        0.0
-    """
+    """The score of a style: all notes that begin before `duration` seconds, bar by bar."""
     groove, expression = GROOVES[style.genre], EXPRESSIONS[style.mood]
     beat = 60 / style.tempo
     contours = np.random.default_rng([style.seed, 3]).integers(-2, 3, (PHRASE, 2, STEPS))

@@ -4,8 +4,7 @@
 * mood: `GRADES`, brightness, contrast, saturation, and a texture that lies over the picture;
 * tempo: a cut to a new composition every bar of four beats, and the speed of all motion.
 
-A frame is a field of numbers, the shapes, which a table turns into colours. The table holds palette and grade, so a
-frame costs one pass of arithmetic and one look-up.
+A frame is a field of numbers, the shapes, which a table of palette and grade turns into colours.
 """
 
 from collections.abc import Callable, Iterator
@@ -65,19 +64,11 @@ GRADES = {
 def render(
     style: PictureStyle, duration: float, fps: int = 12, size: tuple[int, int] = (160, 90)
 ) -> Iterator[NDArray[np.uint8]]:
-    """Draws the frames of a video.
-
-    Args:
-        style: What to show.
-        duration: Seconds, above 0.
-        fps: Frames per second, at least 1.
-        size: Width and height in pixels, both at least 16.
-
-    Returns:
-        An iterator of `round(duration * fps)` frames, `(height, width, 3)` uint8 RGB.
+    """The frames of a video: `round(duration * fps)` times `(height, width, 3)` uint8 RGB.
 
     Raises:
-        ViMLError: An argument is out of range.
+        ViMLError: The duration is not above 0 s, the rate below 1 frame/s, or a side of `size` (width, height) below
+            16 pixels.
 
     Example:
         >>> from viml_hf.generated.styles import draw_picture_style, draw_style
@@ -111,7 +102,7 @@ def _frames(style: PictureStyle, count: int, fps: int, size: tuple[int, int]) ->
 
 
 def _composition(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Field, Field]:
-    """A scene's coordinates: turned a little, scaled and shifted; the short side spans about 2."""
+    """A scene's coordinates, turned a little, scaled and shifted; the short side spans about 2."""
     width, height = size
     x = (np.arange(width, dtype=np.float32) - width / 2) / height * 2
     y = (np.arange(height, dtype=np.float32)[:, None] - height / 2) / height * 2

@@ -13,12 +13,11 @@ attributes are drawn independently of each other, so that none can be guessed fr
 | key         | 12 tonics         | transposition                          | no                   | no              |
 | melody      | a seed            | the notes of the lead                  | no                   | no              |
 
-Pictures lie now and then, as in life: each of the three attributes that a picture shows is replaced by a random one
-with probability `PICTURE_LIE`, independently. So a video alone finds music of the right genre, mood and tempo most of
-the time, but not who plays and sings; a text adds exactly that; and the tempo in BPM is the part that a picture tells
-better than a text.
+Pictures lie now and then: each of the three attributes that a picture shows is replaced by a random one with
+probability `PICTURE_LIE`, independently. So a video alone finds music of the right genre, mood and tempo most of the
+time. A text adds who plays and sings. The tempo in BPM is what a picture tells better than a text.
 
-The names are those of the paper's figures (section 2 of the summary of tags), with strings and flute added.
+The names are those of the paper's figures, with strings and flute added.
 """
 
 from dataclasses import dataclass
@@ -136,14 +135,7 @@ class PictureStyle:
 
 
 def draw_style(seed: int, index: int) -> Style:
-    """Draws the style of one pair of a corpus; every attribute independently and uniformly.
-
-    Args:
-        seed: The corpus's seed, at least 0.
-        index: The pair's position in the corpus, at least 0.
-
-    Returns:
-        The same style for the same two numbers, whatever the corpus's size.
+    """The style of pair `index` of the corpus of a seed: every attribute is drawn independently and uniformly.
 
     Raises:
         ViMLError: One of the numbers is negative.
@@ -168,14 +160,9 @@ def draw_style(seed: int, index: int) -> Style:
 
 
 def draw_picture_style(style: Style, lie: float = PICTURE_LIE) -> PictureStyle:
-    """Draws what the video of a style shows.
+    """What the video of a style shows; it depends on nothing of `style` but genre, mood, tempo and seed.
 
-    Args:
-        style: The style that is heard.
-        lie: Probability, for each of genre, mood and tempo, of showing a random one instead.
-
-    Returns:
-        The picture's style; it depends on nothing of `style` but genre, mood, tempo and seed.
+    `lie` is the probability, for each of genre, mood and tempo, of showing a random one instead.
 
     Example:
         >>> style = draw_style(0, 3)
@@ -194,14 +181,9 @@ def draw_picture_style(style: Style, lie: float = PICTURE_LIE) -> PictureStyle:
 
 
 def describe(style: Style, seed: int | None = None) -> str:
-    """Describes the music in free-form English, as a listener would.
+    """One to three sentences that name genre, mood, a word for the tempo, every instrument, and who sings.
 
-    Args:
-        style: The style that is heard.
-        seed: Decides the wording; `style.seed` when left out.
-
-    Returns:
-        One to three sentences that name genre, mood, a word for the tempo, every instrument, and who sings.
+    The seed decides the wording; by default it is the style's.
 
     Example:
         >>> describe(Style("blues", "dreamy", 64, ("piano", "acoustic guitar"), "female", "A", seed=0), seed=1)
@@ -230,13 +212,7 @@ def describe(style: Style, seed: int | None = None) -> str:
 
 
 def tags(style: Style) -> dict[str, list[str]]:
-    """Names the style by tags, as a perfect tagger would; vocals count as instruments.
-
-    Args:
-        style: The style that is heard.
-
-    Returns:
-        The names under "genre", "mood" and "instrument".
+    """The tags of a style by category, as a perfect tagger would give them; vocals count as instruments.
 
     Example:
         >>> tags(Style("blues", "dreamy", 64, ("piano", "flute"), "female", "A", seed=0))
