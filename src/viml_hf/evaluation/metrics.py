@@ -1,4 +1,4 @@
-"""The paper's figures for a set of ranks: recall at k and median rank, and what chance would give."""
+"""Metrics of a set of ranks: recall at k, median rank and others, their values by chance, and tables of them."""
 
 import math
 from collections import Counter
@@ -11,27 +11,12 @@ import numpy as np
 from viml_hf.errors import ViMLError
 from viml_hf.evaluation.pools import Pool
 
-# Decimals of a figure in a table, other than two for recalls and one for ranks.
+# Decimals of metrics in tables, apart from recalls (two) and ranks (one).
 _DECIMALS = {"MRR": 3, "mean_log_rank": 2}
 
 
 def check_ranks(name: str, ranks: Any) -> np.ndarray:
-    """Ranks as an int64 array of any shape, refused unless they are whole numbers from 1.
-
-    Args:
-        name: What to call them in the error.
-        ranks: Array, tensor or sequence.
-
-    Returns:
-        int64, the given shape.
-
-    Raises:
-        ViMLError: Empty, or a value that is not a rank.
-
-    Example:
-        >>> check_ranks("ranks", [1.0, 3.0])
-        array([1, 3])
-    """
+    """Ranks of any shape as int64; an error calls them `name` if they are empty or not whole numbers from 1."""
     values = np.asarray(ranks)
     if values.size == 0 or values.dtype.kind not in "iuf":
         raise ViMLError(
@@ -46,19 +31,10 @@ def check_ranks(name: str, ranks: Any) -> np.ndarray:
 
 
 def retrieval_metrics(ranks: Any, *, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """Recall and rank statistics over all queries (R@k and MR as in the paper's tables).
+    """Recall and rank statistics of ranks `(queries,)`, which count from 1 (R@k and MR as in the paper's tables).
 
-    Args:
-        ranks: Ranks from 1, `(queries,)`.
-        ks: The depths of the recalls.
-
-    Returns:
-        `"R@k"`: share of queries whose match is among the first k, in percent; `"MR"`: median rank (the mean of the
-        middle two for an even number); `"MRR"`: mean of 1/rank, 0 to 1; `"mean_log_rank"`: mean natural logarithm of
-        the rank, 0 where every match is first.
-
-    Raises:
-        ViMLError: `ranks` is empty, not 1-d, or holds something other than ranks.
+    `"R@k"` is the share of queries whose match is among the first k, in percent; `"MR"` the median rank, for an even
+    number the mean of the middle two; `"MRR"` the mean of 1/rank; `"mean_log_rank"` the mean natural logarithm.
 
     Example:
         >>> metrics = retrieval_metrics([1, 4, 7, 40])
@@ -77,17 +53,9 @@ def retrieval_metrics(ranks: Any, *, ks: Sequence[int] = (1, 5, 10)) -> dict[str
 
 
 def chance_metrics(pool_size: int, *, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """The exact expectation of `retrieval_metrics` where every rank in 1 … `pool_size` is equally likely.
+    """The expectation of `retrieval_metrics` if every rank in 1 … `pool_size` is equally likely.
 
-    Args:
-        pool_size: Tracks per pool, 1 or more.
-        ks: The depths of the recalls.
-
-    Returns:
-        The keys of `retrieval_metrics`. The expected median is (N + 1) / 2; the paper prints 1000 for N = 2000.
-
-    Raises:
-        ViMLError: `pool_size` is below 1.
+    The expected median is (N + 1) / 2; the paper prints 1000 for N = 2000.
 
     Example:
         >>> chance_metrics(2000)["R@10"], chance_metrics(2000)["MR"]
@@ -104,17 +72,9 @@ def chance_metrics(pool_size: int, *, ks: Sequence[int] = (1, 5, 10)) -> dict[st
 
 
 def chance_metrics_over_pools(pools: Sequence[Pool], *, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """What chance gives over pools that may differ in size: each query's rank is uniform over its own pool.
+    """`chance_metrics` over pools of any sizes: each query's rank is uniform over its own pool.
 
-    Args:
-        pools: As for `retrieval_ranks`.
-        ks: The depths of the recalls.
-
-    Returns:
-        The keys of `retrieval_metrics`: expectations per query, but for `"MR"`, the median of the mixture of ranks.
-
-    Raises:
-        ViMLError: The pools hold no query.
+    The metrics are expectations per query, except `"MR"`, which is the median of the mixture of all ranks.
 
     Example:
         >>> chance_metrics_over_pools([Pool(np.arange(2), np.arange(2)), Pool(np.arange(2, 6), np.arange(2, 6))])["R@1"]
@@ -132,7 +92,7 @@ def chance_metrics_over_pools(pools: Sequence[Pool], *, ks: Sequence[int] = (1, 
 
 
 def _median_by_chance(queries: Mapping[int, int]) -> float:
-    """The median of ranks that are uniform over each query's pool; `queries` counts them by the size of their pool."""
+    """The median of ranks that are uniform over each query's pool; `queries` is their number by pool size."""
     shares = np.zeros(max(queries))
     for size, count in queries.items():
         shares[:size] += count / size
@@ -143,7 +103,7 @@ def _median_by_chance(queries: Mapping[int, int]) -> float:
 
 
 def retrieval_metric_folder() -> str:
-    """The folder of the same figures as a metric of the package `evaluate`, which loads it without a network.
+    """The folder of these metrics as a metric of the package `evaluate`, which loads it without a network.
 
     Example:
         >>> import evaluate  # doctest: +SKIP
@@ -155,26 +115,16 @@ def retrieval_metric_folder() -> str:
 
 
 def decimals(metric: str) -> int:
-    """How many decimals a figure is printed with.
-
-    Example:
-        >>> decimals("R@10"), decimals("MR")
-        (2, 1)
-    """
+    """How many decimals a metric is printed with."""
     return 2 if metric.startswith("R@") else _DECIMALS.get(metric, 1)
 
 
 def format_table(
     rows: Mapping[str, Mapping[str, float | str]], *, columns: Sequence[str] = ("R@1", "R@5", "R@10", "MR")
 ) -> str:
-    """A Markdown table of named systems, aligned so that it also reads as plain text.
+    """A Markdown table of `rows`, system name to metrics, aligned so that it also reads as plain text.
 
-    Args:
-        rows: System name to its metrics, in the order of the lines; figures that `columns` does not name are left out.
-        columns: Metrics in the order of the columns. Recalls have two decimals, ranks one; a text is taken as it is.
-
-    Returns:
-        The lines, joined, without a final newline. A figure that a system lacks is shown as `–`.
+    Texts are taken as they are. A metric that a system lacks is shown as `–`, one that no column names not at all.
 
     Example:
         >>> print(format_table({"ViML": {"R@1": 29.43, "R@5": 62.49, "R@10": 75.0, "MR": 3}}))

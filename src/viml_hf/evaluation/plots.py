@@ -15,7 +15,7 @@ from viml_hf.evaluation.statistics import Interval, recall_curve
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, told apart with any kind of colour vision, without the yellow, which is too light for a line.
+# Okabe and Ito's colours, for any kind of colour vision, without the yellow, which is too light for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1.5, 2)))  # a dash pattern per round through the colours
 GREY = "#666666"
@@ -38,17 +38,7 @@ LABEL_HEIGHT = 0.06  # of the axes' height: what a line of text takes
 
 
 def check_plots(path: str | Path) -> None:
-    """Refuse a figure that could not be written, before anything is computed for it.
-
-    Args:
-        path: The file.
-
-    Raises:
-        ViMLError: It is no `.png`, its folder does not exist, or matplotlib is not installed.
-
-    Example:
-        >>> check_plots("recall.png")
-    """
+    """Refuse a figure that could not be written, before anything is computed for it."""
     if Path(path).suffix.lower() != ".png":
         raise ViMLError(f"{path}: figures are written as png; give a name that ends in .png")
     if not Path(path).parent.is_dir():
@@ -78,15 +68,9 @@ def plot_recall(
         pools: Those that were ranked in, for a line of what chance gives; none is drawn without them.
         max_k: The last K; by default 100, or half the largest pool (or rank) where that is less.
         title: Above the figure.
-        num_samples: Resamples of the bands.
-        seed: Seed of the resampling.
+        num_samples: Resamples of the bands, see `bootstrap_interval`.
+        seed: Of the bands.
         confidence: Of the bands.
-
-    Raises:
-        ViMLError: There is no system, a value is not a rank, or the figure cannot be written (see `check_plots`).
-
-    Example:
-        >>> plot_recall({"ViML": ranks, "MVPt+": others}, "recall.png", pools=pools)  # doctest: +SKIP
     """
     if not ranks:
         raise ViMLError("no ranks to draw; give at least one system")
@@ -115,20 +99,9 @@ def plot_recall(
 def plot_dropout_curve(
     curves: Mapping[str, Mapping[float, Interval]], path: str | Path, *, metric: str = "R@10", title: str = ""
 ) -> None:
-    """Draw a figure over the text-dropout rate of training, with its intervals.
+    """Draw a metric and its intervals over the text-dropout rate of training, 0 to 1.
 
-    Args:
-        curves: What was asked with (such as "with text" and "no text"), to the figure by the rate, 0 to 1.
-        path: The png file.
-        metric: What the figure is, a name of `retrieval_metrics`: the label of the axis.
-        title: Above the figure.
-
-    Raises:
-        ViMLError: There is nothing to draw, a rate is outside [0, 1], or the figure cannot be written.
-
-    Example:
-        >>> with_text = {rate: metric_intervals(ranks[rate])["R@10"] for rate in (0, 0.5, 0.8)}  # doctest: +SKIP
-        >>> plot_dropout_curve({"with text": with_text}, "dropout.png")  # doctest: +SKIP
+    `curves` maps a kind of query (such as "with text") to the metric by the rate; `metric` labels the axis.
     """
     if not curves or not all(curves.values()):
         raise ViMLError("no figures to draw; give at least one curve with at least one rate")
@@ -147,7 +120,7 @@ def plot_dropout_curve(
 
 @contextmanager
 def _figure(path: str | Path, title: str) -> Iterator["Axes"]:
-    """Axes of a new figure, which is written at the end; the user's own matplotlib settings have no part in it."""
+    """Axes of a new figure, which is written at the end; the user's own matplotlib settings do not count."""
     check_plots(path)
     import matplotlib
     from matplotlib.figure import Figure
@@ -159,14 +132,14 @@ def _figure(path: str | Path, title: str) -> Iterator["Axes"]:
         axes = figure.add_subplot()
         yield axes
         axes.set_title(title, loc="left", fontsize=12, pad=12)
-        # The version of matplotlib is no part of the figure.
+        # Without the version of matplotlib in the file.
         figure.savefig(path, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None})
 
 
 def _line(
     axes: "Axes", index: int, x: np.ndarray, intervals: Sequence[Interval], marker: str | None = None
 ) -> tuple[float, float, str]:
-    """Draws a line with its band; where it ends on the right, and its colour."""
+    """Draw a line with its band; returns its right end, and its colour."""
     colour = COLOURS[index % len(COLOURS)]
     middle, low, high = np.array([(i.estimate, i.low, i.high) for i in intervals]).T
     axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
@@ -176,38 +149,19 @@ def _line(
 
 
 def _label_ends(axes: "Axes", ends: Mapping[str, tuple[float, float, str]]) -> None:
-    """Writes each line's name at its right end, moved apart where names would cover each other."""
+    """Write each line's name at its right end, moved apart where names would cover each other."""
     low, high = axes.get_ylim()
     heights = np.array([(y - low) / (high - low) for _, y, _ in ends.values()])
     for place, (name, (x, y, colour)) in zip(spread(heights, LABEL_HEIGHT), ends.items(), strict=True):
-        axes.annotate(
-            name,
-            xy=(x, y),
-            xytext=(1.03, place),
-            textcoords="axes fraction",
-            color=colour,
-            va="center",
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour,
-                "linewidth": 0.8,
-                "shrinkA": 2,
-                "shrinkB": 4,
-                "relpos": (0, 0.5),
-            },
-        )
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 2, "shrinkB": 4, "relpos": (0, 0.5)}
+        text: dict[str, Any] = {"textcoords": "axes fraction", "color": colour, "va": "center", "arrowprops": line}
+        axes.annotate(name, xy=(x, y), xytext=(1.03, place), annotation_clip=False, **text)
 
 
 def spread(heights: np.ndarray, distance: float) -> np.ndarray:
-    """Move heights as little as needed to lie `distance` apart or more, in their order.
+    """Move heights `(n,)` to lie `distance` apart or more, in their order, with the least sum of squared moves.
 
-    Args:
-        heights: `(n,)`, any order.
-        distance: Least distance of neighbours.
-
-    Returns:
-        `(n,)`, with the least sum of squared moves; of equal heights the first is the highest.
+    Of equal heights the first becomes the highest.
 
     Example:
         >>> spread(np.array([0.5, 0.5, 0.1]), 0.2).round(2).tolist()
@@ -215,7 +169,7 @@ def spread(heights: np.ndarray, distance: float) -> np.ndarray:
     """
     order = np.argsort(-heights, kind="stable")[::-1]
     steps = distance * np.arange(len(heights))
-    # Less the steps, "apart" becomes "not falling": blocks that would fall are pooled at their mean.
+    # Minus the steps, the places must not fall: neighbours that would fall are pooled at their mean.
     blocks: list[list[float]] = []
     for value in heights[order] - steps:
         blocks.append([value])

@@ -17,22 +17,11 @@ class Pool:
     """Queries, and the tracks that each of them is ranked among.
 
     Query `i` and track `i` are the video and the music of item `i`. A track that is not among the queries is a
-    distractor only.
-
-    Args:
-        queries: Item indices, int `(q,)`, distinct.
-        tracks: Item indices, int `(t,)`, distinct, all of `queries` among them.
-
-    Raises:
-        ViMLError: An index is negative, appears twice, or is a query whose own track is missing.
-
-    Example:
-        >>> Pool(queries=np.array([0, 1]), tracks=np.array([0, 1, 7])).tracks.size
-        3
+    distractor only. Indices are distinct, and every query is among the tracks; else a `ViMLError` is raised.
     """
 
-    queries: np.ndarray
-    tracks: np.ndarray
+    queries: np.ndarray  # item indices, int `(q,)`
+    tracks: np.ndarray  # item indices, int `(t,)`
 
     def __post_init__(self) -> None:
         for name, indices in (("queries", self.queries), ("tracks", self.tracks)):
@@ -50,22 +39,11 @@ class Pool:
 
 
 def make_pools(n: int, pool_size: int, *, seed: int) -> list[Pool]:
-    """Deals items 0 … n-1 into pools after a seeded shuffle; every item is a query exactly once.
+    """Deal items 0 … n-1 into pools of `pool_size` tracks after a seeded shuffle; every item is a query once.
 
-    Pools are disjoint, but for the last: where `pool_size` does not divide `n`, the remaining queries are joined by
-    tracks drawn at random from the other pools, as distractors only. So every query is ranked among exactly
-    `pool_size` tracks: a smaller last pool would make its queries easier, and leaving them out would waste test data.
-
-    Args:
-        n: Number of items.
-        pool_size: Tracks per pool, 2 … n.
-        seed: Seed of the shuffle and of the distractors, 0 or more.
-
-    Returns:
-        `ceil(n / pool_size)` pools of `pool_size` tracks each.
-
-    Raises:
-        ViMLError: `pool_size` is not in 2 … n.
+    Pools are disjoint, except the last: where `pool_size` does not divide `n`, the remaining queries are joined by
+    tracks drawn at random from the other pools, as distractors only. A smaller last pool would make its queries
+    easier, and leaving them out would waste test data.
 
     Example:
         >>> [(pool.queries.size, pool.tracks.size) for pool in make_pools(7, 3, seed=0)]
@@ -84,18 +62,10 @@ def make_pools(n: int, pool_size: int, *, seed: int) -> list[Pool]:
 
 
 def pools_from_groups(groups: Iterable[Hashable]) -> list[Pool]:
-    """One pool per group: a query is ranked among the tracks of its own group.
+    """One pool per group, in the order in which groups first appear, from the group of each item.
 
-    For a published assignment to pools, or for ranking within a genre.
-
-    Args:
-        groups: The group of each item, `n` hashable labels.
-
-    Returns:
-        Pools in the order in which the groups first appear; items in their given order.
-
-    Raises:
-        ViMLError: A group has one item only: without competition it would rank first and flatter the result.
+    For a published assignment to pools, or for ranking within a genre. A group of one item is an error: without
+    competition it would rank first and flatter the result.
 
     Example:
         >>> [pool.queries.tolist() for pool in pools_from_groups(["jazz", "rock", "rock", "jazz"])]

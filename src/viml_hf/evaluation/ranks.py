@@ -15,23 +15,20 @@ _PAIRS_PER_BLOCK = 4096
 def retrieval_ranks(
     query_embeds: Any, audio_embeds: Any, *, pools: Sequence[Pool] | None = None, chunk_size: int = 1024
 ) -> np.ndarray:
-    """Ranks audio `i` for query `i` among the tracks of its pool (the protocol of the paper's tables 1 and 2).
+    """Rank audio `i` for query `i` among the tracks of its pool (the protocol of the paper's tables 1 and 2).
 
     The rank is 1 + the number of *other* tracks whose cosine similarity to the query is at least the match's: ties
     count against the model, so a model that gives everything the same embedding ranks last. Rows are L2-normalised
     and compared in float64. Equal rows tie exactly, and the ranks do not depend on `chunk_size`, bit for bit.
 
     Args:
-        query_embeds: `(n, dim)`, array or CPU tensor; any length but zero.
+        query_embeds: `(n, dim)`, array or CPU tensor; rows of any length except zero.
         audio_embeds: `(n, dim)`; row `i` is the one match of query `i`.
-        pools: Pools in which each of the `n` queries appears once; `None` ranks every query among all `n` tracks.
+        pools: Pools in which each of the `n` queries appears once; by default all `n` tracks are one pool.
         chunk_size: Queries and tracks per block. Memory beyond the float64 inputs grows with its square, not with `n²`.
 
     Returns:
         Ranks from 1, int64 `(n,)`, in the order of the queries.
-
-    Raises:
-        ViMLError: Shapes differ, a row is not finite or all zeros, or the pools do not hold each query once.
 
     Example:
         >>> retrieval_ranks([[1.0, 0.0], [0.0, 1.0]], [[2.0, 1.0], [3.0, 0.0]])
@@ -61,22 +58,7 @@ def retrieval_ranks(
 
 
 def unit_rows(name: str, embeds: Any) -> np.ndarray:
-    """L2-normalised float64 rows.
-
-    Args:
-        name: What to call them in the error.
-        embeds: `(n, dim)`, array or CPU tensor; any length but zero.
-
-    Returns:
-        float64 `(n, dim)`, C-contiguous.
-
-    Raises:
-        ViMLError: Not such an array, or a row is not finite or all zeros.
-
-    Example:
-        >>> unit_rows("query_embeds", [[3.0, 4.0]])
-        array([[0.6, 0.8]])
-    """
+    """Embeddings `(n, dim)` as L2-normalised float64 rows; an error calls them `name`."""
     try:
         rows = np.asarray(embeds, dtype=np.float64, order="C")
     except (TypeError, ValueError, RuntimeError) as error:
@@ -99,18 +81,10 @@ def unit_rows(name: str, embeds: Any) -> np.ndarray:
 
 
 def _count_at_least(queries: np.ndarray, tracks: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Counts, per query, the tracks whose pair score is at least the query's threshold.
+    """Count, per query `(q, dim)`, the tracks `(t, dim)` whose pair score is at least the query's threshold `(q,)`.
 
     A matrix product is fast, but its last bits depend on the shapes and on the column: equal tracks may differ. It
-    only settles the pairs further from the threshold than rounding can reach; `_pair_scores` compares the others.
-
-    Args:
-        queries: `(q, dim)`, unit rows.
-        tracks: `(t, dim)`, unit rows.
-        thresholds: `(q,)`, from `_pair_scores`.
-
-    Returns:
-        int64 `(q,)`.
+    only decides pairs further from the threshold than rounding can reach; `_pair_scores` compares the others.
     """
     margins = queries @ tracks.T - thresholds[:, None]
     # For unit rows, either way of summing is off by at most dim * eps / 2, a margin by twice that; doubled for safety.

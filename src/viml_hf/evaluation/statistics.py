@@ -1,4 +1,4 @@
-"""How far a figure could be from chance in the choice of test queries: bootstrap intervals and paired comparisons."""
+"""Bootstrap over test queries: intervals of metrics, and paired comparisons of systems."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,43 +15,31 @@ _VALUES_PER_BLOCK = 2**22
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and its bootstrap interval.
-
-    Args:
-        estimate: The statistic of the values as they are.
-        low: Lower end.
-        high: Upper end.
-        confidence: The share of resamples between the ends, e.g. 0.95.
-    """
+    """A statistic and its bootstrap interval."""
 
     estimate: float
     low: float
     high: float
-    confidence: float
+    confidence: float  # the share of resamples between the ends, such as 0.95
 
 
 @dataclass(frozen=True)
 class PairedComparison:
     """Two systems on the same queries.
 
-    Args:
-        mean_difference: Mean of log(rank of b) − log(rank of a). Positive: a is better; `exp` of it is how many times
-            further down b puts the match, as a ratio of geometric mean ranks.
-        low: Lower end of its bootstrap interval.
-        high: Upper end.
-        confidence: The share of resamples between the ends.
-        num_queries: Queries compared.
+    `mean_difference` is the mean of log(rank of b) − log(rank of a), with its bootstrap interval. If it is positive, a
+    is better; `exp` of it is the ratio of the geometric mean ranks of b and a.
     """
 
     mean_difference: float
     low: float
     high: float
-    confidence: float
+    confidence: float  # the share of resamples between the ends
     num_queries: int
 
     @property
     def significant(self) -> bool:
-        """Whether the interval excludes 0, no difference."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
@@ -71,15 +59,9 @@ def bootstrap_interval(
     Args:
         values: One value per query, `(queries,)`, or one per training seed and query, `(seeds, queries)`.
         statistic: Called as `statistic(array, axis=-1)`; `np.mean`, `np.median` and the like.
-        num_samples: Resamples.
-        seed: Seed of the resampling, 0 or more.
+        num_samples: Resamples, 1 or more.
+        seed: Of the resampling.
         confidence: Between 0 and 1.
-
-    Returns:
-        The statistic of all values, and the interval's ends.
-
-    Raises:
-        ViMLError: `values` is empty, not finite or of another shape; `num_samples` or `confidence` is out of range.
 
     Example:
         >>> ranks = np.array([1, 3, 12, 2, 1, 40])
@@ -93,10 +75,7 @@ def bootstrap_interval(
     if not np.isfinite(array).all():
         query = np.argwhere(~np.isfinite(array))[0, -1]
         raise ViMLError(f"values: NaN or infinity at query {query}; accepted: finite numbers")
-    if num_samples < 1:
-        raise ViMLError(f"num_samples={num_samples}; accepted: 1 or more")
-    if not 0 < confidence < 1:
-        raise ViMLError(f"confidence={confidence}; accepted: between 0 and 1, such as 0.95")
+    _check_options(num_samples, confidence)
     clusters = np.atleast_2d(array).T  # (queries, seeds)
     num_queries = len(clusters)
     block = max(1, _VALUES_PER_BLOCK // clusters.size)
@@ -112,31 +91,19 @@ def bootstrap_interval(
 def paired_bootstrap(
     ranks_a: Any, ranks_b: Any, *, num_samples: int = 10_000, seed: int = 0, confidence: float = 0.95
 ) -> PairedComparison:
-    """Compares two systems by the log ranks that they give the same queries.
+    """Compare two systems by the log ranks that they give the same queries, in the same order.
 
-    The logarithm makes a step from rank 2 to 1 count as much as one from 200 to 100. Where a system was trained with
-    several seeds, its log ranks are averaged per query before queries are drawn: that is the same as drawing queries
-    with the ranks of all seeds, and neither seeds nor queries are counted as more evidence than they are.
-
-    Args:
-        ranks_a: Ranks from 1, `(queries,)` or `(seeds, queries)`.
-        ranks_b: The same queries in the same order; another number of seeds is fine.
-        num_samples: Resamples.
-        seed: Seed of the resampling, 0 or more.
-        confidence: Between 0 and 1.
-
-    Returns:
-        The mean difference, positive where a is better, and its interval.
-
-    Raises:
-        ViMLError: The numbers of queries differ, or a value is not a rank or out of range.
+    Ranks count from 1 and are `(queries,)` or `(seeds, queries)`; the systems may have different numbers of seeds. The
+    logarithm makes a step from rank 2 to 1 count as much as one from 200 to 100. Log ranks of several training seeds
+    are averaged per query before queries are drawn, so that neither seeds nor queries count as more evidence than they
+    are. For the options see `bootstrap_interval`.
 
     Example:
         >>> comparison = paired_bootstrap([1, 2, 1, 3, 5, 1], [4, 5, 2, 9, 5, 2])
         >>> round(float(np.exp(comparison.mean_difference)), 2), comparison.significant
         (2.22, True)
     """
-    log_a, log_b = _mean_log_ranks("ranks_a", ranks_a), _mean_log_ranks("ranks_b", ranks_b)
+    log_a, log_b = (np.log(_by_seed(*named)).mean(axis=0) for named in (("ranks_a", ranks_a), ("ranks_b", ranks_b)))
     if log_a.shape != log_b.shape:
         raise ViMLError(
             f"ranks_a has {log_a.size} queries, ranks_b {log_b.size}; accepted: the same queries in the same order"
@@ -146,27 +113,9 @@ def paired_bootstrap(
 
 
 def metric_intervals(
-    ranks: Any,
-    *,
-    ks: Sequence[int] = (1, 5, 10),
-    num_samples: int = 10_000,
-    seed: int = 0,
-    confidence: float = 0.95,
+    ranks: Any, *, ks: Sequence[int] = (1, 5, 10), num_samples: int = 10_000, seed: int = 0, confidence: float = 0.95
 ) -> dict[str, Interval]:
-    """`retrieval_metrics`, each with its bootstrap interval.
-
-    Args:
-        ranks: Ranks from 1, `(queries,)` or `(seeds, queries)`.
-        ks: The depths of the recalls.
-        num_samples: Resamples.
-        seed: Seed of the resampling, 0 or more.
-        confidence: Between 0 and 1.
-
-    Returns:
-        The keys of `retrieval_metrics`; the estimates are its figures.
-
-    Raises:
-        ViMLError: A value is not a rank or out of range.
+    """`retrieval_metrics` of ranks `(queries,)` or `(seeds, queries)`, each with its `bootstrap_interval`.
 
     Example:
         >>> interval = metric_intervals([1, 3, 12, 2, 1, 40])["R@10"]
@@ -176,14 +125,9 @@ def metric_intervals(
     array = check_ranks("ranks", ranks)
     values: dict[str, Any] = {f"R@{k}": 100.0 * (array <= k) for k in ks}
     values |= {"MR": array, "MRR": 1.0 / array, "mean_log_rank": np.log(array)}
+    options: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "confidence": confidence}
     return {
-        name: bootstrap_interval(
-            value,
-            statistic=np.median if name == "MR" else np.mean,
-            num_samples=num_samples,
-            seed=seed,
-            confidence=confidence,
-        )
+        name: bootstrap_interval(value, statistic=np.median if name == "MR" else np.mean, **options)
         for name, value in values.items()
     }
 
@@ -191,34 +135,18 @@ def metric_intervals(
 def recall_curve(
     ranks: Any, max_k: int, *, num_samples: int = 1000, seed: int = 0, confidence: float = 0.95
 ) -> list[Interval]:
-    """Recall at 1 … `max_k` in percent, each with its bootstrap interval, all from the same resamples.
+    """Recall at 1 … `max_k` in percent, of ranks `(queries,)` or `(seeds, queries)`, each with its bootstrap interval.
 
-    Args:
-        ranks: Ranks from 1, `(queries,)` or `(seeds, queries)`.
-        max_k: The last depth.
-        num_samples: Resamples.
-        seed: Seed of the resampling, 0 or more.
-        confidence: Between 0 and 1.
-
-    Returns:
-        One interval per depth: those that `bootstrap_interval` gives for each alone.
-
-    Raises:
-        ViMLError: A value is not a rank or out of range.
+    All come from the same resamples. Each interval is the one that `bootstrap_interval` gives for this depth alone.
 
     Example:
         >>> [round(interval.estimate, 1) for interval in recall_curve([1, 3, 2, 9], max_k=4)]
         [25.0, 50.0, 75.0, 75.0]
     """
-    array = check_ranks("ranks", ranks)
-    if array.ndim not in (1, 2):
-        raise ViMLError(f"ranks: shape {array.shape}; accepted: (queries,) or (seeds, queries)")
-    if max_k < 1 or num_samples < 1 or not 0 < confidence < 1:
-        raise ViMLError(
-            f"max_k={max_k}, num_samples={num_samples}, confidence={confidence}; accepted: 1 or more, 1 or more, and "
-            "between 0 and 1, such as 0.95"
-        )
-    clusters = np.minimum(np.atleast_2d(array).T, max_k + 1)  # (queries, seeds)
+    if max_k < 1:
+        raise ViMLError(f"max_k={max_k}; accepted: 1 or more")
+    _check_options(num_samples, confidence)
+    clusters = np.minimum(_by_seed("ranks", ranks).T, max_k + 1)  # (queries, seeds)
 
     def recalls(depths: np.ndarray) -> np.ndarray:
         return 100.0 * np.bincount(depths.ravel(), minlength=max_k + 2)[1 : max_k + 1].cumsum() / depths.size
@@ -231,9 +159,16 @@ def recall_curve(
     ]
 
 
-def _mean_log_ranks(name: str, ranks: Any) -> np.ndarray:
-    """Mean natural log rank per query, `(queries,)`."""
+def _by_seed(name: str, ranks: Any) -> np.ndarray:
+    """Ranks `(queries,)` or `(seeds, queries)` as `(seeds, queries)`; an error calls them `name`."""
     array = check_ranks(name, ranks)
     if array.ndim not in (1, 2):
         raise ViMLError(f"{name}: shape {array.shape}; accepted: (queries,) or (seeds, queries)")
-    return np.log(np.atleast_2d(array)).mean(axis=0)
+    return np.atleast_2d(array)
+
+
+def _check_options(num_samples: int, confidence: float) -> None:
+    if num_samples < 1:
+        raise ViMLError(f"num_samples={num_samples}; accepted: 1 or more")
+    if not 0 < confidence < 1:
+        raise ViMLError(f"confidence={confidence}; accepted: between 0 and 1, such as 0.95")

@@ -1,8 +1,9 @@
-"""Evaluation of a store: which of its items can be ranked, their embeddings or mean features, and their ranks."""
+"""Evaluation of a store: the items that can be ranked, their embeddings or mean features, and their ranks."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,24 +22,18 @@ from viml_hf.modeling.modeling_viml_towers import masked_mean
 
 
 def can_be_ranked(item: StoreItem, query_modalities: Sequence[str]) -> bool:
-    """Whether an item has music and at least one modality of the query.
-
-    A query of video and text whose text is absent is embedded with the null text, which models with text dropout know.
-    """
+    """Whether an item has music and at least one modality of the query; an absent text becomes the null text."""
     return len(item.audio) > 0 and any(len(getattr(item, modality)) for modality in query_modalities)
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationItems:
-    """The items of a split that are ranked, the same for every kind of query so that their ranks can be compared.
-
-    `left_out` counts the other items by the reason; `without_text` counts the ranked items without a text.
-    """
+    """The items of a split that are ranked, the same for every kind of query so that their ranks can be compared."""
 
     split: str
     items: list[StoreItem]
-    left_out: dict[str, int]
-    without_text: int
+    left_out: dict[str, int]  # the number of other items by the reason
+    without_text: int  # the number of ranked items without a text
 
 
 def select_items(
@@ -48,7 +43,7 @@ def select_items(
     queries: Sequence[Sequence[str]] = (("video", "text"),),
     group_by: str | None = None,
 ) -> EvaluationItems:
-    """Chooses the items of a split that every kind of query can rank, and counts the others by the reason.
+    """Choose the items of a split that every kind of query can rank, and count the others by the reason.
 
     The default split is `test`; in a store without one, the items that training holds out. With `group_by`, an item
     must share the value of that field with another item.
@@ -68,9 +63,8 @@ def select_items(
             left_out[f"without {lacking}"] += 1
     if group_by is not None:
         sizes = Counter(str(item.fields[group_by]) for item in items)
-        alone = [item for item in items if sizes[str(item.fields[group_by])] == 1]
-        if alone:
-            left_out[f"alone with their {group_by}"] = len(alone)
+        if alone := list(sizes.values()).count(1):
+            left_out[f"alone with their {group_by}"] = alone
             items = [item for item in items if sizes[str(item.fields[group_by])] > 1]
     if len(items) < 2:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "there are no others"
@@ -106,7 +100,7 @@ def _split(store: Store, split: str | None) -> tuple[str, list[StoreItem]]:
 
 
 def check_query(model: ViMLModel, query_modalities: Sequence[str]) -> None:
-    """Raises `ViMLError` where a query has a modality that the model's queries are not made of."""
+    """Refuse a query with a modality that the model's queries are not made of."""
     known = model.config.query_modalities
     if not set(query_modalities) <= set(known):
         raise ViMLError(
@@ -125,7 +119,7 @@ def embed_items(
     clip_segments: int | None = CLIP_SEGMENTS,
     batch_size: int = 256,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeds the query and the music of each item.
+    """Embed the query and the music of each item.
 
     Args:
         model: The heads.
@@ -139,7 +133,7 @@ def embed_items(
         Query and audio embeddings, `(items, projection_dim)` float32 each.
 
     Raises:
-        ViMLError: The model knows no such query, or an item has no music or nothing to ask with.
+        ViMLError: The model knows no such query, an item cannot be ranked, or `batch_size` is below 1.
     """
     check_query(model, query_modalities)
     model.eval()
@@ -161,32 +155,14 @@ def evaluate_ranks(
     batch_size: int = 256,
     pools: Sequence[Pool] | None = None,
 ) -> np.ndarray:
-    """The rank of each item's own music among that of its pool.
+    """The rank of each item's own music in its pool, from 1, int64 `(items,)`.
 
-    Args:
-        model: The heads.
-        store: The features.
-        items: Queries and tracks; those that `can_be_ranked`.
-        query_modalities: What the queries hold.
-        clip_segments: Segments of the middle clip that is compared; `None` for whole tracks.
-        batch_size: Items embedded at a time.
-        pools: Pools of the items by their index; by default all are one.
-
-    Returns:
-        Ranks from 1, int64 `(items,)`.
-
-    Raises:
-        ViMLError: See `embed_items`; or the pools do not hold each item once as a query.
+    The arguments and errors are those of `embed_items`. `pools` hold items by their index, each once as a query; by
+    default all items are one pool.
     """
-    queries, audio = embed_items(
-        model,
-        store,
-        items,
-        query_modalities=query_modalities,
-        clip_segments=clip_segments,
-        batch_size=batch_size,
-    )
-    return retrieval_ranks(queries, audio, pools=pools)
+    options: dict[str, Any] = {"clip_segments": clip_segments, "batch_size": batch_size}
+    embeds = embed_items(model, store, items, query_modalities=query_modalities, **options)
+    return retrieval_ranks(*embeds, pools=pools)
 
 
 def mean_features(
@@ -197,10 +173,10 @@ def mean_features(
     clip_segments: int | None = CLIP_SEGMENTS,
     batch_size: int = 256,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Means of each item's base features over the rows that a model would see, for `fit_cca`.
+    """Means of base features over the rows that a model would see, for `fit_cca`, float32.
 
-    Returns queries `(items, query_dim)`, the means of their modalities side by side, and music `(items, audio_dim)`,
-    float32. An absent text is the store's null text, an absent video zeros.
+    Queries `(items, query_dim)` hold the means of their modalities side by side, music is `(items, audio_dim)`. An
+    absent text is the store's null text, an absent video is zeros.
     """
     queries, audio = [], []
     for batch in _batches(store, items, query_modalities, clip_segments, batch_size):
@@ -217,23 +193,19 @@ def mean_features(
 
 
 def _batches(
-    store: Store,
-    items: Sequence[StoreItem],
-    query_modalities: Sequence[str],
-    clip_segments: int | None,
-    batch_size: int,
+    store: Store, items: Sequence[StoreItem], query: Sequence[str], clip_segments: int | None, batch_size: int
 ) -> Iterator[dict[str, Tensor]]:
     """Inputs of the model, `batch_size` items at a time."""
     if batch_size < 1:
         raise ViMLError(f"batch_size={batch_size}; accepted: 1 or more items at a time")
     for item in items:
-        if not can_be_ranked(item, query_modalities):
-            lacking = "music" if not len(item.audio) else " or ".join(query_modalities)
+        if not can_be_ranked(item, query):
+            lacking = "music" if not len(item.audio) else " or ".join(query)
             raise ViMLError(
                 f"{store.folder}: item {item.id!r} has no {lacking} to be ranked by; leave it out, see can_be_ranked"
             )
     for start in range(0, len(items), batch_size):
-        chosen = [_rows_of(item, query_modalities, clip_segments) for item in items[start : start + batch_size]]
+        chosen = [_rows_of(item, query, clip_segments) for item in items[start : start + batch_size]]
         batch: dict[str, Tensor] = {}
         for modality in MODALITIES:
             features, mask = gather(store, modality, [rows[modality] for rows in chosen])
@@ -241,11 +213,11 @@ def _batches(
         yield batch
 
 
-def _rows_of(item: StoreItem, query_modalities: Sequence[str], clip_segments: int | None) -> dict[str, RowRange]:
+def _rows_of(item: StoreItem, query: Sequence[str], clip_segments: int | None) -> dict[str, RowRange]:
     """Rows of the item's middle clip and its first text; modalities that the query does not hold are empty."""
     video, audio, text = item.video, item.audio, item.text
     if clip_segments is not None:
         first = clip_room(len(video), len(audio), clip_segments) // 2
         video, audio = (clip_rows(rows, first, clip_segments) for rows in (video, audio))
-    query = {"video": video, "text": RowRange(text.shard, text.start, min(text.start + 1, text.stop))}
-    return {"audio": audio} | {name: rows if name in query_modalities else RowRange() for name, rows in query.items()}
+    found = {"video": video, "text": RowRange(text.shard, text.start, min(text.start + 1, text.stop))}
+    return {"audio": audio} | {name: rows if name in query else RowRange() for name, rows in found.items()}

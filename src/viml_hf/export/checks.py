@@ -1,4 +1,4 @@
-"""A written graph is run beside the model on inputs of other shapes than the traced ones, and refused if it differs."""
+"""Runs a written graph beside the model, on inputs of other shapes than the traced ones, and refuses differences."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,40 +11,27 @@ from viml_hf.export.formats import Runner
 from viml_hf.export.graphs import Graph
 
 TOLERANCE = 1e-5  # of an embedding's numbers, whose length is 1
-# Base features are rounded to float16, which a last bit before that can turn by one step. They may differ by this share
-# of the largest number and by one step; and where more than TURNED_SHARE of them are turned, it was not the last bits.
+# Base features are rounded to float16, where a difference in the last bits can turn a number to the next float16. They
+# may differ by that step and by this share of the largest number.
 FEATURE_TOLERANCE = 2e-5
-TURNED_SHARE = 0.1
+TURNED_SHARE = 0.1  # of the numbers: where more are turned, the difference was larger than the last bits
 
 
 @dataclass(frozen=True)
 class Checked:
-    """How near a written graph comes to its model.
+    """How near a written graph comes to its model."""
 
-    Args:
-        cases: Number of inputs that both computed.
-        difference: Largest difference of an embedding's number, from the same base features.
-        end_to_end: The same where each computes from base features of its own; it equals `difference` for heads.
-        turned: Share of the base features' numbers that are rounded to another float16.
-    """
-
-    cases: int
-    difference: float
-    end_to_end: float
-    turned: float
+    cases: int  # number of inputs that both computed
+    difference: float  # the largest of an embedding's numbers, from the same base features
+    end_to_end: float  # the same, each from base features of its own; equal to `difference` for heads
+    turned: float  # share of the base features' numbers that are rounded to another float16
 
 
 def check(graph: Graph, run: Runner, name: str) -> Checked:
-    """Compare a graph that was read back with the model it came from.
+    """Compare a file, which `run` computes, with the model it came from.
 
-    Args:
-        graph: The model's side.
-        run: Runs the file.
-        name: The file's name, for the message.
-
-    Raises:
-        ViMLError: An embedding differs by more than `TOLERANCE` from the model's for the same base features; or base
-            features differ by more than rounding to float16 does, or too many of them.
+    Raises `ViMLError` where an embedding differs by more than `TOLERANCE` from the model's for the same base features,
+    where base features differ by more than rounding to float16 does, or where too many of them differ.
     """
     differences, distances, turned, numbers = [0.0], [0.0], 0, 0
     cases = list(_cases(graph))
@@ -75,15 +62,14 @@ def check(graph: Graph, run: Runner, name: str) -> Checked:
 
 def _cases(graph: Graph) -> Iterator[tuple[dict[str, int], dict[str, str]]]:
     """Sizes and masks: one and many, all rows, some rows, and one modality alone."""
-    alike = [("all", 1, 1), ("some", 1, 12), ("all", 5, 1), ("some", 4, 9), ("none", 2, 2)]
-    for masks, batch, time in alike:
+    for masks, batch, time in [("all", 1, 1), ("some", 1, 12), ("all", 5, 1), ("some", 4, 9), ("none", 2, 2)]:
         yield _sizes(graph, batch, time), dict.fromkeys(("video", "text", "audio"), masks)
     for present in ("video", "text") if graph.name == "query" else ():
         yield _sizes(graph, 2, 5), {"video": "none", "text": "none", present: "all"}
 
 
 def _sizes(graph: Graph, batch: int, time: int) -> dict[str, int]:
-    """Sizes within the limits: `time` is counted from the least; parts of a segment are few, for encoders are slow."""
+    """Sizes within the limits, `time` counted from the least; parts of a segment are few, since encoders are slow."""
     sizes = {}
     for name, (least, most) in graph.limits.items():
         size = least + (min(time, 3) if name in ("frames", "windows") else time) - 1
@@ -98,7 +84,7 @@ def _largest_difference(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _turned(found: np.ndarray, expected: np.ndarray, name: str) -> int:
-    """How many numbers are rounded to another float16; by more than one step none may be."""
+    """How many numbers are rounded to another float16; more than one step apart is an error."""
     step = np.spacing(np.maximum(np.abs(found), np.abs(expected)).astype(np.float16)).astype(np.float32)
     difference, tolerance = np.abs(found - expected), FEATURE_TOLERANCE * np.abs(expected).max()
     if not (difference <= step + tolerance).all():

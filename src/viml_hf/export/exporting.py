@@ -1,5 +1,6 @@
 """A model → a folder of graphs that run without this package, each checked against the model before it is kept."""
 
+import hashlib
 import json
 import os
 from importlib.metadata import version
@@ -13,17 +14,23 @@ from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.export.checks import TOLERANCE, Checked, check
 from viml_hf.export.formats import OPSET, READERS, SUFFIXES, WRITERS, check_onnx, trace
-from viml_hf.export.graphs import Graph
-from viml_hf.export.notes import graph_notes, preparation_notes
-from viml_hf.export.sides import heads_graphs, whole_graphs
+from viml_hf.export.graphs import Graph, heads_graphs, whole_graphs
+from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.modeling.modeling_descriptors import ViMLVideoDescriptors
 from viml_hf.modeling.modeling_viml import ViMLModel
+from viml_hf.processing.segments import FRAMES_PER_SECOND, SEGMENT_SECONDS
 from viml_hf.retrieval.model_loading import fingerprint, heads_fingerprint
 
 EXPORT_FILE = "export.json"
 PROCESSOR_FOLDER = "processor"
 SCHEMA_VERSION = 1
 PARTS = ("heads", "whole")
+RUNNING = {
+    "onnx": "onnxruntime.InferenceSession(file).run(None, {name: array, …})",
+    "torch": "torch.export.load(file).module()({name: tensor, …}), with all inputs in the order given here",
+}
+EMBEDS = "the embedding, L2-normalised: the score of a query and a track is the sum of their products, in [-1, 1]"
+BASE_FEATURES = "base features, rounded to float16 as in a store, zero where nothing exists"
 
 
 def export_model(
@@ -88,15 +95,7 @@ def export_model(
 
 
 def check_output(output: str | Path, format: str) -> Path:
-    """Refuse what could not be written, before anything is computed for it.
-
-    Raises:
-        ViMLError: The folder is not empty or is a file, or a package for the format is missing.
-
-    Example:
-        >>> check_output("no-such-folder", "torch").name
-        'no-such-folder'
-    """
+    """Refuse a folder that is not new or empty, or a format whose packages are missing, before anything is computed."""
     target = Path(output)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         kind = "a file" if target.is_file() else "not empty"
@@ -107,7 +106,7 @@ def check_output(output: str | Path, format: str) -> Path:
 
 
 def _refuse_video_descriptors(encoder: MediaEncoder) -> None:
-    """They count the hues of pixels in bins, and pure colours lie on borders, which another arctangent crosses."""
+    """Pure colours lie on the borders of their bins of hues, where another arctangent changes the counts."""
     takes = encoder.model.viml.config.query_modalities
     if "video" in takes and isinstance(encoder.model.video_encoder, ViMLVideoDescriptors):
         raise ViMLError(
@@ -124,17 +123,15 @@ def _write(graph: Graph, path: Path, format: str) -> Checked:
     except ViMLError:
         raise
     except Exception as error:  # whatever PyTorch, onnxscript or onnxruntime cannot do; they share no class of errors
-        inside = graph.module.encoder_types
-        if inside:
-            what = f"The {graph.name} side with its encoders ({', '.join(inside)})"
-            fix = "export the heads alone with --part heads, or try the other --format"
-        else:
-            what, fix = f"The {graph.name} side", "try the other --format"
+        what, fix = f"The {graph.name} side", "try the other --format"
+        if inside := graph.module.encoder_types:
+            what += f" with its encoders ({', '.join(inside)})"
+            fix = f"export the heads alone with --part heads, or {fix}"
         raise ViMLError(f"{what} cannot be exported as {format} ({_reason(error)}): {fix}") from error
 
 
 def _reason(error: BaseException) -> str:
-    """The first cause of an error, without the advice on reporting it that others wrap it in."""
+    """The first cause of an error, without the advice of the errors that wrap it."""
     while error.__cause__ is not None:
         error = error.__cause__
     line = in_one_line(error) if isinstance(error, Exception) else type(error).__name__
@@ -155,6 +152,68 @@ def _description(model: ViMLModel | MediaEncoder, format: str, part: str) -> dic
             "query_modalities": viml.config.query_modalities,
         },
         "tolerance": TOLERANCE,
-        **preparation_notes(model, format, part),
+        **_preparation_notes(model, format, part),
         "graphs": {},
     }
+
+
+def graph_notes(graph: Graph, path: Path, checked: Checked) -> dict[str, Any]:
+    """A graph's entry in `export.json`: files with checksums, inputs, outputs, sizes and how near the model it is."""
+    files = [path, *([data] if (data := path.with_name(f"{path.name}.data")).exists() else [])]
+    figures: dict[str, Any] = {"cases": checked.cases, "largest_difference": checked.difference}
+    if graph.module.features:
+        figures |= {"largest_difference_end_to_end": checked.end_to_end, "base_features_rounded_apart": checked.turned}
+
+    def tensor(name: str, dtype: str, shape: tuple[str | int, ...], meaning: str) -> dict[str, Any]:
+        return {"name": name, "dtype": dtype, "shape": list(shape), "meaning": meaning}
+
+    return {
+        "files": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
+        "inputs": [tensor(given.name, given.dtype, given.shape, given.meaning) for given in graph.inputs],
+        "outputs": [
+            tensor(name, "float32", shape, EMBEDS if name == "embeds" else BASE_FEATURES)
+            for name, shape in graph.outputs.items()
+        ],
+        "free_sizes": {name: {"least": least, "most": most} for name, (least, most) in graph.limits.items()},
+        "checked": figures,
+    }
+
+
+def _preparation_notes(model: ViMLModel | MediaEncoder, format: str, part: str) -> dict[str, Any]:
+    """How inputs are made and what the masks do, in sentences for `export.json`."""
+    viml = model.model.viml if isinstance(model, MediaEncoder) else model
+    takes = viml.config.query_modalities
+    masks = [
+        "1 = exists, 0 = does not; what a mask of 0 hides does not count"
+        + (" and may hold anything" if part == "heads" else "; fill it with zeros"),
+        "a track whose mask is all 0 has the embedding 0",
+    ]
+    if len(takes) == 2:
+        video_mask = f"{'frame' if part == 'whole' else 'video'}_attention_mask"
+        for present, mask in (("video", "text_attention_mask"), ("text", video_mask)):
+            masks.append(f"a query by {present} alone: {mask} of 0, with a size of its inputs within free_sizes")
+    seconds = round(CLIP_SEGMENTS * SEGMENT_SECONDS)
+    notes: dict[str, Any] = {
+        "running": RUNNING[format],
+        "masks": masks,
+        "sizes": "free_sizes gives the least and the most (null = any); for less, fill up with zeros",
+        "windows": f"a model is trained on {seconds} s, {CLIP_SEGMENTS} segments: embed a longer video in windows of "
+        f"{seconds} s one after the other, the last of which ends with the last segment and so may overlap the one "
+        "before (5 segments: 0 to 3 and 2 to 5), and normalise their mean; a longer track in windows that begin "
+        f"{SEGMENT_SECONDS:g} s apart, of which the best counts",
+    }
+    if part == "whole":
+        notes["preprocessing"] = "ViMLProcessor.from_pretrained('processor') makes all inputs, of the same names"
+        return notes
+    notes["preprocessing"] = (
+        f"base features are those of MediaEncoder or `viml extract`: one row per {SEGMENT_SECONDS:g} s segment, of a "
+        f"video the mean over its frames at {FRAMES_PER_SECOND} per second, rounded to float16 and given as float32"
+    )
+    if isinstance(model, MediaEncoder):
+        config = model.model.config
+        notes["encoders"] = {
+            modality: (config.encoder_sources or {}).get(modality) or {"model_type": encoder.config.model_type}
+            for modality, encoder in model.model.encoders.items()
+            if modality in ("audio", *takes)
+        }
+    return notes

@@ -19,21 +19,14 @@ from viml_hf.export.graphs import Graph
 
 OPSET = 18  # what PyTorch's own translation is written in: nothing is converted afterwards
 ONE_FILE_BYTES = 1_500_000_000  # an onnx file ends at 2 GB; weights of more lie in a second file beside it
-# Where a node came from: paths of this machine, and other bytes after every edit of a comment.
+# Fields that say where a node came from: paths of this machine, and line numbers that any edit changes.
 _ORIGIN = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "fwd_source_fn_stack")
 
 Runner = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 
 
 def check_onnx() -> None:
-    """Refuse to write ONNX where the packages for it are not installed.
-
-    Raises:
-        ViMLError: One is missing.
-
-    Example:
-        >>> check_onnx()
-    """
+    """Refuse to write ONNX where a package for it is not installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -60,10 +53,7 @@ def trace(graph: Graph) -> ExportedProgram:
 
 
 def write_onnx(graph: Graph, program: ExportedProgram, path: Path) -> None:
-    """Write a traced graph as ONNX, without a trace of where its nodes came from.
-
-    The same model gives the same bytes under the same versions of PyTorch and onnxscript.
-    """
+    """Write a traced graph as ONNX; the same model gives the same bytes under the same PyTorch and onnxscript."""
     with _quiet():
         onnx_program = torch.onnx.export(
             program,
@@ -81,7 +71,7 @@ def write_onnx(graph: Graph, program: ExportedProgram, path: Path) -> None:
 
 
 def _forget_origin(model: Any) -> None:
-    """Clear what tells of the source code and the optimiser's steps in every node and value."""
+    """Clear the fields that tell of the source code and of the optimiser's steps."""
     graph = model.graph
     nodes = list(graph.all_nodes())
     values = [*graph.inputs, *graph.initializers.values(), *(value for node in nodes for value in node.outputs)]
@@ -91,7 +81,7 @@ def _forget_origin(model: Any) -> None:
 
 
 def _name_outside(graph: Graph, model: Any) -> None:
-    """Name the outputs, and the free dimensions of inputs and outputs, where the trace has numbered symbols."""
+    """Name the outputs, and the free dimensions, which the trace has numbered."""
     import onnx_ir
 
     for value, given in zip(model.graph.inputs, graph.inputs, strict=True):
@@ -111,14 +101,10 @@ def read_onnx(path: Path) -> Runner:
 
 
 def write_torch(graph: Graph, program: ExportedProgram, path: Path) -> None:
-    """Write a traced graph as a `.pt2` archive, without pickle.
+    """Write a traced graph as a `.pt2` archive without pickle; `ViMLError` where this PyTorch writes other archives.
 
-    `torch.export.save` puts the weights into the archive as plain bytes and the graph as JSON. The one thing that it
-    pickles is the traced example, which loading does not need: it is left out here. `torch.export.load` reads a pickle
-    where an archive holds one, so load only archives of people you trust all the same.
-
-    Raises:
-        ViMLError: This version of PyTorch writes archives of another kind.
+    The archive holds the weights as plain bytes and the graph as JSON. The one thing that `torch.export.save` would
+    pickle is the traced example, which loading does not need and which is left out.
     """
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
@@ -166,9 +152,9 @@ def read_torch(path: Path) -> Runner:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' notes on packages that are not needed and nodes that could be simpler."""
+    """Silence the exporters' notes on packages that are not needed and nodes that could be simpler."""
     previous = logging.root.manager.disable
-    logging.disable(logging.ERROR)  # what fails raises an error, too
+    logging.disable(logging.ERROR)  # a failure raises an error, too
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")

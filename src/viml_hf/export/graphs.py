@@ -1,57 +1,89 @@
-"""A graph to export: its named inputs and outputs, and random values to trace and check it with."""
+"""What is exported of a model: a graph for queries and one for music, each with the module that is traced."""
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from viml_hf.export.modules import HeadsGraph
+from viml_hf.encoders.media_encoder import MediaEncoder
+from viml_hf.export.graph_inputs import GraphInput, Limits, encoder_inputs, heads_inputs, random_mask
+from viml_hf.modeling.encoder_families import MODALITIES
+from viml_hf.modeling.modeling_viml import ViMLModel
+from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 
 # Sizes of the traced example: all different, so that no two dimensions are taken for one.
 TRACED = {"batch": 3, "tracks": 3, "segments": 4, "texts": 2, "frames": 5, "length": 7, "windows": 2, "time": 11}
+SIDES = {"query": "get_query_features", "audio": "get_audio_features"}
+OF_OTHER_SIDE = {
+    "query": ("audio_tower", "audio_projection"),
+    "audio": ("video_tower", "text_tower", "fusion", "query_projection"),
+}
 
-Fill = Callable[[torch.Generator, tuple[int, ...]], Tensor]
-Limits = dict[str, tuple[int, int | None]]  # least and largest size by dimension
+
+class HeadsGraph(nn.Module):
+    """One side of the heads, as a module of its own: base features → embedding."""
+
+    features: tuple[str, ...] = ()  # names of the base features that come out beside the embedding
+    encoder_types: tuple[str, ...] = ()  # what is inside beside the heads
+
+    def __init__(self, viml: ViMLModel, side: str):
+        super().__init__()
+        self.viml = _without(viml, *OF_OTHER_SIDE[side])
+        self.config = viml.config
+        self.side = side
+
+    def base_features(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the heads read, by the names of their own arguments."""
+        return inputs
+
+    def embed(self, base_features: dict[str, Tensor]) -> Tensor:
+        """The embedding `(batch, width)` of base features."""
+        return getattr(self.viml, SIDES[self.side])(**base_features).pooler_output
+
+    def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Map inputs by name to the embedding, and to the base features where encoders are inside."""
+        rows = self.base_features(inputs)
+        return self.embed(rows), *(rows[name] for name in self.features)
 
 
-@dataclass(frozen=True)
-class GraphInput:
-    """One named input of a graph.
+class WholeGraph(HeadsGraph):
+    """One side of a whole model: what the processor makes → embedding and base features."""
 
-    Args:
-        name: Its name, as in the model's own methods.
-        shape: A number where the size is fixed, the dimension's name where it is free.
-        meaning: What it holds, in one line.
-        fill: Makes random values of a shape, to trace and to check with. A mask has none.
-        modality: `"video"`, `"text"` or `"audio"`.
-        mask: Name of the mask that says which of its rows count, if those that do not may hold anything.
-        gaps: Of a mask: whether zeros may stand between ones.
-        dtype: `"float32"`, or `"int64"` for masks and tokens.
-    """
+    def __init__(self, model: ViMLForMusicRetrieval, side: str, modalities: list[str]):
+        super().__init__(model.viml, side)
+        self.encoders = _without(model, "viml", *(f"{name}_encoder" for name in MODALITIES if name not in modalities))
+        self.features = tuple(f"{name}_features" for name in modalities)
+        self.encoder_types = tuple(model.encoders[name].config.model_type for name in modalities)
 
-    name: str
-    shape: tuple[str | int, ...]
-    meaning: str
-    fill: Fill | None = None
-    modality: str = ""
-    mask: str | None = None
-    gaps: bool = True
-    dtype: str = "int64"
+    def base_features(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The base features as a store holds them, rounded to float16, with their masks."""
+        rows = {}
+        for name, method, given in (
+            ("video", "get_video_base_features", ("pixel_values", "frame_attention_mask")),
+            ("text", "get_text_base_features", ("input_ids", "text_attention_mask")),
+            ("audio", "get_audio_base_features", tuple(inputs)),
+        ):
+            if f"{name}_features" in self.features:
+                found = getattr(self.encoders, method)(**{one: inputs[one] for one in given})
+                rows[f"{name}_features"], rows[f"{name}_attention_mask"] = found
+        return rows
+
+
+def _without(module: nn.Module, *names: str) -> nn.Module:
+    """The module without some of its children; the weights are shared, not copied."""
+    part = copy.copy(module)
+    part._modules = {**module._modules, **{name: None for name in names if name in module._modules}}
+    return part
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One side of a model, ready to be traced.
+    """One side of a model, ready to be traced."""
 
-    Args:
-        name: `"query"` or `"audio"`; also the name of its file.
-        module: Takes the inputs by name and returns the embedding `(batch, width)`, then its base features.
-        inputs: What it takes, in order.
-        limits: Least and largest size of the free dimensions; `None` = no limit.
-    """
-
-    name: str
+    name: str  # "query" or "audio"; also the name of its file
     module: HeadsGraph
     inputs: tuple[GraphInput, ...]
     limits: Limits
@@ -76,23 +108,14 @@ class Graph:
         return shapes
 
     def sample(self, sizes: Mapping[str, int], seed: int, masks: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-        """Random inputs.
-
-        Args:
-            sizes: Size of every free dimension.
-            seed: Decides the values.
-            masks: Per modality `"all"` ones, `"some"`, where the first of several rows has none, or `"none"`.
-
-        Returns:
-            A tensor per input, NaN in rows of features that its mask hides.
-        """
+        """Random inputs, NaN in features that are masked out; `masks` holds a kind of `random_mask` per modality."""
         generator = torch.Generator().manual_seed(seed)
         made: dict[str, Tensor] = {}
         for given in self.inputs:
             shape = tuple(size if isinstance(size, int) else sizes[size] for size in given.shape)
             if given.fill is None:
                 kind = (masks or {}).get(given.modality, "all")
-                made[given.name] = _random_mask(generator, shape, kind, gaps=given.gaps)
+                made[given.name] = random_mask(generator, shape, kind, gaps=given.gaps)
             else:
                 made[given.name] = given.fill(generator, shape)
         for given in self.inputs:
@@ -101,39 +124,44 @@ class Graph:
         return made
 
 
-def random_values(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
-    """Numbers around 0 with a spread of 1: features, normalised pixels, normalised spectra."""
-    return torch.randn(shape, generator=generator)
+def heads_graphs(viml: ViMLModel) -> list[Graph]:
+    """The heads alone: from base features to embeddings.
 
-
-def random_shares(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
-    """Numbers in [0, 1], as the descriptors read them: pixels and log energies.
-
-    Every other one is 0, 1/3, 2/3 or 1: pure colours and greys lie on the borders of the descriptors' bins.
+    Example:
+        >>> from viml_hf import ViMLConfig
+        >>> [[given.name for given in graph.inputs] for graph in heads_graphs(ViMLModel(ViMLConfig()))]
+        ... # doctest: +NORMALIZE_WHITESPACE
+        [['video_features', 'video_attention_mask', 'text_features', 'text_attention_mask'],
+         ['audio_features', 'audio_attention_mask']]
     """
-    values, levels = torch.rand(shape, generator=generator), torch.randint(0, 4, shape, generator=generator) / 3
-    return torch.where(torch.rand(shape, generator=generator) < 0.5, values, levels)
+    config, graphs = viml.eval().config, []
+    for side in SIDES:
+        inputs = [given for modality in _modalities(config, side) for given in heads_inputs(config, modality)]
+        graphs.append(_graph(side, HeadsGraph(viml, side), inputs, {}))
+    return graphs
 
 
-def random_tokens(generator: torch.Generator, shape: tuple[int, ...], *, vocabulary: int) -> Tensor:
-    """Token ids."""
-    return torch.randint(0, vocabulary, shape, generator=generator)
+def whole_graphs(encoder: MediaEncoder) -> list[Graph]:
+    """Heads and base encoders: from what [`ViMLProcessor`] makes to embeddings."""
+    model, graphs = encoder.model.eval(), []
+    for side in SIDES:
+        modalities = _modalities(model.config.viml_config, side)
+        inputs: list[GraphInput] = []
+        limits: Limits = {}
+        for modality in modalities:
+            own_inputs, own_limits = encoder_inputs(encoder, modality)
+            inputs += own_inputs
+            limits |= own_limits
+        graphs.append(_graph(side, WholeGraph(model, side, modalities), inputs, limits))
+    return graphs
 
 
-def mask_meaning(exists: str, modality: str) -> str:
-    """What a mask says, in one line."""
-    absent = "a row of zeros gives a zero embedding" if modality == "audio" else f"a row of zeros = no {modality}"
-    return f"1 where {exists}, 0 elsewhere; {absent}"
+def _graph(side: str, module: HeadsGraph, inputs: list[GraphInput], limits: Limits) -> Graph:
+    used = {size for given in inputs for size in given.shape if isinstance(size, str)}
+    longest = module.config.max_position_embeddings if module.config.encoder == "transformer" else None
+    known: Limits = {"segments": (1, longest), "texts": (1, longest), **limits}
+    return Graph(side, module, tuple(inputs), {name: known.get(name, (1, None)) for name in TRACED if name in used})
 
 
-def _random_mask(generator: torch.Generator, shape: tuple[int, ...], kind: str, *, gaps: bool) -> Tensor:
-    if kind != "some":
-        return torch.full(shape, int(kind == "all"))
-    if gaps:
-        mask = (torch.rand(shape, generator=generator) < 0.6).long()
-    else:
-        count = torch.randint(0, shape[-1] + 1, (*shape[:-1], 1), generator=generator)
-        mask = (torch.arange(shape[-1]) < count).long()
-    if len(mask) > 1:
-        mask[0] = 0
-    return mask
+def _modalities(config: Any, side: str) -> list[str]:
+    return ["audio"] if side == "audio" else [name for name in ("video", "text") if name in config.query_modalities]

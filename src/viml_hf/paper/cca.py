@@ -1,4 +1,4 @@
-"""Linear canonical correlation analysis: the baseline that costs nothing, beside which a trained model must stand."""
+"""Linear canonical correlation analysis (CCA): a baseline that needs no training by gradients."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,25 +10,15 @@ from viml_hf.errors import ViMLError
 
 @dataclass(frozen=True, eq=False)
 class LinearCCA:
-    """A fitted CCA: two linear maps into one space, in which matching items correlate.
+    """A fitted CCA: two linear maps into one space, in which matching items correlate."""
 
-    Args:
-        query_mean: `(query_dim,)`.
-        query_scale: `(query_dim,)`, standard deviations; 1 where a feature is constant.
-        query_weights: `(query_dim, dimensions)`, from standardised queries to canonical variates.
-        audio_mean: `(audio_dim,)`.
-        audio_scale: `(audio_dim,)`.
-        audio_weights: `(audio_dim, dimensions)`.
-        correlations: `(dimensions,)` in [0, 1], falling: the canonical correlations, shrunk by the ridge.
-    """
-
-    query_mean: np.ndarray
-    query_scale: np.ndarray
-    query_weights: np.ndarray
-    audio_mean: np.ndarray
-    audio_scale: np.ndarray
-    audio_weights: np.ndarray
-    correlations: np.ndarray
+    query_mean: np.ndarray  # (query_dim,)
+    query_scale: np.ndarray  # (query_dim,), standard deviations; 1 where a feature is constant
+    query_weights: np.ndarray  # (query_dim, dimensions), from standardised queries to canonical variates
+    audio_mean: np.ndarray  # (audio_dim,)
+    audio_scale: np.ndarray  # (audio_dim,)
+    audio_weights: np.ndarray  # (audio_dim, dimensions)
+    correlations: np.ndarray  # (dimensions,) in [0, 1], falling: the canonical correlations, shrunk by the ridge
 
     def embed_queries(self, queries: Any) -> np.ndarray:
         """Embed queries `(n, query_dim)` as `(n, dimensions)`: canonical variates times their correlations.
@@ -45,24 +35,12 @@ class LinearCCA:
 
 
 def fit_cca(queries: Any, audio: Any, dimensions: int = 32, ridge: float = 0.1) -> LinearCCA:
-    """Fits a ridge-regularised linear CCA.
+    """Fit a ridge-regularised linear CCA to queries `(n, query_dim)` and the music of the same items `(n, audio_dim)`.
 
     With standardised inputs X and Y, `Cxx = X'X/n + ridge * I` and likewise Cyy, the canonical correlations are the
-    singular values of `Cxx^-1/2 (X'Y/n) Cyy^-1/2`. Equal inputs give equal bits on one machine: nothing is drawn.
-
-    Args:
-        queries: `(n, query_dim)`, one row per training item, such as the mean of its video features.
-        audio: `(n, audio_dim)`, the music of the same items.
-        dimensions: Of the common space, at most the smaller width.
-        ridge: Added to the variances, which are 1: 0 is plain CCA, which needs many more items than features. With a
-            few hundred items, 1 or more can be much better: choose it on validation items.
-
-    Returns:
-        The two maps.
-
-    Raises:
-        ViMLError: The rows do not fit together or are not finite, `dimensions` is out of range, `ridge` is negative,
-            or features depend on each other and `ridge` is 0.
+    singular values of `Cxx^-1/2 (X'Y/n) Cyy^-1/2`. The common space has at most as many dimensions as the smaller
+    width. The ridge is added to the variances, which are 1: 0 is plain CCA, which needs many more items than features.
+    With a few hundred items, 1 or more can be much better: choose it on validation items.
 
     Example:
         >>> video = np.random.default_rng(0).standard_normal((100, 6))
@@ -98,7 +76,7 @@ def fit_cca(queries: Any, audio: Any, dimensions: int = 32, ridge: float = 0.1) 
 def _standardised(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, standard deviation (1 for constant features) and standardised rows."""
     mean, scale = rows.mean(axis=0), rows.std(axis=0)
-    # What a constant feature varies by is rounding, and no reason to blow it up.
+    # A constant feature varies by rounding only, which must not be scaled up.
     scale[scale <= 1e-12 * np.abs(rows).max(axis=0)] = 1.0
     return mean, scale, (rows - mean) / scale
 
@@ -106,7 +84,7 @@ def _standardised(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def _root(name: str, rows: np.ndarray, ridge: float) -> np.ndarray:
     """Lower triangular `(dim, dim)` root of the covariance plus ridge."""
     covariance = rows.T @ rows / len(rows) + ridge * np.eye(rows.shape[1])
-    # Cholesky alone lets matrices pass that are singular but for rounding.
+    # Cholesky alone accepts singular matrices that rounding has made regular.
     if ridge > 0 or np.linalg.matrix_rank(covariance, hermitian=True) == len(covariance):
         try:
             return np.linalg.cholesky(covariance)

@@ -15,19 +15,8 @@ def join_embeds(first: Any, second: Any, alpha: float) -> np.ndarray:
     """Embeddings whose cosine is the ensemble's score, `(1 - alpha) * first's cosine + alpha * second's`.
 
     The rows `[sqrt(1 - alpha) * x1, sqrt(alpha) * x2]` of unit vectors are unit vectors, and their dot product is that
-    sum. So an ensemble is ranked as a single system is. The queries of one system are joined with those of the other,
-    and its music with the other's; the systems may ask with different modalities and have different widths.
-
-    Args:
-        first: Embeddings `(n, dim)` of the first system, of queries or of music.
-        second: Those of the second, `(n, other_dim)`, of the same items in the same order.
-        alpha: Weight of the second system, 0 to 1.
-
-    Returns:
-        `(n, dim + other_dim)` float64, L2-normalised.
-
-    Raises:
-        ViMLError: `alpha` is outside [0, 1], the numbers of items differ, or a row cannot be normalised.
+    sum. So an ensemble is ranked like a single system. Queries `(n, dim)` of the first system are joined with queries
+    `(n, other_dim)` of the second, and music with music; both must hold the same items in the same order.
 
     Example:
         >>> join_embeds([[0.0, 2.0]], [[1.0]], alpha=0.36)
@@ -46,19 +35,7 @@ def join_embeds(first: Any, second: Any, alpha: float) -> np.ndarray:
 def ensemble_ranks(
     first: tuple[Any, Any], second: tuple[Any, Any], alpha: float, *, pools: Sequence[Pool] | None = None
 ) -> np.ndarray:
-    """`retrieval_ranks` by the ensemble's score.
-
-    Args:
-        first: Query embeddings and audio embeddings of the first system, `(n, dim)` each.
-        second: Those of the second, for the same items.
-        alpha: Weight of the second system, 0 to 1.
-        pools: As for `retrieval_ranks`.
-
-    Returns:
-        Ranks from 1, int64 `(n,)`.
-
-    Raises:
-        ViMLError: The embeddings do not fit together, see `join_embeds` and `retrieval_ranks`.
+    """`retrieval_ranks` by the ensemble's score, of the query and audio embeddings of two systems.
 
     Example:
         >>> wrong, right = [[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]
@@ -72,21 +49,10 @@ def ensemble_ranks(
 def tune_alpha(
     first: tuple[Any, Any], second: tuple[Any, Any], *, pools: Sequence[Pool] | None = None, step: float = 0.05
 ) -> float:
-    """The weight of the second system that ranks best, on a grid from 0 to 1.
+    """The weight of the second system with the lowest mean log rank, on a grid from 0 to 1.
 
-    For validation items only: a weight that was chosen on the test items has seen them.
-
-    Args:
-        first: Query embeddings and audio embeddings of the first system, `(n, dim)` each.
-        second: Those of the second, for the same items.
-        pools: As for `retrieval_ranks`.
-        step: Distance of the grid's points; it must divide 1.
-
-    Returns:
-        The weight with the lowest mean log rank; of several, the one nearest 0.5, and of two as near, the smaller.
-
-    Raises:
-        ViMLError: `step` does not divide 1, or the embeddings do not fit together.
+    Of equally good weights it is the one nearest 0.5, and of two as near, the smaller. Use it on validation items: a
+    weight that is chosen on the test items has seen them.
 
     Example:
         >>> wrong, right = [[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]

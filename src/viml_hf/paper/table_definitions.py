@@ -1,4 +1,4 @@
-"""The paper's five tables: which systems each compares, what they are asked with, and what the paper has."""
+"""The paper's five tables: the systems that each compares, their queries, and the paper's figures."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +11,11 @@ DROPOUT_RATES = (0.0, 0.2, 0.5, 0.8, 0.9, 0.95)
 
 @dataclass(frozen=True)
 class System:
-    """Something to train, once per seed whatever the number of tables that ask for it.
+    """A system to train, once per seed for all tables."""
 
-    Args:
-        recipe: Name of its recipe or a JSON file, or `"cca"`.
-        settings: Fields of `TrainingSettings` that differ from the recipe's.
-        texts: Name of the texts to train on, of those that `viml describe` wrote; empty for the store's own.
-    """
-
-    recipe: str
-    settings: tuple[tuple[str, Any], ...] = ()
-    texts: str = ""
+    recipe: str  # name of its recipe or a JSON file, or "cca"
+    settings: tuple[tuple[str, Any], ...] = ()  # fields of `TrainingSettings` that differ from the recipe's
+    texts: str = ""  # name of the texts of `viml describe` to train on; empty for the store's own
 
     @property
     def key(self) -> str:
@@ -37,59 +31,34 @@ class System:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table.
+    """A line of a table."""
 
-    Args:
-        label: As in the paper.
-        systems: One, or the two of an ensemble, the second with weight alpha.
-        queries: What each is asked with.
-        published: The paper's figures by `COLUMNS`; of R@10 it shows the integer part only.
-    """
-
-    label: str
-    systems: tuple[System, ...]
-    queries: tuple[tuple[str, ...], ...]
-    published: tuple[float, ...] = ()
+    label: str  # as in the paper
+    systems: tuple[System, ...]  # one, or the two of an ensemble, the second with weight alpha
+    queries: tuple[tuple[str, ...], ...]  # the modalities of each system's queries
+    published: tuple[float, ...] = ()  # the paper's figures by `COLUMNS`; of R@10 it shows the integer part only
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper.
-
-    Args:
-        title: What it shows.
-        pool_size: Tracks that the paper ranks among.
-        whole_tracks: Whole tracks, or clips of 30 s.
-        rows: Its lines.
-    """
+    """A table of the paper."""
 
     title: str
-    pool_size: int
-    whole_tracks: bool
+    pool_size: int  # tracks that the paper ranks among
+    whole_tracks: bool  # or clips of 30 s
     rows: tuple[Row, ...]
 
 
 def one(
-    label: str,
-    recipe: str,
-    query: tuple[str, ...],
-    published: tuple[float, ...] = (),
-    *,
-    texts: str = "",
-    **settings: Any,
+    label: str, recipe: str, query: tuple[str, ...], published: tuple[float, ...] = (), texts: str = "", **settings: Any
 ) -> Row:
-    """A line of one system.
-
-    Example:
-        >>> one("MVPt+", "mvpt-plus", VIDEO).systems[0].key
-        'mvpt-plus'
-    """
+    """A line of one system; `settings` are fields of `TrainingSettings`."""
     return Row(label, (System(recipe, tuple(settings.items()), texts),), (query,), published)
 
 
 _VIML, _MVPT, _MT = System("viml-paper"), System("mvpt-plus"), System("mt")
 
-# Not in the paper: what `viml train` does by default, and the baseline that had the same care.
+# Not in the paper: the default recipe of `viml train`, and its video-only baseline, tuned alike.
 OURS = (
     one("recipe `viml-video-only`", "viml-video-only", VIDEO),
     one("recipe `viml`, no query text", "viml", VIDEO),
@@ -168,8 +137,6 @@ TABLES: dict[int, Table] = {
 
 def without_clips(row: Row) -> Row:
     """The same line with systems that are trained on whole tracks."""
-    whole = tuple(
-        replace(system, settings=(*system.settings, ("clip_segments", None))) if system.recipe != "cca" else system
-        for system in row.systems
-    )
-    return replace(row, systems=whole)
+    whole = (("clip_segments", None),)
+    systems = [s if s.recipe == "cca" else replace(s, settings=s.settings + whole) for s in row.systems]
+    return replace(row, systems=tuple(systems))

@@ -1,4 +1,4 @@
-"""The paper's tables from a store: every system is trained once per seed, evaluated, and shown beside the paper."""
+"""The paper's tables from a store: trains every system once per seed, and shows its figures beside the paper's."""
 
 import json
 import time
@@ -16,6 +16,7 @@ from viml_hf.evaluation.pools import Pool
 from viml_hf.evaluation.ranks import retrieval_ranks
 from viml_hf.evaluation.statistics import Interval, metric_intervals
 from viml_hf.evaluation.store_evaluation import can_be_ranked, embed_items, mean_features, pools_of
+from viml_hf.features.atomic_files import replacing
 from viml_hf.features.checksums import digest
 from viml_hf.features.named_texts import names_of_texts
 from viml_hf.features.splits import SPLITS, items_digest, items_for
@@ -37,27 +38,16 @@ Embeddings = tuple[np.ndarray, np.ndarray]
 
 @dataclass
 class TableResult:
-    """What a table shows.
-
-    Args:
-        table: Its definition.
-        pools: Of the test items.
-        left_out: Test items that some line cannot be asked with.
-        ranks: Line to its ranks `(seeds, queries)`.
-        alphas: Line to the weight of the second system per seed, of ensembles.
-        parameters: Line to the parameters of its fusion, of systems that have one.
-        seconds: Line to the seconds that its systems took to train.
-        not_run: Line to the reason.
-    """
+    """What a table shows; the dictionaries are by the labels of its lines."""
 
     table: Table
-    pools: list[Pool]
-    left_out: int
-    ranks: dict[str, np.ndarray] = field(default_factory=dict)
-    alphas: dict[str, list[float]] = field(default_factory=dict)
-    parameters: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    not_run: dict[str, str] = field(default_factory=dict)
+    pools: list[Pool]  # of the test items
+    left_out: int  # test items that some line cannot be asked with
+    ranks: dict[str, np.ndarray] = field(default_factory=dict)  # (seeds, queries)
+    alphas: dict[str, list[float]] = field(default_factory=dict)  # of ensembles, per seed
+    parameters: dict[str, int] = field(default_factory=dict)  # of the fusion, where there is one
+    seconds: dict[str, float] = field(default_factory=dict)  # that the systems took to train
+    not_run: dict[str, str] = field(default_factory=dict)  # the reason
 
 
 class TableMaker:
@@ -68,12 +58,9 @@ class TableMaker:
         output: Folder of the systems.
         seeds: Training seeds.
         settings: Fields of `TrainingSettings` for every system, over those of its recipe (`epochs`, for example).
-        group_by: Field of the test items that says which pool they are in; by default pools are dealt, of the paper's
-            size or of all items where there are fewer.
+        group_by: Field of the test items that names their pool; by default pools are dealt, of the paper's size or of
+            all items where there are fewer.
         progress: Show a progress bar.
-
-    Raises:
-        ViMLError: One of the splits `train` and `test` has fewer than two items with video and music.
     """
 
     def __init__(
@@ -92,7 +79,7 @@ class TableMaker:
         for split in ("train", "test"):
             self._check(split, self.splits[split])
         self._ccas: dict[tuple[tuple[str, ...], int | None], LinearCCA] = {}
-        # A clip of a short item is the whole of it: both levels are then one, and trained once.
+        # Where all items are as short as a clip, whole tracks and clips are the same, and are trained once.
         self._longest = max(max(len(item.video), len(item.audio)) for items in self.splits.values() for item in items)
 
     def _check(self, split: str, items: Sequence[StoreItem]) -> None:
@@ -103,24 +90,18 @@ class TableMaker:
             )
 
     def test_items(self, table: Table) -> dict[str, list[StoreItem]]:
-        """The items that every line of a table can be asked with: of `test`, and for ensembles of `validation`.
-
-        Raises:
-            ViMLError: There are fewer than two of them.
-        """
+        """The items that every line of a table can be asked with: of `test`, and for ensembles of `validation`."""
         ensembles = any(len(row.systems) > 1 for row in table.rows)
+        queries = {query for row in table.rows for query in row.queries}
         found = {}
         for split in ("test", "validation") if ensembles else ("test",):
-            found[split] = self._ranked(self.splits[split], table.rows)
+            items = self.splits[split]
+            found[split] = [item for item in items if all(can_be_ranked(item, query) for query in queries)]
             self._check(split, found[split])
         return found
 
     def make(self, table: Table) -> TableResult:
-        """Train and evaluate every line of a table.
-
-        Raises:
-            ViMLError: See `test_items` and `trained`.
-        """
+        """Train and evaluate every line of a table."""
         whole = table.whole_tracks and self._longest > CLIP_SEGMENTS
         rows = [without_clips(row) if whole else row for row in table.rows]
         clip = None if whole else CLIP_SEGMENTS
@@ -160,11 +141,6 @@ class TableMaker:
         if len(facts) == 1 and facts[0]["fusion_parameters"] is not None:
             result.parameters[row.label] = facts[0]["fusion_parameters"]
 
-    def _ranked(self, items: Sequence[StoreItem], rows: Sequence[Row]) -> list[StoreItem]:
-        """The items that every line can be asked with: all lines are of the same queries."""
-        queries = {query for row in rows for query in row.queries}
-        return [item for item in items if all(can_be_ranked(item, query) for query in queries)]
-
     def _embed(
         self, system: System, query: tuple[str, ...], seed: int, items: Sequence[StoreItem], clip: int | None
     ) -> Embeddings:
@@ -177,7 +153,7 @@ class TableMaker:
         return embed_items(model, self.store, items, query_modalities=query, clip_segments=clip)
 
     def _fit_cca(self, query: tuple[str, ...], clip: int | None) -> LinearCCA:
-        """The same for every seed, and fitted once."""
+        """A CCA of the training items, fitted once for all seeds."""
         if (query, clip) not in self._ccas:
             seen = mean_features(self.store, self.splits["train"], query_modalities=query, clip_segments=clip)
             dimensions = min(CCA_DIMENSIONS, *(part.shape[1] for part in seen))
@@ -188,11 +164,7 @@ class TableMaker:
         return self.output / "systems" / system.key / f"seed-{seed}"
 
     def trained(self, system: System, seed: int) -> ViMLModel:
-        """A system's heads: those of its folder, or trained now.
-
-        Raises:
-            ViMLError: The folder holds heads that were trained otherwise.
-        """
+        """A system's heads, from its folder or trained now; heads that were trained otherwise are an error."""
         folder, recipe = self._folder(system, seed), load_recipe(system.recipe)
         settings = TrainingSettings(**{**recipe.settings, **self.settings, **dict(system.settings), "seed": seed})
         store = self.store.with_texts(system.texts) if system.texts else self.store
@@ -209,17 +181,14 @@ class TableMaker:
         model.save_pretrained(folder)
         fusion = None if model.fusion is None else sum(p.numel() for p in model.fusion.parameters())
         facts = {"made_of": made_of, "seconds": time.perf_counter() - before, "fusion_parameters": fusion}
-        # Written last, and whole: a run that was killed before trains this one again, and no other.
-        (folder / (DONE + ".part")).write_text(json.dumps(facts) + "\n")
-        (folder / (DONE + ".part")).replace(folder / DONE)
+        # Written last, and whole: after a run that was killed before, this system is trained again, and no other.
+        with replacing(folder / DONE) as path:
+            path.write_text(json.dumps(facts) + "\n")
         return ViMLModel.from_pretrained(folder)
 
 
 def format_result(result: TableResult) -> str:
-    """A table as Markdown, in the paper's layout, with the published figures beside ours.
-
-    R@10 has the 95 % bootstrap interval over queries.
-    """
+    """A table as Markdown with the published figures beside ours; R@10 has its 95 % bootstrap interval over queries."""
     sizes = sorted({len(pool.tracks) for pool in result.pools})
     rows: dict[str, dict[str, float | str]] = {"chance": dict(chance_metrics_over_pools(result.pools))}
     for row in result.table.rows:
@@ -228,7 +197,8 @@ def format_result(result: TableResult) -> str:
             continue
         ranks = result.ranks[row.label]
         cells: dict[str, float | str] = dict(retrieval_metrics(ranks.ravel()))
-        cells["R@10"] = _with_interval(metric_intervals(ranks)["R@10"])
+        interval = metric_intervals(ranks)["R@10"]
+        cells["R@10"] = f"{interval.estimate:.2f} ({interval.low:.1f}–{interval.high:.1f})"
         for name, value in zip(COLUMNS, row.published, strict=False):
             cells[f"paper {name}"] = f"{value:g}" if name in ("MR", "R@10") else f"{value:.{decimals(name)}f}"
         if len(set(result.parameters.values())) > 1 and row.label in result.parameters:
@@ -257,7 +227,3 @@ def dropout_curve(result: TableResult) -> dict[str, dict[float, Interval]]:
         name, _, query = label.rpartition(", ")
         curves[query][names[name]] = metric_intervals(ranks)["R@10"]
     return curves
-
-
-def _with_interval(interval: Interval) -> str:
-    return f"{interval.estimate:.2f} ({interval.low:.1f}–{interval.high:.1f})"
