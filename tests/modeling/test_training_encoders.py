@@ -94,6 +94,15 @@ def test_lora_trains_its_own_tensors_and_nothing_else(model, tmp_path, checkpoin
     assert changed(adapted, before) - {"base_model.model.viml.null_text_features"} == trained
 
 
+def test_reentrant_checkpointing_reaches_adapters_in_the_heads(model):
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=r"viml\..*\.fc1")).train()
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    model.enable_input_require_grads()
+    adapted(**make_inputs("clap"), return_loss=True).loss.backward()
+    assert all(parameter.grad is not None for parameter in adapted.parameters() if parameter.requires_grad)
+
+
 def test_an_adapter_and_a_merged_model_embed_as_before_they_were_saved(model, tmp_path):
     peft = pytest.importorskip("peft")
     model.save_pretrained(tmp_path / "base")

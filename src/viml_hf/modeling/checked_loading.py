@@ -118,7 +118,11 @@ def _refuse_other_weights(name: str, model: nn.Module, report: dict[str, Any]) -
 
 
 def _refuse_non_finite(name: str, model: nn.Module) -> None:
-    """Refuse NaN and infinity, with which every embedding is NaN and every ranking arbitrary."""
+    """Refuse NaN and infinity, with which every embedding is NaN and every ranking arbitrary.
+
+    Quantised weights cannot be looked at: they are whole numbers, or tensors of a library's own type.
+    """
     for key, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and tensor.device.type != "meta" and not torch.isfinite(tensor).all():
+        is_readable = type(tensor) is torch.Tensor and tensor.is_floating_point() and tensor.device.type != "meta"
+        if is_readable and not torch.isfinite(tensor).all():
             raise ValueError(f"{name}: {key} holds NaN or infinite values: fetch or save the model again.")

@@ -14,7 +14,14 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_viml import ViMLConfig
 from .loss_viml import at_least_float32, full_precision, gather_batch, info_nce_loss, structure_loss, triplet_loss
-from .modeling_viml_towers import FUSIONS, TOWERS, ViMLPreTrainedModel, ViMLTower, masked_mean
+from .modeling_viml_towers import (
+    FUSIONS,
+    TOWERS,
+    ViMLPreTrainedModel,
+    ViMLTower,
+    masked_mean,
+    quantise_feed_forward_only,
+)
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.005, 1.0
 
@@ -95,6 +102,7 @@ class ViMLModel(ViMLPreTrainedModel):
         learned = torch.tensor(math.log(config.temperature), dtype=torch.float32)
         self.log_temperature = nn.Parameter(learned) if config.learned_temperature else None
         self.post_init()
+        quantise_feed_forward_only(self)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -21,7 +21,7 @@ from .frozen_encoders import (
 )
 from .modeling_descriptors import ViMLDescriptors
 from .modeling_viml import ViMLModel
-from .modeling_viml_towers import ViMLPreTrainedModel, masked_mean
+from .modeling_viml_towers import ViMLPreTrainedModel, masked_mean, quantise_feed_forward_only
 
 logger = logging.get_logger(__name__)
 
@@ -50,6 +50,7 @@ class ViMLWithEncoders(ViMLPreTrainedModel):
                     "them equal, or use ViMLForMusicRetrieval.from_encoders, which does."
                 )
         self.post_init()
+        quantise_feed_forward_only(self, "viml.")
         self._text_encoder_size = _number_of_parameters(self.text_encoder)
         self._settle_encoders()
 
@@ -59,7 +60,12 @@ class ViMLWithEncoders(ViMLPreTrainedModel):
         return {modality: getattr(self, f"{modality}_encoder") for modality in MODALITIES}
 
     def cast_encoders(self) -> None:
-        """Give the encoders the dtypes of `config.encoder_dtypes`; the descriptors have no weights to cast."""
+        """Give the encoders the dtypes of `config.encoder_dtypes`; the descriptors have no weights to cast.
+
+        Quantised encoders stay as they are: their dtype belongs to the way they are quantised.
+        """
+        if getattr(self.config, "quantization_config", None) is not None:
+            return
         for modality, dtype in (self.config.encoder_dtypes or {}).items():
             encoder = self.encoders[modality]
             if not isinstance(encoder, ViMLDescriptors):
