@@ -170,7 +170,7 @@ def test_labels_are_named_by_name_or_index():
 
 def test_the_order_of_names_depends_on_seed_and_id_alone():
     names = ["a", "b", "c", "d"]
-    assert sorted(label_text("x", names).split(", ")) == names
+    assert label_text("02aa", ["Concert", "Guitar", "Musician"]) == "Musician, Guitar, Concert"  # of every version
     assert len({label_text(f"{n}", names) for n in range(50)}) > 15
     assert len({label_text("x", names, seed=seed) for seed in range(50)}) > 15
 

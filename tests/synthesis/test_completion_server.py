@@ -103,26 +103,38 @@ def slow(handler, dribble=False):
         handler.wfile.flush()
 
 
+# What a server may do to one request, and what the error says of it.
 FAULTS = {
-    "endless text": lambda h, b: {"choices": [{"text": " la" * b["max_tokens"], "finish_reason": "length"}]},
-    "endless text, limit ignored": lambda h, b: {"choices": [{"text": " la" * 5000, "finish_reason": "stop"}]},
-    "endless body": lambda h, b: send(h, b'{"a": "' + b"a" * (2 << 20)),
-    "no JSON": lambda h, b: send(h, b"<html>Bad gateway</html>"),
-    "fewer bytes than promised": lambda h, b: send(h, b'{"choices": [{"te', length=500),
-    "deep JSON": lambda h, b: send(h, b"[" * 100_000),
-    "a list": lambda h, b: [1],
-    "no choices": lambda h, b: {"choices": []},
-    "an error with status 200": lambda h, b: {"error": {"message": "overloaded"}},
-    "text that is none": lambda h, b: {"choices": [{"text": 5}]},
-    "no HTTP": lambda h, b: write(h, b"nonsense\n" * 3),
-    "cut chunks": lambda h, b: write(h, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n50\r\nabc"),
-    "silent": lambda h, b: slow(h),
-    "a byte at a time": lambda h, b: slow(h, dribble=True),
-    "reset": lambda h, b: reset(h),
-    "too many requests": lambda h, b: send(h, b"{}", 429, [("Retry-After", "0")]),
-    "not available": lambda h, b: send(h, b"", 503, [("Retry-After", "Wed, 21 Oct 2015 07:28:00 GMT")]),
-    "refused": lambda h, b: send(h, b'{"error": "this prompt is not allowed"}', 400),
-    "redirected": lambda h, b: send(h, b"", 302, [("Location", "http://127.0.0.1:9/")]),
+    "endless text": (
+        lambda h, b: {"choices": [{"text": " la" * b["max_tokens"], "finish_reason": "length"}]},
+        "no end within the tokens asked for",
+    ),
+    "endless body": (lambda h, b: send(h, b'{"a": "' + b"a" * (2 << 20)), "more than 1048576 bytes"),
+    "no JSON": (lambda h, b: send(h, b"<html>Bad gateway</html>"), "no JSON: <html>Bad gateway</html>"),
+    "fewer bytes than promised": (lambda h, b: send(h, b'{"choices": [{"te', length=500), ""),
+    "deep JSON": (lambda h, b: send(h, b"[" * 100_000), "no JSON"),
+    "a list": (lambda h, b: [1], "no JSON object"),
+    "no choices": (lambda h, b: {"choices": []}, "without choices"),
+    "an error with status 200": (lambda h, b: {"error": {"message": "overloaded"}}, "overloaded"),
+    "text that is none": (lambda h, b: {"choices": [{"text": 5}]}, "is no text: 5"),
+    "no HTTP": (lambda h, b: write(h, b"nonsense\n" * 3), "no answer from"),
+    "cut chunks": (
+        lambda h, b: write(h, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n50\r\nabc"),
+        "no answer from",
+    ),
+    "silent": (lambda h, b: slow(h), "timed out"),
+    "a byte at a time": (lambda h, b: slow(h, dribble=True), "did not come in time"),
+    "reset": (lambda h, b: reset(h), "no answer from"),
+    "too many requests": (lambda h, b: send(h, b"{}", 429, [("Retry-After", "0")]), "answers 429"),
+    "not available": (
+        lambda h, b: send(h, b"", 503, [("Retry-After", "Wed, 21 Oct 2015 07:28:00 GMT")]),
+        "answers 503",
+    ),
+    "refused": (
+        lambda h, b: send(h, b'{"error": "this prompt is not allowed"}', 400),
+        'answers 400: {"error": "this prompt is not allowed"}',
+    ),
+    "redirected": (lambda h, b: send(h, b"", 302, [("Location", "http://127.0.0.1:9/")]), "answers 302"),
 }
 
 VOCABULARY = TagVocabulary.load()
@@ -140,7 +152,7 @@ def test_a_fault_costs_that_track_a_retry_and_never_the_run(fault):
 
     def answer(handler, body, earlier):
         if body["prompt"] == struck and earlier == 0:
-            return FAULTS[fault](handler, body)
+            return FAULTS[fault][0](handler, body)
         return GOOD
 
     with serving(answer) as (address, received):
@@ -153,24 +165,9 @@ def test_a_fault_costs_that_track_a_retry_and_never_the_run(fault):
     }
 
 
-@pytest.mark.parametrize(
-    ("fault", "said"),
-    {
-        "endless text": "no end within the tokens asked for",
-        "endless body": "more than 1048576 bytes",
-        "no JSON": "no JSON: <html>Bad gateway</html>",
-        "a list": "no JSON object",
-        "no choices": "without choices",
-        "an error with status 200": "overloaded",
-        "a byte at a time": "did not come in time",
-        "silent": "timed out",
-        "no HTTP": "no answer from",
-        "refused": 'answers 400: {"error": "this prompt is not allowed"}',
-        "redirected": "answers 302",
-    }.items(),
-)
+@pytest.mark.parametrize(("fault", "said"), FAULTS.values(), ids=FAULTS)
 def test_what_went_wrong_is_said(fault, said):
-    with serving(lambda handler, body, earlier: FAULTS[fault](handler, body)) as (address, _):
+    with serving(lambda handler, body, earlier: fault(handler, body)) as (address, _):
         (reply,) = client(address, tries=1, timeout=0.3).generate(["a"], [0], 9)
     assert isinstance(reply, GenerationError)
     assert said in str(reply)
@@ -178,7 +175,7 @@ def test_what_went_wrong_is_said(fault, said):
 
 
 def test_faults_without_end_cost_that_track_its_text_alone():
-    faults = [fault for name, fault in FAULTS.items() if name not in ("silent", "a byte at a time")]
+    faults = [fault for name, (fault, _) in FAULTS.items() if name not in ("silent", "a byte at a time")]
     by_prompt = {prompt_of(track): fault for track, fault in zip(TRACKS, faults, strict=False)}
 
     def answer(handler, body, earlier):

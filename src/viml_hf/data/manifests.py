@@ -126,9 +126,6 @@ def parse_row(row: Mapping[str, Any], folder: str = "") -> MediaItem:
 def parse_seconds(value: Any) -> float:
     """A time in seconds, of a number or a text such as "12.5", "1:05" or "1:02:03.5".
 
-    Raises:
-        ViMLError: It is not a time, or negative.
-
     Example:
         >>> parse_seconds("1:02:03.5")
         3723.5

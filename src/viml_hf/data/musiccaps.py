@@ -28,19 +28,7 @@ class MusicCapsTrack:
 
 
 def read_musiccaps(path: str) -> Iterator[MusicCapsTrack]:
-    """The tracks of `musiccaps-public.csv`.
-
-    Raises:
-        ViMLError: The file cannot be read, lacks a column, or a row's aspects are not a list of texts.
-
-    Example:
-        >>> import os, tempfile
-        >>> path = os.path.join(tempfile.mkdtemp(), "m.csv")
-        >>> cells = 'ytid,aspect_list,caption\\nx1,"[\\'sad\\', \\'piano\\']",Sad.\\n'
-        >>> with open(path, "w") as file: _ = file.write(cells)
-        >>> list(read_musiccaps(path))
-        [MusicCapsTrack(id='x1', aspects=('sad', 'piano'), caption='Sad.')]
-    """
+    """The tracks of `musiccaps-public.csv`."""
     for place, row in read_table(path, COLUMNS, "the musiccaps-public.csv of the authors"):
         yield MusicCapsTrack(row["ytid"], _parse_aspects(place, row["aspect_list"]), row["caption"])
 

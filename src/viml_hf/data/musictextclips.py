@@ -49,17 +49,6 @@ def read_musictextclips(path: str, files: Iterable[str | os.PathLike[str]]) -> l
     The `files` are named by the ids of the videos. An item is the 30 s around its 10 s (PAPER section 3, clip level).
     Its split is the column `split`, or the split that the CSV's name contains. Its id is the video's, followed by the
     described times if a video has several.
-
-    Raises:
-        ViMLError: The CSV cannot be read, or has no row.
-
-    Example:
-        >>> import tempfile
-        >>> path = os.path.join(tempfile.mkdtemp(), "test.csv")
-        >>> with open(path, "w") as file: _ = file.write("video_id,start,end,text\\nx1,110,120,Slow blues.\\n")
-        >>> item = read_musictextclips(path, ["videos/x1.mp4"])[0][1]
-        >>> item.id, item.video, item.start, item.end, item.fields["split"]
-        ('x1', 'videos/x1.mp4', 100.0, 130.0, 'test')
     """
     by_id = files_by_id(files)
     split = _SPLIT.search(Path(path).stem.lower())

@@ -24,11 +24,7 @@ Rows = list[tuple[str, Row]]  # each with its file and line
 
 
 def read_rows(path: str) -> tuple[list[str], Rows]:
-    """The columns and rows of a table; a file of none of `TABLE_SUFFIXES` is read as CSV.
-
-    Raises:
-        ViMLError: The file cannot be read, or two columns have one name.
-    """
+    """The columns and rows of a table; a file of none of `TABLE_SUFFIXES` is read as CSV."""
     suffix, shown = suffix_of(path), printable(path)
     if suffix == ".parquet":
         columns, rows = _parquet_rows(path)
@@ -43,11 +39,7 @@ def read_rows(path: str) -> tuple[list[str], Rows]:
 
 
 def read_table(path: str, columns: Sequence[str], fix: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a table that must have these columns, each with its file and line; `fix` names the file to give.
-
-    Raises:
-        ViMLError: A column is missing, or a row or the file cannot be read.
-    """
+    """The rows of a table that must have these columns, each with its file and line; `fix` names the file to give."""
     found, rows = read_rows(path)
     if missing := [name for name in columns if name not in found]:
         raise ViMLError(f"{printable(path)}: no column {missing[0]!r}; give {fix}")

@@ -87,12 +87,7 @@ def crc32c(data: bytes) -> int:
 
 
 def parse_example(data: bytes) -> Example:
-    """Parse a serialised `tf.train.Example` or `SequenceExample`; anything else raises a `ViMLError`.
-
-    Example:
-        >>> parse_example(bytes.fromhex("0a0e0a0c0a02696412060a040a026161")).features
-        {'id': [b'aa']}
-    """
+    """Parse a serialised `tf.train.Example` or `SequenceExample`; anything else raises a `ViMLError`."""
     features: dict[str, Feature] = {}
     sequences: dict[str, list[Feature]] = {}
     try:

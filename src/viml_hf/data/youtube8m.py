@@ -39,11 +39,7 @@ class YouTube8MVideo:
 
 
 def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """The TFRecord files among paths: files as they are, of folders all `*.tfrecord` in order.
-
-    Raises:
-        ViMLError: A path is missing, or a folder has no such file.
-    """
+    """The TFRecord files among paths: files as they are, of folders all `*.tfrecord` in order."""
     files: list[str] = []
     for path in map(Path, paths):
         found = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
@@ -54,11 +50,7 @@ def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
 
 
 def read_vocabulary(path: str | os.PathLike[str]) -> dict[int, str]:
-    """Label names by index, from YouTube-8M's `vocabulary.csv` (columns `Index` and `Name`). Some labels have no name.
-
-    Raises:
-        ViMLError: The file cannot be read, lacks a column, or an index is not a number.
-    """
+    """Label names by index, from YouTube-8M's `vocabulary.csv` (columns `Index` and `Name`); some have no name."""
     names = {}
     for place, row in read_table(os.fspath(path), ("Index", "Name"), "the vocabulary.csv of YouTube-8M"):
         if not row["Index"].isdecimal():
@@ -69,9 +61,6 @@ def read_vocabulary(path: str | os.PathLike[str]) -> dict[int, str]:
 
 def parse_labels(text: str, vocabulary: Mapping[int, str]) -> frozenset[int]:
     """The labels that a text names: "music" for `MUSIC_LABELS`, or names and indices with commas between them.
-
-    Raises:
-        ViMLError: A name or index is not in the vocabulary.
 
     Example:
         >>> sorted(parse_labels("concert, 9", {3: "Concert", 9: "Guitar"}))
@@ -92,12 +81,7 @@ def parse_labels(text: str, vocabulary: Mapping[int, str]) -> frozenset[int]:
 
 
 def label_text(video_id: str, names: Iterable[str], *, seed: int = 0) -> str:
-    """A video's label names, shuffled and joined by commas; the order depends on seed and id alone.
-
-    Example:
-        >>> label_text("02aa", ["Concert", "Guitar", "Musician"])
-        'Musician, Guitar, Concert'
-    """
+    """A video's label names, shuffled and joined by commas; the order depends on seed and id alone."""
     draws = seeded_draws(seed, video_id, "labels")
     return ", ".join(sorted(names, key=lambda _: draws.random()))
 

@@ -232,12 +232,7 @@ def import_videos(
 
 
 def shard_number(path: str) -> int | None:
-    """The number at the end of a file's name; `None` if there is none, as in `trainpj` or `trainA7`.
-
-    Example:
-        >>> shard_number("validate0007.tfrecord"), shard_number("trainA7.tfrecord")
-        (7, None)
-    """
+    """The number at the end of a file's name; `None` if there is none, as in `trainpj` or `trainA7`."""
     # The names of the full release end in two digits of base 62.
     number = re.fullmatch(r"(?!(?:train|validate|test)[A-Za-z]\d$).*?(\d+)", Path(path).stem)
     return int(number[1]) if number else None

@@ -132,12 +132,6 @@ def read_manifest(folder: str | os.PathLike[str]) -> list[CorpusItem]:
 
     Raises:
         ViMLError: There is no manifest, so the corpus is absent or unfinished, or it is damaged.
-
-    Example:
-        >>> read_manifest("nowhere")
-        Traceback (most recent call last):
-            ...
-        viml_hf.errors.ViMLError: nowhere: no manifest.jsonl; run generate_corpus on this folder, to the end
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():

@@ -168,11 +168,6 @@ def synthesise(style: Style, duration: float, sampling_rate: int = 22050) -> Sam
 
     Raises:
         ViMLError: The duration is not above 0 s, or the rate below 8000 Hz.
-
-    Example:
-        >>> from viml_hf.generated.styles import draw_style
-        >>> synthesise(draw_style(0, 0), duration=0.5).shape
-        (11025,)
     """
     if not duration > 0 or sampling_rate < 8000:
         raise ViMLError(

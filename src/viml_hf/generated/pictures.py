@@ -69,11 +69,6 @@ def render(
     Raises:
         ViMLError: The duration is not above 0 s, the rate below 1 frame/s, or a side of `size` (width, height) below
             16 pixels.
-
-    Example:
-        >>> from viml_hf.generated.styles import draw_picture_style, draw_style
-        >>> next(render(draw_picture_style(draw_style(0, 0)), duration=1.0)).shape
-        (90, 160, 3)
     """
     if not duration > 0 or fps < 1 or min(size) < 16:
         raise ViMLError(

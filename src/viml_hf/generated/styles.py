@@ -74,28 +74,15 @@ SINGERS = {
 
 @dataclass(frozen=True)
 class Style:
-    """What is heard in one generated piece of music.
+    """What is heard in one generated piece of music; other values raise a `ViMLError`."""
 
-    Args:
-        genre: One of `GENRES`.
-        mood: One of `MOODS`.
-        tempo: Beats per minute, within `TEMPO_RANGE`.
-        instruments: One of `ENSEMBLES`: 2 to 4 of `INSTRUMENTS`, in their order.
-        vocals: One of `VOCALS`.
-        key: The tonic, one of `KEYS`; the mood gives the mode.
-        seed: Decides the melody, the wording of `describe`, and what the picture shows.
-
-    Raises:
-        ViMLError: A value is none of these.
-    """
-
-    genre: str
-    mood: str
-    tempo: int
-    instruments: tuple[str, ...]
-    vocals: str
-    key: str
-    seed: int
+    genre: str  # one of `GENRES`
+    mood: str  # one of `MOODS`
+    tempo: int  # beats per minute, within `TEMPO_RANGE`
+    instruments: tuple[str, ...]  # one of `ENSEMBLES`: 2 to 4 of `INSTRUMENTS`, in their order
+    vocals: str  # one of `VOCALS`
+    key: str  # the tonic, one of `KEYS`; the mood gives the mode
+    seed: int  # decides the melody, the wording of `describe`, and what the picture shows
 
     def __post_init__(self) -> None:
         _check_visible(self)
@@ -113,37 +100,19 @@ class Style:
 
 @dataclass(frozen=True)
 class PictureStyle:
-    """What is seen in one generated video: the part of a `Style` that shows, lies included.
+    """What is seen in one generated video: the part of a `Style` that shows, lies included."""
 
-    Args:
-        genre: Gives palette and shapes; one of `GENRES`.
-        mood: Gives light and texture; one of `MOODS`.
-        tempo: Gives cut rate and motion; beats per minute.
-        seed: Decides the composition of the scenes.
-
-    Raises:
-        ViMLError: A value is none of these.
-    """
-
-    genre: str
-    mood: str
-    tempo: int
-    seed: int
+    genre: str  # gives palette and shapes
+    mood: str  # gives light and texture
+    tempo: int  # gives cut rate and motion
+    seed: int  # decides the composition of the scenes
 
     def __post_init__(self) -> None:
         _check_visible(self)
 
 
 def draw_style(seed: int, index: int) -> Style:
-    """The style of pair `index` of the corpus of a seed: every attribute is drawn independently and uniformly.
-
-    Raises:
-        ViMLError: One of the numbers is negative.
-
-    Example:
-        >>> draw_style(0, 3) == draw_style(0, 3), draw_style(0, 3) == draw_style(0, 4)
-        (True, False)
-    """
+    """The style of pair `index` of the corpus of a seed: every attribute is drawn independently and uniformly."""
     if seed < 0 or index < 0:
         raise ViMLError(f"seed {seed}, index {index}: both must be 0 or more; choose another seed")
     rng = np.random.default_rng([seed, index])
@@ -163,11 +132,6 @@ def draw_picture_style(style: Style, lie: float = PICTURE_LIE) -> PictureStyle:
     """What the video of a style shows; it depends on nothing of `style` but genre, mood, tempo and seed.
 
     `lie` is the probability, for each of genre, mood and tempo, of showing a random one instead.
-
-    Example:
-        >>> style = draw_style(0, 3)
-        >>> draw_picture_style(style, lie=0.0).mood == style.mood
-        True
     """
     rng = np.random.default_rng([style.seed, 1])
     genre, mood, tempo = _draw_visible(rng)
@@ -212,12 +176,7 @@ def describe(style: Style, seed: int | None = None) -> str:
 
 
 def tags(style: Style) -> dict[str, list[str]]:
-    """The tags of a style by category, as a perfect tagger would give them; vocals count as instruments.
-
-    Example:
-        >>> tags(Style("blues", "dreamy", 64, ("piano", "flute"), "female", "A", seed=0))
-        {'genre': ['blues'], 'mood': ['dreamy'], 'instrument': ['piano', 'flute', 'female vocals']}
-    """
+    """The tags of a style by category, as a perfect tagger would give them; vocals count as instruments."""
     vocals = [] if style.vocals == "none" else [f"{style.vocals} vocals"]
     return {"genre": [style.genre], "mood": [style.mood], "instrument": [*style.instruments, *vocals]}
 

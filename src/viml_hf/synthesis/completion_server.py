@@ -95,11 +95,7 @@ class CompletionServer:
         return f"CompletionServer({self._url!r}, {self.name!r})"
 
     def check(self) -> None:
-        """Ask the server for its models, so that a wrong address, key or model name is found before a run begins.
-
-        Raises:
-            ViMLError: The server does not answer, refuses the key, or does not have the model.
-        """
+        """Ask the server for its models, so that a wrong address, key or model name is found before a run begins."""
         answer = self._fetch("/models", None)
         listed = data if isinstance(data := answer.get("data"), list) else []
         names = [str(entry.get("id")) for entry in listed if isinstance(entry, dict)]
@@ -109,11 +105,7 @@ class CompletionServer:
     def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], max_new_tokens: int
     ) -> list[str | GenerationError]:
-        """Continue each prompt; whether the same seed gives the same text is up to the server.
-
-        Raises:
-            ViMLError: The server has not answered the last `MAX_FAILURES` requests.
-        """
+        """Continue each prompt; whether the same seed gives the same text is up to the server."""
         bodies = [
             {**self._sampling, "prompt": prompt, "seed": seed, "max_tokens": max_new_tokens}
             for prompt, seed in zip(prompts, seeds, strict=True)

@@ -43,12 +43,7 @@ _MODELS: dict[str, Any] = {
 
 
 def track_facts(track_id: str, tags: TrackTags, *, seed: int = 0, threshold: float = DEFAULT_THRESHOLD) -> list[str]:
-    """One sentence for each kept tag, in random order and with templates drawn from seed and id alone.
-
-    Example:
-        >>> track_facts("a", TrackTags({"genre": {"pop": 0.8}, "mood": {"sad": 0.5}}))
-        ['This is pop music.', 'It sounds sad.']
-    """
+    """One sentence for each kept tag, in random order and with templates drawn from seed and id alone."""
     draws = seeded_draws(seed, track_id, METHOD)
     facts = []
     for category, pairs in tags.kept(threshold).items():

@@ -41,15 +41,7 @@ def format_tags(tags: TrackTags, threshold: float = DEFAULT_THRESHOLD) -> str:
 
 
 def build_prefix(examples: Sequence[Example], threshold: float = DEFAULT_THRESHOLD) -> str:
-    r"""The examples with their descriptions: the part of the prompt that all tracks can share.
-
-    Raises:
-        ViMLError: An example has no description, or no kept tag.
-
-    Example:
-        >>> build_prefix([Example(TrackTags({"genre": {"pop": 0.5}}), "A pop song.")])
-        '[Input]: GENRES: pop (50.0%)\n[Output]: A pop song.\n'
-    """
+    """The examples with their descriptions: the part of the prompt that all tracks can share."""
     lines = []
     for number, example in enumerate(examples, 1):
         tags, description = format_tags(example.tags, threshold), _one_line(example.description)
@@ -61,23 +53,14 @@ def build_prefix(examples: Sequence[Example], threshold: float = DEFAULT_THRESHO
 
 
 def build_prompt(prefix: str, tags: TrackTags, threshold: float = DEFAULT_THRESHOLD) -> str:
-    r"""The whole prompt: the prefix of `build_prefix`, the new track's tags, and an open output.
-
-    Example:
-        >>> build_prompt("", TrackTags({"genre": {"pop": 0.5}}))
-        '[Input]: GENRES: pop (50.0%)\n[Output]:'
-    """
+    """The whole prompt: the prefix of `build_prefix`, the new track's tags, and an open output."""
     return f"{prefix}[Input]: {format_tags(tags, threshold)}\n[Output]:"
 
 
 def parse_completion(text: str, max_words: int = MAX_WORDS) -> str | None:
-    r"""The description in a completion, on one line and without quotes around it; None if it has no word or too many.
+    """The description in a completion, on one line and without quotes around it; None if it has no word or too many.
 
     It ends at the first of `STOP_STRINGS`.
-
-    Example:
-        >>> parse_completion(' "A calm piano piece."\n[Input]: GENRES: pop')
-        'A calm piano piece.'
     """
     for stop in STOP_STRINGS:
         text = text.partition(stop)[0]

@@ -63,15 +63,6 @@ def measure_quality(
     """Measure the texts of one method, each given with its track's kept tags; the first `examples` texts are shown.
 
     Texts are read once and not kept: memory grows with the number of distinct words and word pairs alone.
-
-    Raises:
-        ViMLError: A kept tag is not in the vocabulary.
-
-    Example:
-        >>> kept = {"genre": [("pop", 0.9)], "mood": [("sad", 0.5)]}
-        >>> row = measure_quality("m", [("A pop song, a happy song.", kept)], TagVocabulary.load())
-        >>> row.omission_rate, row.hallucination_rate, row.vocabulary_size, row.mean_words
-        (0.5, 0.5, 4, 6.0)
     """
     word_ids: dict[str, int] = {}
     pairs: set[tuple[int, int]] = set()

@@ -71,12 +71,7 @@ def seeded_draws(seed: int, track_id: str, purpose: str) -> random.Random:
 
 
 def describe_by_tags(track_id: str, tags: TrackTags, *, seed: int = 0, threshold: float = DEFAULT_THRESHOLD) -> str:
-    """The method `tags`: the kept tags joined by commas, in an order drawn from seed and id (PAPER section 2).
-
-    Example:
-        >>> describe_by_tags("a", TrackTags({"genre": {"pop": 0.8, "rock": 0.1}, "mood": {"sad": 0.5}}))
-        'sad, pop'
-    """
+    """The method `tags`: the kept tags joined by commas, in an order drawn from seed and id (PAPER section 2)."""
     draws = seeded_draws(seed, track_id, TAGS)
     # A key for each rather than shuffle(): only random() is guaranteed to stay the same in later versions of Python.
     return ", ".join(sorted(tags.names(threshold), key=lambda _: draws.random()))
@@ -156,13 +151,7 @@ RULES: dict[str, Callable[..., str]] = {TAGS: describe_by_tags, DATA2TEXT_RULES:
 def rules_method(
     name: str, vocabulary: TagVocabulary, *, seed: int = 0, threshold: float = DEFAULT_THRESHOLD
 ) -> Method:
-    """The method `"tags"` or `"data2text-rules"`.
-
-    Example:
-        >>> method = rules_method("tags", TagVocabulary.load())
-        >>> [d.text for d in method.describe([("a", TrackTags({"genre": {"pop": 0.9}}))])]
-        ['pop']
-    """
+    """The method `"tags"` or `"data2text-rules"`."""
 
     def describe(tracks: Tracks) -> Iterator[Description]:
         for track_id, tags in tracks:

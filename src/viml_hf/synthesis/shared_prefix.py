@@ -68,11 +68,7 @@ class SharedPrefixGenerator:
     def from_pretrained(
         cls, name: str, prefix: str = "", *, device: str = "cpu", dtype: str = "auto", **options: Any
     ) -> "SharedPrefixGenerator":
-        """Load a model and its tokenizer, of any architecture in transformers, from safetensors files.
-
-        Raises:
-            ViMLError: The model cannot be loaded.
-        """
+        """Load a model and its tokenizer, of any architecture in transformers, from safetensors files."""
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
             model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True)

@@ -63,11 +63,7 @@ def describe_store(store: Store, method: Method, *, progress: bool = True) -> in
 
 
 def encode_descriptions(store: Store, name: str, *, progress: bool = True) -> None:
-    """Encode the journal's descriptions with the store's text encoder, as a named set of texts without the empty ones.
-
-    Raises:
-        ViMLError: The encoder is not the one that the store was made with.
-    """
+    """Encode the descriptions that are not empty with the store's text encoder, as a named set of texts."""
     settings = EncoderSettings(text=store.spec.encoders["text"], dtypes={"text": store.spec.dtypes.get("text", "auto")})
     encoder = settings.load()
     expected = store.spec.fingerprints.get("text")
@@ -87,11 +83,7 @@ def encode_descriptions(store: Store, name: str, *, progress: bool = True) -> No
 
 
 def report_of(store: Store, name: str, vocabulary: TagVocabulary, threshold: float = DEFAULT_THRESHOLD) -> QualityRow:
-    """Measure a method's descriptions in a store, one at a time; fallbacks to rules are counted, not measured.
-
-    Raises:
-        ViMLError: The store has no tags.
-    """
+    """Measure a method's descriptions in a store, one at a time; fallbacks to rules are counted, not measured."""
     journal = RecordJournal(store.folder / FOLDER / f"{name}.jsonl")
     own = {record["id"] for record in journal.read() if not record["fallback"]}
     pairs = (

@@ -49,11 +49,7 @@ class Paragraph:
 
 
 def read_wikifluent(path: str | Path) -> Iterator[Paragraph]:
-    """Read the paragraphs of a WikiFluent `.json` file, or of a `.jsonl` file with one entry a line.
-
-    Raises:
-        ViMLError: The file cannot be read, or an entry is not as described above.
-    """
+    """Read the paragraphs of a WikiFluent `.json` file, or of a `.jsonl` file with one entry a line."""
     try:
         with open(path, encoding="utf-8") as file:
             if Path(path).suffix == ".jsonl":

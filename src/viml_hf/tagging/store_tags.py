@@ -48,11 +48,7 @@ def tag_store(store: Store, tagger: MusicTagger, name: str, *, progress: bool = 
 
 
 def open_tags(store_folder: str | Path) -> RecordJournal:
-    """The tags of a store, for `read_tags`; its `done` are the ids of the tagged tracks.
-
-    Raises:
-        ViMLError: The store has no tags.
-    """
+    """The tags of a store, for `read_tags`; its `done` are the ids of the tagged tracks."""
     path = Path(store_folder) / TAGS_FILE
     if not path.is_file():
         raise ViMLError(f"{store_folder}: no tags yet; run `viml tag {store_folder} --tagger TAGGER` first")

@@ -36,11 +36,6 @@ def auroc_report(
 
     Tags that all tracks have, or none, have no AUROC: they are left out, and the means are over the others.
     `confidences` and the zeros and ones of `labels` are `(tracks, tags)`.
-
-    Example:
-        >>> scores, truth = np.array([[0.9, 0.2], [0.1, 0.3]]), np.array([[1, 0], [0, 0]])
-        >>> auroc_report(scores, truth, ["pop", "sad"], ["genre", "mood"])
-        {'auroc': 1.0, 'auroc_genre': 1.0, 'auroc_genre/pop': 1.0}
     """
     per_tag = {
         (category, name): value
@@ -58,11 +53,6 @@ def triplet_accuracy(embeddings: np.ndarray, similar: np.ndarray, different: np.
 
     Of one anchor, that is the AUROC of its cosines to the similar excerpts against those to the different ones.
     `embeddings` are `(excerpts, dim)`, the two masks `(excerpts, excerpts)`.
-
-    Example:
-        >>> similar = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 0]], bool)
-        >>> triplet_accuracy(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), similar, ~similar & ~np.eye(3, dtype=bool))
-        1.0
     """
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
     unit = embeddings / np.maximum(norms, 1e-12)

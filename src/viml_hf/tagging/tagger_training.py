@@ -34,49 +34,29 @@ KEPT_SECONDS = 30.0
 
 @dataclass(frozen=True, eq=False)
 class TaggedTrack:
-    """A track whose tags are known.
+    """A track whose tags are known."""
 
-    Args:
-        id: Names the track; the draws of windows depend on it.
-        audio: A music or video file, its bytes, or a waveform `(samples,)`, mono floats in [-1, 1].
-        tags: category -> tags of the vocabulary; a tag that is not listed does not hold.
-        tempo: Beats per minute, where known.
-        sampling_rate: Of a waveform, in Hz; by default the extractor's.
-    """
-
-    id: str
-    audio: MediaSource | np.ndarray
-    tags: dict[str, list[str]]
-    tempo: float | None = None
-    sampling_rate: int | None = None
+    id: str  # the draws of windows depend on it
+    audio: MediaSource | np.ndarray  # a music or video file, its bytes, or a waveform `(samples,)` in [-1, 1]
+    tags: dict[str, list[str]]  # category -> tags of the vocabulary; a tag that is not listed does not hold
+    tempo: float | None = None  # beats per minute, where known
+    sampling_rate: int | None = None  # of a waveform, in Hz; by default the extractor's
 
 
 @dataclass(frozen=True)
 class TaggerSettings(Schedule):
-    """How a tagger is trained; what the paper leaves open is chosen here.
-
-    Args:
-        epochs: Passes over the tracks.
-        tracks_per_batch: Tracks of a step, with two windows each.
-        learning_rate: Peak of the cosine schedule of AdamW. With 3e-3 the published network learns tags sooner, but the
-            quarter of its embedding that tells tempi apart collapses to a point.
-        warmup: Share of the steps that warm up.
-        weight_decay: Of AdamW.
-        head_rate: Times the learning rate is the head's. DeepSim's embedding has length 1, and those of two tracks
-            differ by little: its head needs weights far from 0.
-        seed: Of weights, order and windows.
-
-    Raises:
-        ViMLError: A number is out of range.
-    """
+    """How a tagger is trained; what the paper leaves open is chosen here."""
 
     epochs: int = 40
-    tracks_per_batch: int = 16
-    learning_rate: float = 1e-3
-    warmup: float = 0.1
+    tracks_per_batch: int = 16  # with two windows each
+    # With 3e-3 the published network learns tags sooner, but the quarter of its embedding that tells tempi apart
+    # collapses to a point.
+    learning_rate: float = 1e-3  # peak of the cosine schedule
+    warmup: float = 0.1  # share of the steps
     weight_decay: float = 0.01
-    head_rate: float = 10.0
-    seed: int = 0
+    # DeepSim's embedding has length 1, and those of two tracks differ by little: its head needs weights far from 0.
+    head_rate: float = 10.0  # times the learning rate is the head's
+    seed: int = 0  # of weights, order and windows
 
 
 class TrackWindows(Dataset):
