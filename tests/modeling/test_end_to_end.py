@@ -2,11 +2,23 @@
 
 import pytest
 import torch
-from transformers import AutoModel, AutoProcessor, ByT5Tokenizer, CLIPConfig, CLIPModel, CLIPTextConfig
+from transformers import (
+    AutoModel,
+    AutoProcessor,
+    ByT5Tokenizer,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    Wav2Vec2Config,
+    Wav2Vec2Model,
+)
 
+from tests.encoders.checkpoints import raw_sound_config
 from tests.modeling.tiny import AST, CLAP_AUDIO, CLIP_TEXT, CLIP_VISION, HEADS, tiny_model
 from viml_hf import ViMLForMusicRetrieval, ViMLForMusicRetrievalConfig, ViMLModel, ViMLProcessor
+from viml_hf.modeling.configuration_deepsim import DeepSimConfig
 from viml_hf.modeling.frozen_encoders import load_encoder
+from viml_hf.modeling.modeling_deepsim import DeepSimModel
 
 
 def make_inputs(audio="ast"):
@@ -192,3 +204,33 @@ class TestRefusals:
     def test_a_dict_without_a_type(self):
         with pytest.raises(Exception, match="model_type"):
             ViMLForMusicRetrievalConfig(video_encoder_config={"hidden_size": 3})
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager", "flex_attention"])
+def test_encoders_without_attention_take_any_implementation_of_it(implementation, tmp_path):
+    deepsim = DeepSimModel(DeepSimConfig(hidden_size=16, num_blocks=1))
+    ViMLForMusicRetrieval.from_encoders(audio=deepsim, **HEADS).save_pretrained(tmp_path)
+    model = AutoModel.from_pretrained(tmp_path, attn_implementation=implementation)
+    assert model.viml.config._attn_implementation == implementation
+
+
+@pytest.mark.parametrize("kind", ["ast", "clap", "descriptors"])
+def test_shapes_on_the_meta_device(kind):
+    model = ViMLForMusicRetrieval.from_encoders(**HEADS) if kind == "descriptors" else tiny_model(kind)
+    inputs = make_inputs("ast" if kind == "descriptors" else kind)
+    if kind == "descriptors":
+        inputs["input_features"] = torch.zeros(2, 3, 431, 96)
+        inputs["audio_frame_mask"] = torch.ones(2, 3, 431)
+    inputs = {name: value.to("meta") for name, value in inputs.items()}
+    output = model.to("meta")(**inputs, return_loss=True)
+    assert output.logits_per_query.shape == (2, 2)
+    assert output.loss.shape == ()
+    assert model.get_audio_features(inputs["input_features"]).pooler_output.shape == (2, 16)
+
+
+def test_masked_sound_on_the_meta_device():
+    sound = torch.zeros(2, 3, 4000, device="meta")
+    model = ViMLForMusicRetrieval.from_encoders(audio=Wav2Vec2Model(Wav2Vec2Config(**raw_sound_config())), **HEADS).to("meta")
+    features, mask = model.get_audio_base_features(sound, audio_frame_mask=torch.ones_like(sound))
+    assert features.shape == (2, 3, 16)
+    assert mask.shape == (2, 3)

@@ -31,6 +31,16 @@ def recommend(folder, index):
     return pipeline(TASK, model=str(folder), music=index, device="cpu")
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_an_index_serves_its_model_in_another_dtype(folder, other_encoder, index, video, expected, dtype, tmp_path):
+    found = pipeline(TASK, model=str(folder), music=index, device="cpu", dtype=dtype)(video)
+    assert [one["score"] for one in found] == pytest.approx([one["score"] for one in expected[0]], abs=0.02)
+    other_encoder.model.save_pretrained(tmp_path)
+    other_encoder.processor.save_pretrained(tmp_path)
+    with pytest.raises(ViMLError, match="made by another model"):
+        pipeline(TASK, model=str(tmp_path), music=index, device="cpu", dtype=dtype)(video)
+
+
 def as_dicts(found):
     return [{name: value for name, value in asdict(one).items() if name != "path"} for one in found]
 

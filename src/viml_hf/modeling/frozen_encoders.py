@@ -203,7 +203,8 @@ def encode_images(encoder: PreTrainedModel, frames: Tensor) -> Tensor:
 
 def encode_text_tokens(encoder: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Embeddings `(texts, width)` of tokens `(texts, length)`."""
-    masks = {} if tower_of(encoder.config).text_length else {"attention_mask": attention_mask}
+    unmasked = tower_of(encoder.config).text_length or attention_mask.is_meta
+    masks = {} if unmasked else {"attention_mask": attention_mask}
     return pooled_embedding("text", encoder, encoder(input_ids=input_ids, **masks), attention_mask)
 
 
@@ -216,7 +217,7 @@ def encode_sound(encoder: PreTrainedModel, sound: Tensor, mask: Tensor | None = 
     sound = sound.to(weights_dtype(encoder))
     if tower_of(encoder.config).segment_mask is not None:
         return _encode_padded(encoder, sound, mask)
-    if mask is None:
+    if mask is None or mask.is_meta:
         return _encode_equal_sound(encoder, sound)
     lengths = mask.sum(-1)
     features = sound.new_zeros(len(sound), encoder_width(encoder.config))

@@ -1,5 +1,6 @@
 """Losses of ViML and of its baselines, computed in float32 also where the model is in half precision."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -8,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def full_precision(values: Tensor) -> torch.autocast:
-    """A context without autocast, which would compute similarities in half precision."""
-    return torch.autocast(values.device.type, enabled=False)
+def full_precision(values: Tensor) -> AbstractContextManager:
+    """A context without autocast, which would compute similarities in half precision; the meta device has none."""
+    return nullcontext() if values.is_meta else torch.autocast(values.device.type, enabled=False)
 
 
 class _GatherRows(torch.autograd.Function):

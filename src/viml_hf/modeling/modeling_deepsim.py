@@ -122,6 +122,8 @@ class DeepSimPreTrainedModel(CheckedLoadingMixin, PreTrainedModel):
     input_modalities = "audio"
     _input_embed_layer = "stem"
     _no_split_modules = ["DeepSimDownsample", "DeepSimMix"]  # noqa: RUF012 (transformers' own way)
+    # There is no attention here: whichever the other parts of a model use is right.
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

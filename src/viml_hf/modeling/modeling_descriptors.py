@@ -26,6 +26,8 @@ class ViMLDescriptors(PreTrainedModel):
 
     base_model_prefix = "descriptors"
     _no_split_modules = []  # noqa: RUF012 (transformers' own way)
+    # There is no attention here: whichever the other parts of a model use is right.
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)

@@ -164,7 +164,7 @@ def quantise_feed_forward_only(model: PreTrainedModel, prefix: str = "") -> None
     """
     if getattr(model.config, "quantization_config", None) is not None:
         kept = ("projection", "self_attn", "layer_norm")
-        model._keep_in_fp32_modules = {*model._keep_in_fp32_modules, *(f"{prefix}.*{name}" for name in kept)}
+        model._keep_in_fp32_modules = {*(model._keep_in_fp32_modules or ()), *(f"{prefix}.*{name}" for name in kept)}
 
 
 def masked_mean(rows: Tensor, mask: Tensor | None) -> Tensor:
@@ -239,7 +239,8 @@ class ViMLTransformerTower(ViMLTower):
             )
         hidden_states = self.projection(features)
         hidden_states = hidden_states + self.positions(hidden_states)
-        valid = None if attention_mask is None else attention_mask.bool()
+        # transformers looks whether a mask is needed; on the meta device there is nothing to see, and no need.
+        valid = None if attention_mask is None or attention_mask.is_meta else attention_mask.bool()
         if self.cls_embedding is not None:
             cls_rows = self.cls_embedding.expand(hidden_states.shape[0], 1, -1)
             hidden_states = torch.cat([cls_rows, hidden_states], dim=1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
@@ -111,6 +112,26 @@ def fingerprint(encoder: MediaEncoder) -> str:
         (True, 64)
     """
     return heads_fingerprint(encoder.model.viml, encoder.fingerprints())
+
+
+def is_fingerprint_of(encoder: MediaEncoder, expected: str) -> bool:
+    """Whether a model has this fingerprint, or is the one that has it, loaded in another dtype.
+
+    Weights that were rounded do not tell: the model is then loaded a second time, as it was saved, and compared.
+    """
+    if fingerprint(encoder) == expected:
+        return True
+    model = encoder.model
+    if model.dtype not in (torch.float16, torch.bfloat16) or not model.name_or_path:
+        return False
+    try:
+        saved = load_encoder_and_model(model.name_or_path, local_files_only=True)
+    except ViMLError:
+        return False
+    if fingerprint(saved) != expected:
+        return False
+    saved.model.to(model.dtype)
+    return fingerprint(saved) == fingerprint(encoder)
 
 
 def heads_fingerprint(viml: ViMLModel, encoders: dict[str, str] | None = None) -> str:

@@ -13,7 +13,7 @@ from viml_hf.modeling.clip_windows import CLIP_SEGMENTS, windows
 from viml_hf.processing.media import file_name
 from viml_hf.processing.processing_viml import Video
 from viml_hf.retrieval.index import MusicIndex
-from viml_hf.retrieval.model_loading import fingerprint, load_encoder_and_model
+from viml_hf.retrieval.model_loading import is_fingerprint_of, load_encoder_and_model
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Recommender:
     """
 
     def __init__(self, encoder: MediaEncoder, index: MusicIndex):
-        if fingerprint(encoder) != index.fingerprint:
+        if not is_fingerprint_of(encoder, index.fingerprint):
             raise ViMLError(
                 f"The index was made by another model ({index.model}); use that one, or make the index again with "
                 "`viml index MUSIC -o INDEX --model …`"
