@@ -1,9 +1,6 @@
 import json
 import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -15,7 +12,6 @@ import pytest
 
 from tests.synthesis.test_prompts import PARTY
 from viml_hf import ViMLError
-from viml_hf.features.record_journal import RecordJournal
 from viml_hf.synthesis import completion_server
 from viml_hf.synthesis.completion_server import CompletionServer
 from viml_hf.synthesis.prompt2text import GenerationError, describe_tracks
@@ -316,38 +312,3 @@ def test_addresses_and_numbers_that_cannot_be_used_are_refused():
 def test_v1_is_put_behind_a_bare_host_only():
     for given, used in {"http://host:1/": "http://host:1/v1", "https://host/api/": "https://host/api"}.items():
         assert f"{used!r}" in repr(CompletionServer(given, "bloom"))
-
-
-# A run that is killed
-
-
-def run(address, path):
-    journal = RecordJournal(path)
-    left = [track for track in TRACKS if track[0] not in journal.done]
-    for description in describe_tracks(left, client(address), WRITER, VOCABULARY, batch_size=4):
-        journal.append(description.to_record())
-
-
-def test_a_killed_run_resumes_without_asking_twice(tmp_path):
-    path = tmp_path / "journal.jsonl"
-    process = []
-
-    def answer(handler, body, earlier):
-        if len(received) == 18:  # in the midst of the fifth batch
-            process[0].send_signal(signal.SIGKILL)
-        return GOOD
-
-    with serving(answer) as (address, received):
-        command = f"from tests.synthesis.test_completion_server import run; run({address!r}, {str(path)!r})"
-        process.append(subprocess.Popen([sys.executable, "-c", command]))
-        assert process[0].wait() == -signal.SIGKILL
-        before = RecordJournal(path).done
-        assert before == {str(number) for number in range(16)}
-        asked_before = {body["prompt"] for body in received}
-        received.clear()
-        run(address, path)
-        asked_after = Counter(body["prompt"] for body in received)
-    assert asked_after == Counter(prompt_of(track) for track in TRACKS if track[0] not in before)
-    assert len(asked_before & set(asked_after)) <= 4  # the batch under way, of which no answer had come
-    descriptions = list(RecordJournal(path).read())
-    assert sorted(int(description["id"]) for description in descriptions) == list(range(40))

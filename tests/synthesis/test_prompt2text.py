@@ -76,14 +76,6 @@ def test_a_bad_reply_costs_a_retry_with_another_seed(bad, why):
     assert seeds[0] != seeds[1]
 
 
-def test_how_much_a_text_may_omit_is_a_setting():
-    (strict,) = describe([("a", COUNTRY)], Scripted(BLOOM), max_omission=0.1, retries=0)
-    assert strict.note == "attempt 1: omitted: happy, relaxing"
-    assert strict.fallback
-    (lax,) = describe([("a", COUNTRY)], Scripted(" Music."), max_omission=1.0)
-    assert (lax.text, len(lax.omitted), lax.fallback) == ("Music.", 10, False)
-
-
 def test_after_the_last_retry_comes_the_text_of_the_rules_recorded_as_such():
     generator = Scripted("", GenerationError("busy"), " A jazz song.")
     (description,) = describe([("a", COUNTRY)], generator, seed=2, retries=2)

@@ -13,7 +13,7 @@ attributes are drawn independently of each other, so that none can be guessed fr
 | key         | 12 tonics         | transposition                          | no                   | no              |
 | melody      | a seed            | the notes of the lead                  | no                   | no              |
 
-Pictures lie now and then: each of the three attributes that a picture shows is replaced by a random one with
+Pictures are wrong now and then: each of the three attributes that a picture shows is replaced by a random one with
 probability `PICTURE_LIE`, independently. So a video alone finds music of the right genre, mood and tempo most of the
 time. A text adds who plays and sings. The tempo in BPM is what a picture tells better than a text.
 
@@ -39,7 +39,7 @@ INSTRUMENTS = DRUMS + BASSES + HARMONY
 TEMPO_RANGE = (60, 160)  # BPM, both included
 PICTURE_LIE = 0.15
 
-# A band has one drummer, one bass player, and somebody who can carry a tune.
+# At most one drumset, at most one bass, and at least one instrument of the harmony.
 ENSEMBLES = tuple(
     ensemble
     for size in (2, 3, 4)
@@ -47,8 +47,7 @@ ENSEMBLES = tuple(
     if not set(DRUMS) <= set(ensemble) and not set(BASSES) <= set(ensemble) and set(HARMONY) & set(ensemble)
 )
 
-# (slower than this many BPM, words)
-TEMPO_WORDS = (
+TEMPO_WORDS = (  # (slower than this many BPM, words)
     (83, ("slow", "unhurried")),
     (115, ("mid-tempo", "moderately paced")),
     (TEMPO_RANGE[1] + 1, ("fast", "up-tempo")),
@@ -100,7 +99,7 @@ class Style:
 
 @dataclass(frozen=True)
 class PictureStyle:
-    """What is seen in one generated video: the part of a `Style` that shows, lies included."""
+    """What is seen in one generated video: the part of a `Style` that shows, random replacements included."""
 
     genre: str  # gives palette and shapes
     mood: str  # gives light and texture
@@ -128,14 +127,11 @@ def draw_style(seed: int, index: int) -> Style:
     )
 
 
-def draw_picture_style(style: Style, lie: float = PICTURE_LIE) -> PictureStyle:
-    """What the video of a style shows; it depends on nothing of `style` but genre, mood, tempo and seed.
-
-    `lie` is the probability, for each of genre, mood and tempo, of showing a random one instead.
-    """
+def draw_picture_style(style: Style) -> PictureStyle:
+    """What the video of a style shows; it depends on nothing of `style` but genre, mood, tempo and seed."""
     rng = np.random.default_rng([style.seed, 1])
     genre, mood, tempo = _draw_visible(rng)
-    lies = rng.random(3) < lie
+    lies = rng.random(3) < PICTURE_LIE
     return PictureStyle(
         genre=genre if lies[0] else style.genre,
         mood=mood if lies[1] else style.mood,
@@ -158,21 +154,10 @@ def describe(style: Style, seed: int | None = None) -> str:
     players = [style.instruments[i] for i in rng.permutation(len(style.instruments))]
     instruments = ", ".join(players[:-1]) + " and " + players[-1]
     endings, sentences = SINGERS[style.vocals]
-    return _pick(rng, SENTENCES).format(
-        tempo=tempo,
-        Tempo=_capital(tempo),
-        a_tempo=_article(tempo),
-        A_tempo=_capital(_article(tempo)),
-        mood=style.mood,
-        a_mood=_article(style.mood),
-        A_mood=_capital(_article(style.mood)),
-        genre=style.genre,
-        Genre=_capital(style.genre),
-        instruments=instruments,
-        Instruments=_capital(instruments),
-        sung=_pick(rng, endings),
-        Singer=_pick(rng, sentences),
-    )
+    told = {"tempo": tempo, "mood": style.mood, "genre": style.genre, "instruments": instruments}
+    told |= {f"a_{gap}": _article(words) for gap, words in told.items()}
+    told |= {_capital(gap): _capital(words) for gap, words in told.items()}
+    return _pick(rng, SENTENCES).format(**told, sung=_pick(rng, endings), Singer=_pick(rng, sentences))
 
 
 def tags(style: Style) -> dict[str, list[str]]:

@@ -18,6 +18,8 @@ from viml_hf.tagging.tag_vocabulary import TagVocabulary
 from viml_hf.tagging.track_tags import Kept, TrackTags
 
 METHOD = "prompt2text"
+MAX_NEW_TOKENS = 96
+MAX_OMISSION = 0.5  # the largest share of the kept tags that a text may omit
 
 
 class GenerationError(ViMLError):
@@ -57,8 +59,6 @@ def describe_tracks(
     *,
     retries: int = 2,
     batch_size: int = 8,
-    max_new_tokens: int = 96,
-    max_omission: float = 0.5,
 ) -> Iterator[Description]:
     """Describe each track with a language model; yields each description as soon as it is written.
 
@@ -70,7 +70,6 @@ def describe_tracks(
         writer: Writes the prompts; its threshold says which tags are kept.
         retries: How often a track is tried again, each time with another seed.
         batch_size: Prompts given to the generator at a time.
-        max_omission: The largest share of the kept tags that a text may omit.
     """
     if retries < 0 or batch_size < 1:
         raise ViMLError(f"retries={retries}, batch_size={batch_size}: give at least 0, and at least 1")
@@ -89,10 +88,10 @@ def describe_tracks(
         batch, waiting = waiting, []
         prompts = [writer.prompt(job.tags, job.id) for job in batch]
         seeds = [attempt_seed(seed, job.id, len(job.refusals)) for job in batch]
-        for job, reply in zip(batch, generator.generate(prompts, seeds, max_new_tokens), strict=True):
+        for job, reply in zip(batch, generator.generate(prompts, seeds, MAX_NEW_TOKENS), strict=True):
             kept = job.tags.kept(writer.threshold)
             try:
-                text, method = _accepted(reply, kept, vocabulary, max_omission), METHOD
+                text, method = _accepted(reply, kept, vocabulary), METHOD
             except GenerationError as error:
                 job.refusals.append(str(error))
                 if len(job.refusals) <= retries:
@@ -118,7 +117,7 @@ def attempt_seed(seed: int, track_id: str, attempt: int) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest()) >> 1
 
 
-def _accepted(reply: str | GenerationError, kept: Kept, vocabulary: TagVocabulary, max_omission: float) -> str:
+def _accepted(reply: str | GenerationError, kept: Kept, vocabulary: TagVocabulary) -> str:
     """The description in a reply; raises a `GenerationError` that says why it is refused."""
     if isinstance(reply, GenerationError):
         raise reply
@@ -128,6 +127,6 @@ def _accepted(reply: str | GenerationError, kept: Kept, vocabulary: TagVocabular
     check = check_text(text, kept, vocabulary)
     if check.hallucinated:
         raise GenerationError(f"tags not kept: {', '.join(check.hallucinated)}")
-    if check.omission_rate > max_omission:
+    if check.omission_rate > MAX_OMISSION:
         raise GenerationError(f"omitted: {', '.join(check.omitted)}")
     return text

@@ -3,7 +3,7 @@
 The paper's data2text (PAPER section 2) writes a sentence for each tag; three neural modules then order, aggregate and
 compress the sentences. `data2text-rules` does these steps by rules instead:
 
-* Ordering: genre, mood, instruments, or a random order; within a category by descending confidence.
+* Ordering: genre, mood, instruments; within a category by descending confidence.
 * Aggregation: the tags of one category are joined in one sentence.
 * Compression: a tag is left out if a more specific one is kept, such as "vocals" beside "male vocals".
 
@@ -77,17 +77,8 @@ def describe_by_tags(track_id: str, tags: TrackTags, *, seed: int = 0, threshold
     return ", ".join(sorted(tags.names(threshold), key=lambda _: draws.random()))
 
 
-def describe_by_rules(
-    track_id: str,
-    tags: TrackTags,
-    *,
-    seed: int = 0,
-    threshold: float = DEFAULT_THRESHOLD,
-    shuffle_categories: bool = False,
-) -> str:
+def describe_by_rules(track_id: str, tags: TrackTags, *, seed: int = 0, threshold: float = DEFAULT_THRESHOLD) -> str:
     """The method `data2text-rules`: one sentence for each category with a kept tag; seed and id choose the templates.
-
-    With `shuffle_categories` the categories come in a random order rather than genre, mood, instruments.
 
     Example:
         >>> tags = TrackTags({"genre": {"electronic": 0.8}, "mood": {"sad": 0.5, "slow": 0.7}})
@@ -97,16 +88,15 @@ def describe_by_rules(
     draws = seeded_draws(seed, track_id, DATA2TEXT_RULES)
     sentences = []
     for category, pairs in tags.kept(threshold).items():
-        # Drawn even if nothing is kept, so that a category's sentence does not depend on the tags of another.
-        place, template_draw = draws.random(), draws.random()
+        # Drawn even if nothing is kept, so that a category's sentence does not depend on the tags of another. The first
+        # of two draws has no use, but texts stay those of earlier versions.
+        _, draw = draws.random(), draws.random()
         if pairs:
-            template = TEMPLATES[category][int(template_draw * len(TEMPLATES[category]))]
+            template = TEMPLATES[category][int(draw * len(TEMPLATES[category]))]
             names = [tag for tag, _ in pairs]
             told = [tag for tag in names if not any(is_more_general(tag, other) for other in names)]
-            sentences.append((place, fill_template(template, told)))
-    if shuffle_categories:
-        sentences.sort()
-    return " ".join(sentence for _, sentence in sentences)
+            sentences.append(fill_template(template, told))
+    return " ".join(sentences)
 
 
 def fill_template(template: str, tags: Sequence[str]) -> str:
