@@ -230,7 +230,9 @@ def test_shapes_on_the_meta_device(kind):
 
 def test_masked_sound_on_the_meta_device():
     sound = torch.zeros(2, 3, 4000, device="meta")
-    model = ViMLForMusicRetrieval.from_encoders(audio=Wav2Vec2Model(Wav2Vec2Config(**raw_sound_config())), **HEADS).to("meta")
+    model = ViMLForMusicRetrieval.from_encoders(audio=Wav2Vec2Model(Wav2Vec2Config(**raw_sound_config())), **HEADS).to(
+        "meta"
+    )
     features, mask = model.get_audio_base_features(sound, audio_frame_mask=torch.ones_like(sound))
     assert features.shape == (2, 3, 16)
     assert mask.shape == (2, 3)

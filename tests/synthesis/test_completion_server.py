@@ -142,25 +142,6 @@ def prompt_of(track):
     return WRITER.prompt(track[1], track[0])
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_costs_that_track_a_retry_and_never_the_run(fault):
-    struck = prompt_of(TRACKS[1])
-
-    def answer(handler, body, earlier):
-        if body["prompt"] == struck and earlier == 0:
-            return FAULTS[fault][0](handler, body)
-        return GOOD
-
-    with serving(answer) as (address, received):
-        generator = client(address, timeout=0.3)
-        found = {each.id: each for each in describe_tracks(TRACKS[:3], generator, WRITER, VOCABULARY)}
-    assert [found[each].text for each in "012"] == ["A pop song."] * 3
-    assert not any(description.fallback for description in found.values())
-    assert Counter(body["prompt"] for body in received) == {
-        prompt_of(track): 1 + (track == TRACKS[1]) for track in TRACKS[:3]
-    }
-
-
 @pytest.mark.parametrize(("fault", "said"), FAULTS.values(), ids=FAULTS)
 def test_what_went_wrong_is_said(fault, said):
     with serving(lambda handler, body, earlier: fault(handler, body)) as (address, _):
@@ -170,23 +151,28 @@ def test_what_went_wrong_is_said(fault, said):
     assert "\n" not in str(reply)
 
 
-def test_faults_without_end_cost_that_track_its_text_alone():
-    faults = [fault for name, (fault, _) in FAULTS.items() if name not in ("silent", "a byte at a time")]
-    by_prompt = {prompt_of(track): fault for track, fault in zip(TRACKS, faults, strict=False)}
+@pytest.mark.parametrize("without_end", [False, True])
+def test_a_fault_costs_that_track_a_retry_or_its_text_and_never_the_run(without_end):
+    names = [name for name in FAULTS if not (without_end and name in ("silent", "a byte at a time"))]
+    struck = {prompt_of(track): FAULTS[name][0] for track, name in zip(TRACKS, names, strict=False)}
 
     def answer(handler, body, earlier):
-        fault = by_prompt.get(body["prompt"])
-        return GOOD if fault is None else fault(handler, body)
+        fault = struck.get(body["prompt"])
+        return GOOD if fault is None or (earlier and not without_end) else fault(handler, body)
 
     with serving(answer) as (address, received):
-        generator = client(address, tries=2)
-        found = list(describe_tracks(TRACKS, generator, WRITER, VOCABULARY, retries=1))
+        found = list(describe_tracks(TRACKS, client(address, tries=2), WRITER, VOCABULARY, retries=1))
     assert sorted(int(description.id) for description in found) == list(range(40))
     fallen = {int(description.id) for description in found if description.fallback}
-    assert fallen == set(range(len(faults)))
+    assert fallen == (set(range(len(names))) if without_end else set())
     for description in found:
-        assert (description.method == "data2text-rules") == description.fallback == bool(description.note)
-    assert max(Counter(body["prompt"] for body in received).values()) <= 4  # 2 tries of 2 attempts
+        assert (description.method == "data2text-rules") == description.fallback
+        assert description.fallback or description.text == "A pop song."
+    asked = Counter(body["prompt"] for body in received)
+    if without_end:
+        assert max(asked.values()) <= 4  # 2 tries of 2 attempts
+    else:
+        assert asked == {prompt_of(track): 1 + (prompt_of(track) in struck) for track in TRACKS}
 
 
 def test_the_request_is_what_such_servers_take():
