@@ -24,16 +24,11 @@ TRAINING_FILE = "training.json"
 
 @dataclass(frozen=True)
 class OwnerFacts:
-    """What only the owner of a model can say.
+    """What only the owner of a model can say, spelled as on the Hub.
 
-    Args:
-        licence: Of the model, as the Hub spells it, such as `"cc-by-4.0"`; by default it follows from the encoders'.
-        datasets: Ids on the Hub of what it was trained on.
-        language: Codes of the languages of the texts, such as `("en",)` or `("pt-BR",)`; kept in lower case.
-        data: A sentence or more on what it was trained on; kept in one line.
-
-    Raises:
-        ViMLError: A licence, dataset or language is not spelled as the Hub does.
+    `licence` is such as `"cc-by-4.0"`; by default it follows from the encoders' licences. `datasets` are ids of the
+    training data, and `data` is a sentence or more on them. `language` holds codes of the texts' languages, such as
+    `("en", "pt-BR")`. `ViMLError` is raised where the Hub would refuse one of these.
     """
 
     licence: str | None = None
@@ -42,7 +37,7 @@ class OwnerFacts:
     data: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what the Hub would refuse, and keep the data's words from being Markdown of the card."""
+        """Refuse what the Hub would refuse, and keep `data` in one line, so that it starts no section of the card."""
         if self.licence is not None and not re.fullmatch(r"[a-z0-9.-]+", self.licence):
             raise ViMLError(f"licence {self.licence!r}: give it as the Hub spells it, such as cc-by-4.0")
         for dataset in self.datasets:
@@ -79,30 +74,17 @@ class EncoderFacts:
 
 @dataclass(frozen=True, eq=False)
 class CardFacts:
-    """What a model card is written from. What is not known is `None` or empty, and the card does not speak of it.
+    """What a model card is written from. What is not known is `None` or empty, and the card leaves it out."""
 
-    Args:
-        repo_id: Of the model on the Hub.
-        heads: The config of the heads.
-        whole: Whether the encoders are inside, or the heads are alone.
-        frozen: Whether the encoders were kept out of training.
-        encoders: By modality, those that the model has, or that its base features are by.
-        parameters: Per part, see `parameter_counts`.
-        training: `training.json`, as `viml train` writes it.
-        results: What `viml evaluate --save` kept, of these weights.
-        with_code: Whether the model's code lies beside it.
-        owner: What the owner says.
-    """
-
-    repo_id: str
+    repo_id: str  # of the model on the Hub
     heads: ViMLConfig
-    whole: bool
-    frozen: bool
-    encoders: dict[str, EncoderFacts]
-    parameters: dict[str, int]
-    training: dict[str, Any] | None = None
-    results: list[dict[str, Any]] = field(default_factory=list)
-    with_code: bool = False
+    whole: bool  # whether the encoders are inside, or the heads are alone
+    frozen: bool  # whether the encoders were kept out of training
+    encoders: dict[str, EncoderFacts]  # by modality: those inside, or those of the base features that the heads take
+    parameters: dict[str, int]  # by part of the model
+    training: dict[str, Any] | None = None  # `training.json`, as `viml train` writes it
+    results: list[dict[str, Any]] = field(default_factory=list)  # of `viml evaluate --save`, with these weights
+    with_code: bool = False  # whether the model's code lies beside it
     owner: OwnerFacts = OwnerFacts()
 
     @property
@@ -112,7 +94,7 @@ class CardFacts:
 
     @property
     def takes(self) -> list[str]:
-        """What a query can be made of, video first."""
+        """The modalities of queries, video first."""
         return [modality for modality in ("video", "text") if modality in self.heads.query_modalities]
 
     @property
@@ -123,7 +105,7 @@ class CardFacts:
 
 
 def check_repo_id(repo_id: str, *, with_owner: bool = True) -> None:
-    """Refuse what is no `OWNER/NAME`; with `with_owner=False` a `NAME` alone is accepted too."""
+    """Refuse a text that is not `OWNER/NAME`; with `with_owner=False`, `NAME` alone is accepted too."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -140,15 +122,10 @@ def gather_facts(
     with_code: bool | None = None,
     local_files_only: bool = True,
 ) -> CardFacts:
-    """Read the facts of a saved model.
+    """Read the facts of a saved model from its folder, and from its `training.json` and `evaluation.json`.
 
-    Args:
-        folder: The model's folder: `config.json` and safetensors, and where they exist `training.json` and
-            `evaluation.json`.
-        repo_id: Where the model will be on the Hub.
-        owner: What its owner says.
-        with_code: Whether the model's code is published with it; by default, whether `config.json` names code.
-        local_files_only: Look for the licences of encoders only in what was downloaded before, not on the Hub.
+    `with_code` says whether the model's code is published with it; by default, whether `config.json` names code. With
+    `local_files_only`, licences of encoders are looked up only in what was downloaded before, not on the Hub.
 
     Raises:
         ViMLError: The folder holds no ViML model, a file of it is damaged, or its results are of other weights.
@@ -184,18 +161,9 @@ def facts_of_model(
     with_code: bool = False,
     local_files_only: bool = True,
 ) -> CardFacts:
-    """The facts of a model in memory: without results, which may be of other weights.
+    """The facts of a [`ViMLModel`] or [`ViMLForMusicRetrieval`] in memory, without results.
 
-    Args:
-        model: A [`ViMLModel`] or [`ViMLForMusicRetrieval`].
-        repo_id: Where it will be on the Hub.
-        training: What is known of its training, as in `training.json`.
-        owner: As for `gather_facts`.
-        with_code: Whether the model's code is published with it.
-        local_files_only: As for `gather_facts`.
-
-    Raises:
-        ViMLError: It is another kind of model.
+    `training` is what is known of its training, as in `training.json`. For the other arguments see `gather_facts`.
 
     Example:
         >>> from viml_hf import ViMLForMusicRetrieval
@@ -216,7 +184,7 @@ def _facts(
     local_files_only: bool,
 ) -> CardFacts:
     check_repo_id(repo_id, with_owner=False)  # a Trainer that does not push calls its model by the folder's name
-    # By the type's name: code that came with a model has a class of its own.
+    # Compared by the type's name: code that came with a model has a class of its own.
     if config.model_type not in (ViMLConfig.model_type, ViMLForMusicRetrievalConfig.model_type):
         raise ViMLError(f"a model of type {config.model_type!r}: give a ViMLModel or a ViMLForMusicRetrieval")
     whole = config.model_type == ViMLForMusicRetrievalConfig.model_type
@@ -246,7 +214,7 @@ def _encoder(
     # An encoder that came from a folder is called by the folder's name, without a colon.
     parsed = _on_hub(name) if ":" in name else None
     if parsed is None or parsed.hub_id is None:
-        # A card tells no paths of this machine.
+        # Without the folder's path on this machine.
         return EncoderFacts(width, model_type, Path(name.rpartition(":")[2]).name, licence=licence)
     revision = source.get("revision") or parsed.revision
     if licence is None:

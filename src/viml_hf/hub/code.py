@@ -32,15 +32,14 @@ def save_with_code(
 ) -> None:
     """Save a model, its processor and the code that they need.
 
-    The folder then loads with `AutoModel`, `AutoProcessor` and `pipeline("video-to-music", …)` and
-    `trust_remote_code=True` in a process that has transformers, torch and PyAV but not `viml_hf`. A plain
-    `save_pretrained` saves no code; it is for those who have the package. After `import viml_hf` this folder loads too,
-    and model, processor and pipeline are those of the package.
+    With `trust_remote_code=True`, the folder then loads with `AutoModel`, `AutoProcessor` and
+    `pipeline("video-to-music", …)` in a process that has transformers, torch and PyAV but not `viml_hf`. A plain
+    `save_pretrained` saves no code. After `import viml_hf` the classes are those of the package.
 
     Args:
         model: A [`ViMLModel`], [`ViMLForMusicRetrieval`] or [`DeepSimModel`].
-        folder: Where to.
-        processor: The [`ViMLProcessor`] of the model, where it has one.
+        folder: Where to save.
+        processor: The model's [`ViMLProcessor`], if it has one.
         kwargs: Passed to both `save_pretrained`.
 
     Example:
@@ -87,10 +86,7 @@ def add_code(folder: str | Path) -> None:
 
 
 def flattened_code(modules: Iterable[str]) -> dict[str, str]:
-    """Source by file name of modules and all that they import from this package, with imports of siblings only.
-
-    transformers loads a model's code from one flat folder. A `ValueError` names a module that does not fit into one.
-    """
+    """Source by file name of modules and all that they import from this package, for one folder without subfolders."""
     todo = list(dict.fromkeys(modules))
     found: dict[str, str] = {}
     for module in todo:  # it grows while it is read

@@ -72,11 +72,8 @@ def save_evaluation(
         entry["benchmark"] = benchmark
     older = read_evaluations(folder)
     kept = [one for one in older if one["weights"] == entry["weights"]]
-    others = [
-        one
-        for one in kept
-        if any(one[name] != entry[name] for name in SAME) or not set(one["rows"]) <= set(entry["rows"])
-    ]
+    same = [one for one in kept if all(one[name] == entry[name] for name in SAME)]
+    others = [one for one in kept if one not in same or not set(one["rows"]) <= set(entry["rows"])]
     with replacing(Path(folder) / EVALUATION_FILE) as path:
         path.write_text(json.dumps([*others, entry], indent=1) + "\n", encoding="utf-8")
     return len(older) - len(kept)
@@ -118,9 +115,8 @@ def with_interval(metric: str, figure: dict[str, float]) -> str:
 def benchmark_files(results: list[dict[str, Any]]) -> dict[str, str]:
     """The files of `.eval_results` by path, one per benchmark and kind of query: R@10, and how it came about."""
     files: dict[str, list[EvalResultEntry]] = {}
-    for result in results:
-        if (benchmark := result.get("benchmark")) is None:
-            continue
+    for result in (one for one in results if "benchmark" in one):
+        benchmark = result["benchmark"]
         for query, figures in result["rows"].items():
             figure = figures[BENCHMARK_METRIC]
             notes = f"{BENCHMARK_METRIC} in percent, query {_asked(query, result)}: {'; '.join(conditions(result))}"

@@ -37,15 +37,10 @@ PERMISSIVE = {
 
 
 def render_card(facts: CardFacts, tags: Iterable[str] = ()) -> str:
-    """The whole text of a model card, with its metadata in YAML.
-
-    Args:
-        facts: From `gather_facts` or `facts_of_model`.
-        tags: More tags than those that follow from the facts.
+    """The text of a model card with its metadata; `tags` are added to those that follow from the facts.
 
     Example:
-        >>> from viml_hf import ViMLForMusicRetrieval
-        >>> from viml_hf.hub.card_facts import facts_of_model
+        >>> from viml_hf import ViMLForMusicRetrieval, facts_of_model
         >>> card = render_card(facts_of_model(ViMLForMusicRetrieval.from_encoders(), "me/model"))
         >>> card.splitlines()[:3]
         ['---', 'library_name: transformers', 'license: apache-2.0']
@@ -120,9 +115,8 @@ def card_licence(facts: CardFacts) -> dict[str, Any]:
 
 def _result(result: dict[str, Any]) -> str:
     """How the figures of a result came about, and the figures as a table."""
-    texts = ""
-    if any("text" in query for query in result["rows"]):
-        texts = f"texts {_code(result['texts'])} of `viml describe`" if result["texts"] else "texts of the data itself"
+    texts = f"texts {_code(result['texts'])} of `viml describe`" if result["texts"] else "texts of the data itself"
+    texts = texts if any("text" in query for query in result["rows"]) else ""
     place = _dataset(result["benchmark"]["id"]) if "benchmark" in result else _code(result["store"])
     first, *others = conditions(result)
     said = _sentences([f"On {place}: {first}", *others, texts, *map(comparison_text, result["comparisons"])])
@@ -136,16 +130,14 @@ def _training(facts: CardFacts) -> list[str]:
     """What is known of the training; nothing where none is."""
     training = facts.training or {}
     settings: dict[str, Any] = training.get("settings") or {}
-    known = {
-        "Data": facts.owner.data or training.get("data"),
-        "Datasets": ", ".join(map(_dataset, facts.owner.datasets)),
-    }
+    known = {"Data": facts.owner.data or training.get("data")}
+    known["Datasets"] = ", ".join(map(_dataset, facts.owner.datasets))
     if items := training.get("training_items"):
         known["Items"] = f"{items:,}"
     if "texts" in training and "text" in facts.takes:
         texts = training["texts"]
         known["Texts"] = f"{_code(texts)}, written by `viml describe`" if texts else "those of the data itself"
-    known["Recipe"] = training.get("recipe") and _code(training["recipe"])
+    known["Recipe"] = _code(training.get("recipe"))
     if "clip_segments" in settings:
         clip = settings["clip_segments"]
         seconds = f", {clip * SEGMENT_SECONDS:.0f} s" if clip and facts.whole else ""
@@ -175,18 +167,19 @@ def _loss(facts: CardFacts) -> str:
 
 def _encoder_table(facts: CardFacts) -> str:
     """A table of the encoders, without the columns in which nothing is known."""
-    columns: dict[str, list[str | None]] = {"modality": [*facts.encoders]}
-    encoders = facts.encoders.values()
-    columns["encoder"] = [
-        f"[{one.hub_id}](https://huggingface.co/{one.hub_id})" if one.hub_id else one.name and _code(one.name)
-        for one in encoders
+    lines = [
+        {
+            "modality": modality,
+            "encoder": f"[{one.hub_id}](https://huggingface.co/{one.hub_id})" if one.hub_id else _code(one.name),
+            "type": _code(one.model_type),
+            "revision": _code(one.revision),
+            "licence": one.licence,
+            "width": str(one.width),
+        }
+        for modality, one in facts.encoders.items()
     ]
-    columns["type"] = [one.model_type and _code(one.model_type) for one in encoders]
-    columns["revision"] = [one.revision and _code(one.revision) for one in encoders]
-    columns["licence"] = [one.licence for one in encoders]
-    columns["width"] = [str(one.width) for one in encoders]
-    known = {name: [cell or "–" for cell in cells] for name, cells in columns.items() if any(cells)}
-    return _table([*known], [list(row) for row in zip(*known.values(), strict=True)])
+    known = [name for name in lines[0] if any(line[name] for line in lines)]
+    return _table(known, [[line[name] or "–" for name in known] for line in lines])
 
 
 def _dataset(hub_id: str) -> str:
@@ -205,6 +198,6 @@ def _sentences(parts: Iterable[str]) -> str:
     return " ".join(f"{part[0].upper()}{part[1:].rstrip('.')}." for part in parts if part)
 
 
-def _code(text: str) -> str:
-    """A name in the type of code, whatever characters it has."""
-    return f"`{' '.join(str(text).replace('`', ' ').replace('|', ' ').split())}`"
+def _code(text: str | None) -> str:
+    """A name in the type of code, whatever characters it has; empty where there is none."""
+    return f"`{' '.join(str(text).replace('`', ' ').replace('|', ' ').split())}`" if text else ""

@@ -37,7 +37,6 @@ PUBLISHED = FACTS | {
 _PICKLES = re.compile(r"pytorch_model.*\.bin(\.index\.json)?|training_args\.bin")
 # Fields of configs that point to code or to a folder of this machine.
 POINTERS = ("auto_map", "custom_pipelines", "_name_or_path", "name_or_path")
-
 NOTHING = "nothing was published"
 # The errors of huggingface_hub and of its HTTP library, which depends on its version.
 FAILURES: tuple[type[Exception], ...] = (
@@ -48,19 +47,12 @@ FAILURES: tuple[type[Exception], ...] = (
 
 @dataclass(frozen=True, eq=False)
 class Publication:
-    """What `publish` uploads.
+    """What `publish` uploads."""
 
-    Args:
-        repo_id: `OWNER/NAME`.
-        files: By path in the repo: a file of the model's folder, or the content of one that was made here.
-        left_out: Names of what else lies in the model's folder.
-        facts: What the card is written from.
-    """
-
-    repo_id: str
-    files: dict[str, Path | bytes]
-    left_out: list[str]
-    facts: CardFacts
+    repo_id: str  # OWNER/NAME
+    files: dict[str, Path | bytes]  # by path in the repo: a file of the model's folder, or the content of one made here
+    left_out: list[str]  # names of what else lies in the model's folder
+    facts: CardFacts  # what the card is written from
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -78,12 +70,12 @@ class Publication:
 
     @property
     def non_commercial(self) -> list[str]:
-        """The encoders inside that may not be used commercially, with their licences."""
+        """See `CardFacts.non_commercial`."""
         return self.facts.non_commercial
 
     @property
     def licence(self) -> str | None:
-        """Of the model, as its card's metadata state it."""
+        """The model's licence, as its card states it."""
         stated = card_licence(self.facts)
         return stated.get("license_name") or stated.get("license")
 
@@ -104,17 +96,17 @@ def plan_publication(
     """Decide what would be uploaded, without uploading it.
 
     The model is loaded, so that a damaged one is not published. A `README.md` that somebody wrote into the model's
-    folder becomes the card. Paths of this machine are left out of what training and evaluation noted.
+    folder becomes the card. Paths of this machine are removed from the notes on training and evaluation.
 
     Args:
-        folder: A saved model, with its processor where it has one.
+        folder: A saved model, with its processor if it has one.
         repo_id: `OWNER/NAME`.
         with_code: Publish the code too, so that the model loads where this package is not installed.
-        owner: What only the owner of the model can say: licence, datasets, languages.
+        owner: What only the model's owner can say.
         local_files_only: Do not look for the licences of encoders on the Hub.
 
     Raises:
-        ViMLError: The folder holds no whole model, its results are of other weights, or the name is none.
+        ViMLError: The model does not load, its results are of other weights, or `repo_id` is not a name on the Hub.
     """
     folder = Path(folder)
     check_repo_id(repo_id)
@@ -151,23 +143,20 @@ def plan_publication(
 def publish(
     publication: Publication, *, private: bool | None = None, accept_licences: bool = False, message: str | None = None
 ) -> CommitInfo:
-    """Upload in one commit. If anything fails, the repo is as it was; one made for this is removed again.
+    """Upload in one commit, which is returned. If anything fails, the repo is as it was, or not made.
 
-    Files of an earlier publication that are no longer part of it, such as code or a second shard, are removed in the
-    same commit. A card that somebody wrote on the Hub stays, unless somebody wrote one into the model's folder. The
-    token is that of HF_TOKEN or of `hf auth login`.
+    The commit also removes files of an earlier publication that this one lacks, such as code or a second shard. A card
+    that somebody wrote on the Hub stays, unless somebody wrote one into the model's folder. The token is that of
+    HF_TOKEN or of `hf auth login`.
 
     Args:
         publication: From `plan_publication`.
-        private: Make the repo private, if it is made.
-        accept_licences: The licences of encoders that forbid commercial use are known and kept to.
+        private: Make a new repo private; a public one is then refused.
+        accept_licences: Upload encoders whose licences forbid commercial use.
         message: Of the commit.
 
-    Returns:
-        The commit: `.commit_url`, `.oid`.
-
     Raises:
-        ViMLError: Such a licence is not accepted, the repo is public and should not be, or the upload failed.
+        ViMLError: A licence is not accepted, the repo is public and should not be, or the upload failed.
     """
     check_licences(publication.facts, accept_licences)
     api, repo_id, files = HfApi(), publication.repo_id, dict(publication.files)
@@ -207,10 +196,7 @@ def check_licences(facts: CardFacts, accepted: bool) -> None:
 def write_hub_files(
     folder: str | Path, facts: CardFacts, tags: Iterable[str] = (), token: str | bool | None = None, pushed: bool = True
 ) -> None:
-    """Write a saved model's card, with the tags of the present one, and its files for sentence-transformers.
-
-    With `pushed`, which says that the folder is uploaded next, a card that a user wrote on the Hub is kept.
-    """
+    """Write a saved model's card and files for sentence-transformers; if `pushed`, a user's card on the Hub is kept."""
     path = Path(folder) / CARD_FILE
     card = _own_card_on_hub(facts.repo_id, token) if pushed else None
     if card is None:
@@ -223,10 +209,8 @@ def write_hub_files(
     # transformers adds and replaces files, and removes none.
     of_another = [name for name in there if _is_result(name) or (name == "processor_config.json" and not facts.whole)]
     if of_another:
-        logger.warning(
-            "%s: %s will stay there, of the model that was there before; `viml publish` removes what is not replaced",
-            *(facts.repo_id, ", ".join(of_another)),
-        )
+        text = "%s: %s will stay there, of the model that was there before; `viml publish` removes what is not replaced"
+        logger.warning(text, facts.repo_id, ", ".join(of_another))
 
 
 def _loaded_tokenizer_files(folder: Path, facts: CardFacts) -> set[str]:

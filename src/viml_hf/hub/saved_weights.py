@@ -20,7 +20,6 @@ PARTS = (
     *("video_encoder", "text_encoder", "audio_encoder", "video_tower", "text_tower", "fusion", "query_projection"),
     *("audio_tower", "audio_projection", "log_temperature"),
 )
-HEADS_PREFIX = "viml."
 # The names of the files that `save_pretrained` writes weights into.
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 # Floating-point tensors that are saved but are no parameters, by the end of their names.
@@ -31,7 +30,7 @@ def parameter_counts(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
     """Parameters per part of a model (`"audio tower"`), from the name and size of each parameter."""
     found: Counter[str] = Counter()
     for name, size in sizes:
-        found[name.removeprefix(HEADS_PREFIX).partition(".")[0]] += size
+        found[name.removeprefix("viml.").partition(".")[0]] += size
     return {name.removeprefix("log_").replace("_", " "): found[name] for name in PARTS if found[name]}
 
 
@@ -46,8 +45,7 @@ def saved_parameters(folder: str | Path) -> dict[str, int]:
 
 
 def heads_settings(config: ViMLConfig) -> dict[str, Any]:
-    """The fields of a heads' config that decide what they compute, for checksums."""
-    # The config's own fields: those that every config has say nothing of the embeddings.
+    """The fields of a heads' config that decide what they compute: its own, not those that every config has."""
     return {name: getattr(config, name) for name in sorted(type(config).__annotations__)}
 
 

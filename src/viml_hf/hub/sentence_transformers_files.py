@@ -9,7 +9,7 @@ from viml_hf.modeling.configuration_viml import ViMLConfig, ViMLForMusicRetrieva
 
 
 def save_for_sentence_transformers(folder: str | Path) -> None:
-    """Write into a saved model's folder what sentence-transformers reads; the model's own files stay.
+    """Add the files that sentence-transformers reads to the folder of a saved model with its processor.
 
     `viml train` and `viml publish` do it. After `import viml_hf`, `SentenceTransformer(folder)` then opens the model,
     without `trust_remote_code`, by the module that sentence-transformers has for any model. Queries (texts, videos, and
@@ -18,9 +18,6 @@ def save_for_sentence_transformers(folder: str | Path) -> None:
     `{"audio": "song.m4a"}`), takes one sampling rate per batch, and ignores a prompt where there is a video.
     `viml_hf.adapters.sentence_transformer` has a module without these limits.
 
-    Args:
-        folder: Made by `viml train` or `save_pretrained`, with the processor.
-
     Raises:
         ViMLError: The folder holds no `ViMLForMusicRetrieval` with its processor.
 
@@ -28,8 +25,7 @@ def save_for_sentence_transformers(folder: str | Path) -> None:
         >>> import tempfile
         >>> from viml_hf import ViMLForMusicRetrieval, ViMLProcessor
         >>> folder = tempfile.mkdtemp()
-        >>> small = {"hidden_size": 16, "projection_dim": 16, "num_attention_heads": 2}
-        >>> ViMLForMusicRetrieval.from_encoders(**small).save_pretrained(folder)
+        >>> ViMLForMusicRetrieval.from_encoders().save_pretrained(folder)
         >>> _ = ViMLProcessor.from_encoders().save_pretrained(folder)
         >>> save_for_sentence_transformers(folder)
         >>> sorted(path.name for path in Path(folder).glob("*modules.json"))
