@@ -12,12 +12,21 @@ Settings are environment variables, relative paths being those of the folder whe
     MUSIC     the folder that was indexed, whose files are played; by default `music` beside this file
     EXAMPLES  a folder with videos and a `manifest.jsonl` of {"video": PATH, "text": TEXT}, of which the last three
               are offered; by default `examples` beside this file, if it is there
+
+What one query may cost, see `viml_hf.QueryLimits`:
+
+    MAX_SECONDS         of its video; by default 600
+    MAX_PICTURE_PIXELS  width × height; by default 4096 × 2304
+    MAX_VIDEO_PIXELS    pictures × width × height; by default 2e10, which are 6 minutes of 1080p
+    MAX_CHARACTERS      of its text; by default 2000
 """
 
 import json
 import os
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,13 +34,15 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from viml_hf import Recommendation, Recommender
+from viml_hf import QueryLimits, Recommendation, Recommender
 from viml_hf.errors import MediaDecodeError, ViMLError, in_one_line
 
 HERE = Path(__file__).resolve().parent
 MAX_TRACKS = 20  # each is a player, which asks for the beginning of its file
 MAX_UPLOAD = "200mb"
 UPLOADS_KEPT = 3600  # seconds
+LIMITS = {"seconds": 600.0, "picture_pixels": 4096 * 2304, "video_pixels": 2e10, "characters": 2000}
+AT_ONCE = 2  # queries, each of another visitor: one that takes long holds up nobody else
 SHOWN_EXAMPLES = 3
 
 TITLE = "Music for a video"
@@ -45,7 +56,7 @@ def build_app(recommender: Recommender, music_folder: str | Path, examples: Sequ
     """The page. Launch it with `launch_options(music_folder)`: without them no track can be played.
 
     Args:
-        recommender: A model with its index. It serves one query at a time; others wait in line.
+        recommender: A model with its index, and the limits of a query. It serves two visitors at a time; others wait.
         music_folder: The folder that was indexed.
         examples: Queries to choose from.
 
@@ -56,10 +67,13 @@ def build_app(recommender: Recommender, music_folder: str | Path, examples: Sequ
     if not music_folder.is_dir():
         raise ViMLError(f"{music_folder}: no such folder; give the folder of the indexed music files as MUSIC")
 
-    def recommend(video: str | None, text: str | None, tracks: float) -> str:
+    visitors = Visitors()
+
+    def recommend(video: str | None, text: str | None, tracks: float, request: gr.Request) -> str:
         """Rank the library for a video, a text, or both; the tracks as HTML."""
         try:
-            found = recommender.recommend(video, text, k=int(tracks))
+            with visitors.one_query(str(request.session_hash)):
+                found = recommender.recommend(video, text, k=int(tracks))
         except MediaDecodeError as error:
             # Its path is that of the upload on the server.
             raise _message(f"{Path(error.path).name}: {error.cause}") from None
@@ -72,7 +86,9 @@ def build_app(recommender: Recommender, music_folder: str | Path, examples: Sequ
         gr.Markdown(f"# {TITLE}\n{INTRODUCTION}")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                video = gr.Video(label="Video", sources=["upload"], height=240, visible="video" in takes)
+                video = gr.Video(
+                    label="Video", sources=["upload"], height=240, visible="video" in takes, elem_id="query"
+                )
                 text = gr.Textbox(
                     label="Description of the music",
                     placeholder="upbeat pop with female vocals",
@@ -85,11 +101,53 @@ def build_app(recommender: Recommender, music_folder: str | Path, examples: Sequ
             with gr.Column(scale=3, min_width=300):
                 results = gr.HTML(NOTHING_YET, label="Recommended tracks", elem_id="tracks", min_height=120)
         if examples and len(takes) == 2:  # after the tracks, which a phone shows below the button
-            gr.Examples([list(one) for one in examples], [video, text], label="Examples", elem_id="examples")
+            chosen = gr.Examples([list(one) for one in examples], [video, text], label="Examples", elem_id="examples")
+            chosen.dataset.click(None, None, results, js=CLEAR)
         # What is shown is of this query, or nothing: an error would leave the tracks of the one before.
-        button.click(None, None, results, js="() => ''")
-        button.click(recommend, [video, text, tracks], results, api_name="recommend", concurrency_limit=1)
+        button.click(None, None, results, js=CLEAR)
+        button.click(recommend, [video, text, tracks], results, api_name="recommend", concurrency_limit=AT_ONCE)
     return app
+
+
+class Visitors:
+    """Whose queries are running: each visitor has one at a time."""
+
+    def __init__(self) -> None:
+        self._running: set[str] = set()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def one_query(self, visitor: str) -> Iterator[None]:
+        """Hold the visitor's place.
+
+        Raises:
+            ViMLError: Another query of the same visitor is running.
+        """
+        with self._lock:
+            if visitor in self._running:
+                raise ViMLError("Your query before this one is still running: wait for its tracks")
+            self._running.add(visitor)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(visitor)
+
+
+def limits_of(environment: Mapping[str, str]) -> QueryLimits:
+    """What a query may cost, by the environment variables.
+
+    Raises:
+        ViMLError: One is no number above 0.
+    """
+    given = {}
+    for name, default in LIMITS.items():
+        value = environment.get(f"MAX_{name.upper()}", "")
+        try:
+            given[name] = float(value or default)
+        except ValueError as error:
+            raise ViMLError(f"MAX_{name.upper()}={value!r}: give a number, such as {default:g}") from error
+    return QueryLimits(**given)
 
 
 def launch_options(music_folder: str | Path) -> dict[str, Any]:
@@ -108,7 +166,7 @@ def launch_options(music_folder: str | Path) -> dict[str, Any]:
         "max_file_size": MAX_UPLOAD,
         "theme": theme,
         "css": STYLE,
-        "js": ONE_PLAYER_AT_A_TIME,
+        "js": PLAYERS,
         "footer_links": [],
         "ssr_mode": False,
     }
@@ -124,7 +182,10 @@ def _track_html(one: Recommendation, music_folder: Path) -> str:
     path = (music_folder / one.track).resolve()
     if path.is_relative_to(music_folder) and path.is_file():
         source = f"/gradio_api/file={quote(os.fsencode(path))}#t={one.start:g}"
-        player = f'<audio controls preload="metadata" aria-label="{name}" src="{source}"></audio>'
+        player = (
+            f'<audio controls preload="metadata" aria-label="{name}" src="{source}"></audio>'
+            f'<button type="button" class="together" data-start="{one.start:g}">Play with the video</button>'
+        )
     else:
         player = '<p class="facts">This file is not in the music folder.</p>'
     return (
@@ -181,6 +242,7 @@ def main() -> None:
             os.environ.get("MODEL") or None,
             index=os.environ.get("INDEX", HERE / "index"),
             local_files_only=False,
+            limits=limits_of(os.environ),
         )
         app = build_app(recommender, music, read_examples(Path(os.environ.get("EXAMPLES", HERE / "examples"))))
     except ViMLError as error:
@@ -202,15 +264,42 @@ STYLE = """
 .tracks .facts { font-size: 0.875rem; font-variant-numeric: tabular-nums; }
 .tracks .facts, .tracks .rank, .tracks-note { opacity: 0.75; }
 .tracks audio { display: block; width: 100%; height: 2.5rem; margin-top: 0.5rem; }
+.tracks .together { margin-top: 0.25rem; padding: 0.25rem 0; font-size: 0.875rem; text-decoration: underline; }
 #examples th, #examples td { text-align: start; white-space: normal; }
 #examples th:first-child { width: 7rem; }
 button[aria-label="Trim video to selection"], button[aria-label="Reset video to initial value"] { display: none; }
 """
 
-ONE_PLAYER_AT_A_TIME = """
-() => document.addEventListener("play", (event) => {
-  for (const player of document.querySelectorAll("audio, video")) if (player !== event.target) player.pause();
-}, true)
+CLEAR = "() => ''"
+
+# One player at a time, but for a track with the video: the same button starts both and stops both.
+PLAYERS = """
+() => {
+  if (window.playersAreWatched) return;
+  window.playersAreWatched = true;
+  let pair = [];
+  const stop = () => { const both = pair; pair = []; for (const player of both) player.pause(); };
+  document.addEventListener("play", (event) => {
+    if (pair.includes(event.target)) return;
+    stop();
+    for (const player of document.querySelectorAll("audio, video")) if (player !== event.target) player.pause();
+  }, true);
+  document.addEventListener("pause", (event) => {  // it comes later than the pause, when the player may play again
+    if (pair.includes(event.target) && event.target.paused) stop();
+  }, true);
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest(".together");
+    if (!button) return;
+    const track = button.parentElement.querySelector("audio"), video = document.querySelector("#query video");
+    if (pair.includes(track)) return stop();
+    stop();
+    for (const player of document.querySelectorAll("audio, video")) player.pause();
+    pair = video ? [video, track] : [track];
+    if (video) { video.muted = true; video.currentTime = 0; }
+    track.currentTime = Number(button.dataset.start);
+    for (const player of pair) player.play();
+  });
+}
 """
 
 if __name__ == "__main__":

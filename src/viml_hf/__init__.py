@@ -66,6 +66,7 @@ _PUBLIC = {
     "find_music": "retrieval.tracks",
     "Recommendation": "retrieval.recommender",
     "Recommender": "retrieval.recommender",
+    "QueryLimits": "retrieval.query_limits",
     "VideoToMusicPipeline": "retrieval.video_to_music_pipeline",
     "CardFacts": "hub.card_facts",
     "OwnerFacts": "hub.card_facts",

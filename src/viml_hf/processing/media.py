@@ -34,7 +34,7 @@ MAX_SECONDS = 12 * 3600.0  # decoded of one file
 logger = logging.getLogger(__name__)
 
 _NO_STREAM = {
-    "video": "no video stream; give a video file, or recommend with --text alone",
+    "video": "no video stream; give a video file, or ask by a text alone",
     "audio": "no audio stream; give a music file, or a video with sound",
 }
 _CONVERT = {
@@ -381,7 +381,7 @@ def decode_stream(
     report.expected = declared_seconds(stream) if report.expected is None else report.expected
     clock = FileClock([]) if clock is None else clock
     decoded = 0
-    for packet in _packets(stream, source, report, clock):
+    for packet in iter_packets(stream, source, report, clock):
         try:
             frames = stream.decode(packet)
         except av.EOFError:  # drained before
@@ -416,7 +416,7 @@ def _has_a_usable_rate(frame: Any) -> bool:
     return rate is None or MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE
 
 
-def _packets(stream: Any, source: MediaSource, report: DecodeReport, clock: FileClock) -> Iterator[Any]:
+def iter_packets(stream: Any, source: MediaSource, report: DecodeReport, clock: FileClock) -> Iterator[Any]:
     """The stream's packets, and last an empty one that drains the decoder. Damage to the container ends the stream."""
     begin: Fraction | None = None
     try:

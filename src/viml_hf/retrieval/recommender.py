@@ -14,6 +14,7 @@ from viml_hf.processing.media import file_name
 from viml_hf.processing.processing_viml import Video
 from viml_hf.retrieval.index import MusicIndex
 from viml_hf.retrieval.model_loading import is_fingerprint_of, load_encoder_and_model
+from viml_hf.retrieval.query_limits import QueryLimits
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Recommender:
     Args:
         encoder: Encoders and heads.
         index: Made by the same model.
+        limits: What a query may cost; by default any feature film is taken.
 
     Raises:
         ViMLError: The index was made by another model.
@@ -56,7 +58,7 @@ class Recommender:
         >>> recommender.recommend("clip.mp4", text="slow piano", k=3)  # doctest: +SKIP
     """
 
-    def __init__(self, encoder: MediaEncoder, index: MusicIndex):
+    def __init__(self, encoder: MediaEncoder, index: MusicIndex, limits: QueryLimits | None = None):
         if not is_fingerprint_of(encoder, index.fingerprint):
             raise ViMLError(
                 f"The index was made by another model ({index.model}); use that one, or make the index again with "
@@ -64,13 +66,19 @@ class Recommender:
             )
         self.encoder = encoder
         self.index = index
+        self.limits = limits or QueryLimits()
         self._tracks = index.usable
         # Where each track's rows begin.
         self._first_rows = np.cumsum([0, *(len(track.windows) for track in self._tracks)])[:-1]
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path | None = None, *, index: str | Path | MusicIndex, **kwargs: Any
+        cls,
+        model: str | Path | None = None,
+        *,
+        index: str | Path | MusicIndex,
+        limits: QueryLimits | None = None,
+        **kwargs: Any,
     ) -> "Recommender":
         """Load a model and an index.
 
@@ -78,6 +86,7 @@ class Recommender:
             model: Folder or Hub id; by default the model that the index names. One on the Hub is then taken from the
                 cache only: nothing is downloaded that was not named here.
             index: The index's folder, or the index itself.
+            limits: See the class.
             kwargs: Passed to `from_pretrained`.
 
         Raises:
@@ -85,11 +94,12 @@ class Recommender:
         """
         loaded = index if isinstance(index, MusicIndex) else MusicIndex.load(index)
         if model is not None or Path(loaded.model).is_dir():
-            return cls(load_encoder_and_model(model or loaded.model, **kwargs), loaded)
+            return cls(load_encoder_and_model(model or loaded.model, **kwargs), loaded, limits)
         try:
-            return cls(load_encoder_and_model(loaded.model, **{"local_files_only": True, **kwargs}), loaded)
+            encoder = load_encoder_and_model(loaded.model, **{"local_files_only": True, **kwargs})
         except ViMLError as error:
             raise ViMLError(f"{error}; the index names this model: to download it, name it too (--model)") from error
+        return cls(encoder, loaded, limits)
 
     def recommend(self, video: Video | None = None, text: str | None = None, k: int = 10) -> list[Recommendation]:
         """Rank the library for a query.
@@ -103,8 +113,9 @@ class Recommender:
             The tracks, best first; equal scores in the order of the index.
 
         Raises:
-            ViMLError: Neither video nor text is given, the model takes no such query, or `k` is below 1.
-            MediaDecodeError: The video cannot be decoded.
+            ViMLError: Neither video nor text is given, the model takes no such query, the text is beyond the limits,
+                or `k` is below 1.
+            MediaDecodeError: The video cannot be decoded, or is beyond the limits.
         """
         if k < 1:
             raise ViMLError(f"k={k}: give the number of tracks to recommend, 1 or more")
@@ -128,6 +139,7 @@ class Recommender:
         A video of more than 30 s is embedded in windows of 30 s, one after the other, and their mean is taken: so it
         may be of any length, and the model sees what it was trained on.
         """
+        self.limits.check(video, text)
         text = (text or "").strip()
         if video is None and not text:
             raise ViMLError("The query is empty: give a video, a text, or both")
