@@ -89,6 +89,24 @@ def test_a_pickle_that_another_file_names(folder, by):
     assert "pytorch_model.bin" in refusal(folder)
 
 
+def test_a_pickle_that_an_index_names_is_not_even_opened(folder, monkeypatch):
+    """To find out the dtype of a checkpoint whose config states none, transformers opens its first file."""
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
+    index = {"metadata": {}, "weight_map": {WEIGHT: "pytorch_model.bin"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": None}))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the pickle was opened"))
+    assert "pytorch_model.bin is a pickle" in refusal(folder, dtype="auto")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": 1}', "[" * 100_000])
+def test_a_damaged_index(folder, content):
+    (folder / "model.safetensors.index.json").write_text(content)
+    assert "model.safetensors.index.json is damaged" in refusal(folder)
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00" * 100, None])
 def test_a_damaged_file(folder, content):
     path = folder / "model.safetensors"

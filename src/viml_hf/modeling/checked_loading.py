@@ -1,13 +1,15 @@
 """Loading a checkpoint only if it is whole: safetensors alone, every weight there, of the right shape, and finite."""
 
+import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class CheckedLoadingMixin:
         # Else transformers asks the Hub to convert what lies there as a pickle.
         os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
         with _damage_in_one_line(name), without_load_report():
+            _refuse_indexed_pickles(name, kwargs)
             model, report = super().from_pretrained(  # type: ignore[misc]
                 *args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
             )
@@ -59,13 +62,40 @@ class CheckedLoadingMixin:
         cls, model: Any, state_dict: Any, checkpoint_files: Any, *args: Any, **kwargs: Any
     ) -> Any:
         """The step of transformers that knows which files it will read: an index or a config can name any."""
-        for file in checkpoint_files or ():
-            if not str(file).endswith(".safetensors"):
-                raise ValueError(f"{os.path.basename(file)} is a pickle, {_PICKLE_FIX}.")
+        _refuse_pickles(checkpoint_files or ())
         return super()._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)  # type: ignore[misc]
 
 
 _PICKLE_FIX = "which can run code when it is read and is never loaded: save the model again with save_pretrained"
+
+
+_DOWNLOADING = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+def _refuse_indexed_pickles(name: str, kwargs: dict[str, Any]) -> None:
+    """Refuse an index that names a pickle before transformers opens one to find out its dtype."""
+    options = {key: kwargs[key] for key in _DOWNLOADING if kwargs.get(key) is not None}
+    index = cached_file(
+        name,
+        SAFE_WEIGHTS_INDEX_NAME,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **options,
+    )
+    if index is not None:
+        try:
+            with open(index, encoding="utf-8") as file:
+                files = list(json.load(file)["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{SAFE_WEIGHTS_INDEX_NAME} is damaged ({error!r}): fetch or save it again.") from error
+        _refuse_pickles(files)
+
+
+def _refuse_pickles(files: Iterable[Any]) -> None:
+    for file in files:
+        if not str(file).endswith(".safetensors"):
+            raise ValueError(f"{os.path.basename(str(file))} is a pickle, {_PICKLE_FIX}.")
 
 
 @contextmanager

@@ -33,9 +33,9 @@ class QueryLimits:
 
     Example:
         >>> QueryLimits(characters=20).check(text="slow piano")
-        >>> QueryLimits(characters=5).check(text="slow piano")
+        >>> QueryLimits(characters=5).check(text="slow piano")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        viml_hf.errors.ViMLError: a text of more than 5 characters, the limit of a query here: give a shorter or smaller one
+        viml_hf.errors.ViMLError: a text of more than 5 characters, the limit of a query here: give a ...
     """
 
     seconds: float = MAX_SECONDS
