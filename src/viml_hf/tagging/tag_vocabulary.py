@@ -157,7 +157,7 @@ class TagVocabulary:
         if (longest and longest[0] > 1) or place + 3 >= len(words) or words[place + 1].text not in _SHARING:
             return longest
         partner = self._longest_from(text, words, place + 2)
-        shared = self._look_up([words[place].text, words[place + 1 + partner[0]].text]) if partner else None
+        shared = self._spellings.get(f"{words[place].text} {words[place + 1 + partner[0]].text}") if partner else None
         if not partner or partner[0] == 1 or not shared:
             return longest
         if longest and self._categories[longest[1]] == self._categories[shared]:
@@ -172,20 +172,10 @@ class TagVocabulary:
         while end < min(place + longest, len(words)) and _JOINT.fullmatch(text, words[end - 1].end, words[end].start):
             end += 1
         for stop in range(end, place, -1):
-            tag = self._look_up([word.text for word in words[place:stop]])
+            tag = self._spellings.get(" ".join(word.text for word in words[place:stop]))
             if tag is not None:
                 return stop - place, tag
         return None
-
-    def _look_up(self, words: list[str]) -> str | None:
-        """The tag that these words spell, with or without an instrument's plural s."""
-        spelling = " ".join(words)
-        tag = self._spellings.get(spelling)
-        if tag is None and spelling.endswith("s"):
-            tag = self._spellings.get(spelling[:-1])
-            if tag is not None and self._categories[tag] != "instrument":
-                return None
-        return tag
 
     @cached_property
     def _categories(self) -> dict[str, str]:
@@ -199,7 +189,7 @@ class TagVocabulary:
 
     @cached_property
     def _spellings(self) -> dict[str, str]:
-        """Words of a spelling, joined by single spaces -> tag."""
+        """Words of a spelling, joined by single spaces -> tag; an instrument also with a plural s."""
         spellings: dict[str, str] = {}
         for spelling, tag in [*((tag, tag) for tag in self._categories), *self.synonyms.items()]:
             words = " ".join(_WORD.findall(spelling.lower()))
@@ -209,16 +199,16 @@ class TagVocabulary:
                 raise ViMLError(f"spelling {spelling!r}: its tag {tag!r} is not in the vocabulary; add the tag")
             if spellings.setdefault(words, tag) != tag:
                 raise ViMLError(_two_tags(spelling, spellings[words], tag))
-        return spellings
+        plurals = {f"{words}s": tag for words, tag in spellings.items() if self._categories[tag] == "instrument"}
+        return plurals | spellings
 
     @cached_property
     def _longest_by_first(self) -> dict[str, int]:
         """First word of a spelling -> number of words of the longest spelling that starts with it."""
         longest: dict[str, int] = {}
         for spelling in self._spellings:
-            words = spelling.split()
-            for first in (words[0], words[0] + "s") if len(words) == 1 else (words[0],):
-                longest[first] = max(longest.get(first, 0), len(words))
+            first, *others = spelling.split()
+            longest[first] = max(longest.get(first, 0), 1 + len(others))
         return longest
 
 
