@@ -94,9 +94,8 @@ def generate_corpus(
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     items = generate_corpus(folder, 1, duration=2.0, workers=1, progress=False)
-        ...     items == read_manifest(folder)
-        True
+        ...     [item.video for item in generate_corpus(folder, 1, duration=2.0, workers=1, progress=False)]
+        ['videos/00000.mp4']
     """
     if workers is None:
         workers = os.cpu_count() or 1
@@ -125,21 +124,6 @@ def generate_corpus(
         lines = (json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
         path.write_text("".join(lines), encoding="utf-8")
     return items
-
-
-def read_manifest(folder: str | os.PathLike[str]) -> list[CorpusItem]:
-    """The items that `generate_corpus` wrote, in order.
-
-    Raises:
-        ViMLError: There is no manifest, so the corpus is absent or unfinished, or it is damaged.
-    """
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
-        raise ViMLError(f"{folder}: no {MANIFEST}; run generate_corpus on this folder, to the end")
-    try:
-        return [_from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ViMLError(f"{path}: {error!r}: not a manifest of generate_corpus; run generate_corpus again") from error
 
 
 def _plan_item(seed: int, index: int, duration: float) -> CorpusItem:
@@ -212,9 +196,3 @@ def _write_video(path: Path, frames: Iterable[NDArray[np.uint8]], music: Path, s
             packets += stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24"))
         packets += stream.encode(None)
         container.mux(sorted(packets, key=lambda packet: Fraction(packet.dts or 0) * packet.time_base))
-
-
-def _from_json(line: str) -> CorpusItem:
-    fields = json.loads(line)
-    style = Style(**{**fields["style"], "instruments": tuple(fields["style"]["instruments"])})
-    return CorpusItem(**{**fields, "style": style, "picture": PictureStyle(**fields["picture"])})

@@ -140,16 +140,14 @@ def draw_picture_style(style: Style) -> PictureStyle:
     )
 
 
-def describe(style: Style, seed: int | None = None) -> str:
+def describe(style: Style) -> str:
     """One to three sentences that name genre, mood, a word for the tempo, every instrument, and who sings.
 
-    The seed decides the wording; by default it is the style's.
-
     Example:
-        >>> describe(Style("blues", "dreamy", 64, ("piano", "acoustic guitar"), "female", "A", seed=0), seed=1)
+        >>> describe(Style("blues", "dreamy", 64, ("piano", "acoustic guitar"), "female", "A", seed=1))
         'A woman sings in an unhurried blues recording that sounds dreamy, with piano and acoustic guitar.'
     """
-    rng = np.random.default_rng([style.seed if seed is None else seed, 2])
+    rng = np.random.default_rng([style.seed, 2])
     tempo = _pick(rng, next(words for limit, words in TEMPO_WORDS if style.tempo < limit))
     players = [style.instruments[i] for i in rng.permutation(len(style.instruments))]
     instruments = ", ".join(players[:-1]) + " and " + players[-1]

@@ -120,18 +120,17 @@ class CompletionServer:
 
     def _complete(self, body: dict[str, Any]) -> str | GenerationError:
         """One prompt's text, or its error after the last try."""
-        for number in range(1, self._tries + 1):
+        pause, left = self._pause, self._tries
+        while True:
             try:
                 return _text_of(self._fetch("/completions", body))
-            except _NoAnswerError as error:
-                if not error.again or number == self._tries:
-                    return error
-                pause = max(self._pause * 2 ** (number - 1), error.wait)
-                # Not all at once: they were refused together.
-                time.sleep(min(pause, MAX_PAUSE) * random.uniform(1.0, 1.25))
             except GenerationError as error:
-                return error
-        raise AssertionError("unreachable: the last try returns")
+                left -= 1
+                if not isinstance(error, _NoAnswerError) or not error.again or not left:
+                    return error
+                # Not all at once: they were refused together.
+                time.sleep(min(max(pause, error.wait), MAX_PAUSE) * random.uniform(1.0, 1.25))
+                pause *= 2
 
     def _fetch(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         """The JSON object that the server answers with; anything else raises a `GenerationError`."""
