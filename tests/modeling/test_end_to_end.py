@@ -230,9 +230,45 @@ def test_shapes_on_the_meta_device(kind):
 
 def test_masked_sound_on_the_meta_device():
     sound = torch.zeros(2, 3, 4000, device="meta")
-    model = ViMLForMusicRetrieval.from_encoders(audio=Wav2Vec2Model(Wav2Vec2Config(**raw_sound_config())), **HEADS).to(
-        "meta"
-    )
+    encoder = Wav2Vec2Model(Wav2Vec2Config(**raw_sound_config()))
+    model = ViMLForMusicRetrieval.from_encoders(audio=encoder, **HEADS).to("meta")
     features, mask = model.get_audio_base_features(sound, audio_frame_mask=torch.ones_like(sound))
     assert features.shape == (2, 3, 16)
     assert mask.shape == (2, 3)
+
+
+def test_features_of_one_modality_are_those_of_a_query_of_it_alone(model, audio):
+    inputs = make_inputs(audio)
+    video = {name: inputs[name] for name in ("pixel_values", "frame_attention_mask")}
+    text = {name: inputs[name] for name in ("input_ids", "text_attention_mask")}
+    for alone, features in ((video, model.get_video_features), (text, model.get_text_features)):
+        assert torch.equal(features(**alone).pooler_output, model(**alone).query_embeds)
+        assert torch.equal(features(**alone, return_dict=False)[1], model(**alone).query_embeds)
+
+
+def test_what_a_tokenizer_gives_is_taken_as_it_is(model, audio):
+    tokens = ByT5Tokenizer()(["slow piano", "a"], padding=True, return_tensors="pt")
+    renamed = {"input_ids": tokens["input_ids"], "text_attention_mask": tokens["attention_mask"]}
+    expected = model(**renamed).query_embeds
+    for method in (model.get_text_features, model.get_query_features, model.embed_query):
+        assert torch.equal(method(**tokens).pooler_output, expected)
+        with pytest.raises(ValueError, match="attention_mask and text_attention_mask are the same"):
+            method(**tokens, text_attention_mask=tokens["attention_mask"])
+    assert torch.equal(model(**tokens).query_embeds, expected)
+    without = model.get_text_features(tokens["input_ids"], attention_mask=torch.zeros_like(tokens["input_ids"]))
+    assert not torch.allclose(without.pooler_output, expected)
+
+
+@pytest.mark.parametrize(("has", "lacks"), [("video", "text"), ("text", "video")])
+def test_features_of_a_modality_that_queries_lack_are_refused(has, lacks):
+    model, inputs = tiny_model(query_modalities=[has]), make_inputs()
+    given = {"video": inputs["pixel_values"], "text": inputs["input_ids"]}
+    assert getattr(model, f"get_{has}_features")(given[has]).pooler_output.shape == (2, 16)
+    for refused in (model, model.viml):
+        with pytest.raises(ValueError, match=f"No {lacks} is part of these queries"):
+            getattr(refused, f"get_{lacks}_features")(given[lacks])
+
+
+def test_the_config_has_the_width_that_libraries_ask_for(model):
+    assert model.config.hidden_size == 16
+    assert "hidden_size" not in model.config.to_diff_dict()

@@ -121,6 +121,11 @@ class ViMLConfig(PreTrainedConfig):
         """Width of the base features of `"video"`, `"text"` or `"audio"`."""
         return {"video": self.video_dim, "text": self.text_dim, "audio": self.audio_dim}[modality]
 
+    def check_query_modality(self, modality: str) -> None:
+        """Refuse a modality that this model's queries are not made of, with a `ValueError`."""
+        if modality not in self.query_modalities:
+            raise ValueError(f"No {modality} is part of these queries: query_modalities={self.query_modalities}.")
+
     def num_tower_layers(self, modality: str) -> int:
         """Number of layers of the tower of `"video"`, `"text"` or `"audio"`."""
         if modality == "audio" and self.audio_num_hidden_layers is not None:
@@ -247,6 +252,11 @@ class ViMLForMusicRetrievalConfig(PreTrainedConfig):
                 audio_dim=ViMLAudioDescriptorsConfig().projection_dim,
             )
         super().__post_init__(**_without_pointers(kwargs))
+
+    @property
+    def hidden_size(self) -> int:
+        """The heads' width, which libraries ask any model's config for."""
+        return self.viml_config.hidden_size  # type: ignore[union-attr]
 
     def validate_encoder_dtypes(self) -> None:
         """Refuse what names no modality or no dtype."""

@@ -176,6 +176,36 @@ class ViMLModel(ViMLPreTrainedModel):
         return output
 
     @can_return_tuple
+    def get_video_features(
+        self,
+        video_features: Tensor,
+        video_attention_mask: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Embed videos without a text: [`get_query_features`] of them alone.
+
+        Raises:
+            ValueError: `config.query_modalities` has no video, or a shape is wrong.
+        """
+        self.config.check_query_modality("video")
+        return self.get_query_features(video_features, video_attention_mask, **kwargs)
+
+    @can_return_tuple
+    def get_text_features(
+        self,
+        text_features: Tensor,
+        text_attention_mask: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Embed texts without a video: [`get_query_features`] of them alone.
+
+        Raises:
+            ValueError: `config.query_modalities` has no text, or a shape is wrong.
+        """
+        self.config.check_query_modality("text")
+        return self.get_query_features(text_features=text_features, text_attention_mask=text_attention_mask, **kwargs)
+
+    @can_return_tuple
     def get_audio_features(
         self,
         audio_features: Tensor,

@@ -34,7 +34,7 @@ class ViMLForMusicRetrieval(ViMLWithEncoders):
         pixel_values: `(batch, segments, frames, 3, height, width)`, segments of 10 s.
         frame_attention_mask: `(batch, segments, frames)`.
         input_ids: `(batch, length)`, one text per row.
-        text_attention_mask: `(batch, length)`; a row of zeros = no text.
+        text_attention_mask: `(batch, length)`; a row of zeros = no text. Tokenizers call it `attention_mask`.
         input_features: `(tracks, segments, …)`, the audio encoder's own input per 10 s segment; `(tracks, segments,
             windows, …)` for an encoder with a window shorter than a segment, whose embeddings are averaged.
         audio_segment_mask: `(tracks, segments)`.
@@ -154,11 +154,45 @@ class ViMLForMusicRetrieval(ViMLWithEncoders):
         frame_attention_mask: Tensor | None = None,
         input_ids: Tensor | None = None,
         text_attention_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
         """Embed videos, texts, or both. What comes back is that of [`ViMLModel.get_query_features`]."""
-        query = self._query_base_features(pixel_values, frame_attention_mask, input_ids, text_attention_mask)
+        text_mask = _the_text_mask(text_attention_mask, attention_mask)
+        query = self._query_base_features(pixel_values, frame_attention_mask, input_ids, text_mask)
         return self.viml.get_query_features(**query, **kwargs)
+
+    @can_return_tuple
+    def get_video_features(
+        self,
+        pixel_values: Tensor,
+        frame_attention_mask: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Embed videos without a text, see [`ViMLModel.get_video_features`]."""
+        self.config.viml_config.check_query_modality("video")
+        return self.get_query_features(pixel_values, frame_attention_mask, **kwargs)
+
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: Tensor,
+        text_attention_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Embed texts without a video, see [`ViMLModel.get_text_features`].
+
+        Example:
+            >>> from viml_hf import ViMLForMusicRetrieval, ViMLProcessor
+            >>> model, processor = ViMLForMusicRetrieval.from_encoders(), ViMLProcessor.from_encoders()
+            >>> tokens = processor.tokenizer(["slow piano", "drums"], padding=True, return_tensors="pt")
+            >>> tuple(model.get_text_features(**tokens).pooler_output.shape)
+            (2, 256)
+        """
+        self.config.viml_config.check_query_modality("text")
+        mask = _the_text_mask(text_attention_mask, attention_mask)
+        return self.get_query_features(input_ids=input_ids, text_attention_mask=mask, **kwargs)
 
     @can_return_tuple
     def get_audio_features(
@@ -181,6 +215,7 @@ class ViMLForMusicRetrieval(ViMLWithEncoders):
         frame_attention_mask: Tensor | None = None,
         input_ids: Tensor | None = None,
         text_attention_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
         """Embed queries whose videos may be of any length: the mean of a long one's windows of 30 s, as it was trained.
 
@@ -189,7 +224,8 @@ class ViMLForMusicRetrieval(ViMLWithEncoders):
         Returns:
             `pooler_output` is the embedding, `(batch, projection_dim)` float32, L2-normalised.
         """
-        query = self._query_base_features(pixel_values, frame_attention_mask, input_ids, text_attention_mask)
+        text_mask = _the_text_mask(text_attention_mask, attention_mask)
+        query = self._query_base_features(pixel_values, frame_attention_mask, input_ids, text_mask)
         if pixel_values is None:
             return self.viml.get_query_features(**query)
         rows, mask = query.pop("video_features"), query.pop("video_attention_mask")
@@ -257,6 +293,7 @@ class ViMLForMusicRetrieval(ViMLWithEncoders):
         audio_window_mask: Tensor | None = None,
         sample_weights: Tensor | None = None,
         return_loss: bool | None = None,
+        attention_mask: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ViMLOutput:
         """Embed queries and music, and compare each with each.
@@ -267,12 +304,20 @@ class ViMLForMusicRetrieval(ViMLWithEncoders):
         Returns:
             [`ViMLOutput`].
         """
-        inputs = self._query_base_features(pixel_values, frame_attention_mask, input_ids, text_attention_mask)
+        text_mask = _the_text_mask(text_attention_mask, attention_mask)
+        inputs = self._query_base_features(pixel_values, frame_attention_mask, input_ids, text_mask)
         if input_features is not None:
             inputs["audio_features"], inputs["audio_attention_mask"] = self.get_audio_base_features(
                 input_features, audio_segment_mask, audio_frame_mask, audio_window_mask
             )
         return self.viml(**inputs, sample_weights=sample_weights, return_loss=return_loss, **kwargs)
+
+
+def _the_text_mask(text_attention_mask: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:
+    """The mask of the tokens under either of its names."""
+    if text_attention_mask is not None and attention_mask is not None:
+        raise ValueError("attention_mask and text_attention_mask are the same: give one of them.")
+    return attention_mask if text_attention_mask is None else text_attention_mask
 
 
 def _tokenizer_of(name: str | PreTrainedModel, encoder: PreTrainedModel, **kwargs: Any) -> Any:
