@@ -113,7 +113,7 @@ class ViMLPreTrainedModel(CheckedLoadingMixin, HubUploadMixin, PreTrainedModel):
     main_input_name = "video_features"
     input_modalities = ["video", "text", "audio"]  # noqa: RUF012
     supports_gradient_checkpointing = True
-    _no_split_modules = ["ViMLEncoderLayer"]  # noqa: RUF012 (transformers' own way)
+    _no_split_modules: set[str] | list[str] | None = ["ViMLEncoderLayer", "ViMLMlpBlock", "ViMLLinearTower"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -129,6 +129,12 @@ class ViMLPreTrainedModel(CheckedLoadingMixin, HubUploadMixin, PreTrainedModel):
         loaded = super().from_pretrained(*args, **kwargs)
         align_weights(loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded
+
+    def post_init(self) -> None:
+        """Finish as transformers does, then forget layers that are not there: FSDP refuses to wrap them."""
+        super().post_init()
+        present = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = present & set(self._no_split_modules or ())
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
