@@ -68,14 +68,9 @@ def test_where_an_encoder_came_from_is_as_the_model_says():
     assert (text.name, text.hub_id, text.revision, text.licence) == ("clip", None, None, None)
     assert (audio.hub_id, audio.revision, audio.licence, audio.non_commercial) == ("x/y", "main", "cc-by-nc-4.0", True)
     assert [encoder.model_type for encoder in found.values()] == [
-        "clip_vision_model",
-        "clip_text_model",
-        "clap_audio_model",
+        *("clip_vision_model", "clip_text_model", "clap_audio_model")
     ]
-
-
-def test_without_a_source_only_the_type_and_the_width_are_known():
-    video = with_sources()["video"]
+    video = with_sources()["video"]  # of an unknown source
     assert (video.model_type, video.width) == ("clip_vision_model", 12)
     assert (video.name, video.hub_id, video.revision, video.licence) == (None, None, None, None)
 
@@ -169,18 +164,13 @@ def test_licences_are_not_looked_up_on_the_network_unless_asked(monkeypatch):
     assert asked == [("auto:x/y", {"revision": "abc", "local_files_only": only}) for only in (True, False)]
 
 
-@pytest.mark.parametrize("repo_id", ["", "a/b/c", "me/../x"])
-def test_what_is_no_repo_is_refused(whole, repo_id):
-    for refuses in (check_repo_id, lambda repo_id: facts_of_model(whole, repo_id)):
-        with pytest.raises(ViMLError, match=r"not a name on the Hub \(.*\); give OWNER/NAME"):
-            refuses(repo_id)
-
-
-def test_only_the_name_on_the_hub_needs_an_owner(whole):
-    """A Trainer that does not push calls its model by the folder's name."""
+def test_a_name_on_the_hub_has_an_owner_except_that_of_a_trainers_folder(whole):
     assert facts_of_model(whole, "model").name == "model"
     with pytest.raises(ViMLError, match="'model': give OWNER/NAME, the owner being"):
         check_repo_id("model")
+    for refuses in (check_repo_id, lambda repo_id: facts_of_model(whole, repo_id)):
+        with pytest.raises(ViMLError, match=r"not a name on the Hub \(.*\); give OWNER/NAME"):
+            refuses("me/../x")
 
 
 def test_another_model_is_refused(tmp_path):

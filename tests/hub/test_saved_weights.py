@@ -15,9 +15,8 @@ def counted(model):
     return parameter_counts((name, parameter.numel()) for name, parameter in model.named_parameters())
 
 
-@pytest.mark.parametrize("audio", ["ast", "clap"])
-def test_the_headers_tell_the_parameters_of_every_part_and_no_buffers(audio, tmp_path):
-    model = tiny_model(audio, learned_temperature=True)
+def test_the_headers_tell_the_parameters_of_every_part_and_no_buffers(tmp_path):
+    model = tiny_model("clap", learned_temperature=True)
     model.save_pretrained(tmp_path)
     found = saved_parameters(tmp_path)
     assert found == counted(model)
@@ -28,14 +27,7 @@ def test_the_headers_tell_the_parameters_of_every_part_and_no_buffers(audio, tmp
     ]
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"encoder": "linear", "num_hidden_layers": 2, "query_modalities": ["video"], "hidden_size": 32},
-        {"encoder": "mlp", "fusion": "addition"},
-        {"fusion": "linear"},
-    ],
-)
+@pytest.mark.parametrize("config", [{"encoder": "linear", "query_modalities": ["video"]}, {"fusion": "linear"}])
 def test_heads_alone_are_counted_without_their_batch_norms_statistics(config, tmp_path):
     model = ViMLModel(ViMLConfig(**{**HEADS, **config}))
     model.save_pretrained(tmp_path)
@@ -75,15 +67,12 @@ def test_checksums_are_those_that_earlier_indexes_exports_and_results_hold(tmp_p
     ]
 
 
-def test_weights_of_half_precision_have_a_checksum(tmp_path):
-    model = ViMLModel(ViMLConfig(**HEADS)).bfloat16()
-    model.save_pretrained(tmp_path)
-    assert len(weights_checksum(tmp_path, model.config)) == 64
-
-
-def test_missing_and_damaged_weights_are_named(tmp_path):
+def test_weights_of_half_precision_have_a_checksum_missing_and_damaged_ones_are_named(tmp_path):
     with pytest.raises(ViMLError, match=r"no model\.safetensors"):
         saved_parameters(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"no weights" + json.dumps({}).encode())
     with pytest.raises(ViMLError, match="its weights cannot be read"):
         weights_checksum(tmp_path, ViMLConfig())
+    model = ViMLModel(ViMLConfig(**HEADS)).bfloat16()
+    model.save_pretrained(tmp_path)
+    assert len(weights_checksum(tmp_path, model.config)) == 64

@@ -47,15 +47,6 @@ def test_without_a_ridge_variates_are_white_and_correlate_in_pairs_only():
         assert np.corrcoef(variates[0][:, k], variates[1][:, k])[0, 1] == pytest.approx(cca.correlations[k])
 
 
-def test_no_direction_correlates_more_than_the_first():
-    x, y = paired(60, 2)
-    cca = fit_cca(x, y, dimensions=1, ridge=0)
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        found = np.corrcoef(x @ rng.standard_normal(5), y @ rng.standard_normal(4))[0, 1]
-        assert abs(found) <= cca.correlations[0] + 1e-12
-
-
 def test_a_linear_relation_is_recovered_on_other_items():
     rng = np.random.default_rng(3)
     mixing = rng.standard_normal((6, 8))
@@ -68,13 +59,6 @@ def test_a_linear_relation_is_recovered_on_other_items():
     assert np.median(retrieval_ranks(unrelated.embed_queries(x[200:]), unrelated.embed_audio(y[200:]))) > 20
 
 
-def test_directions_count_by_their_correlations():
-    x, y = paired(80, 4, noise=0.5)
-    cca = fit_cca(x, y, dimensions=4, ridge=0)
-    np.testing.assert_allclose(cca.embed_queries(x).std(0), cca.correlations, rtol=1e-9)
-    np.testing.assert_allclose(cca.embed_audio(y).std(0), cca.correlations, rtol=1e-9)
-
-
 def test_units_do_not_matter_and_constants_are_ignored():
     x, y = paired(50, 5)
     plain = fit_cca(x, y, dimensions=3)
@@ -85,13 +69,6 @@ def test_units_do_not_matter_and_constants_are_ignored():
     # Elsewhere a constant may come out a little different: nothing was learned from it.
     other = retrieval_ranks(scaled.embed_queries(x * 1000 - 3), scaled.embed_audio(np.c_[y, constants + 1e-9]))
     np.testing.assert_array_equal(other, ranks)
-
-
-def test_equal_inputs_give_equal_bits():
-    x, y = paired(50, 6)
-    one, two = fit_cca(x, y, dimensions=3), fit_cca(x.copy(), y.copy(), dimensions=3)
-    np.testing.assert_array_equal(one.embed_queries(x), two.embed_queries(x))
-    np.testing.assert_array_equal(one.embed_audio(y), two.embed_audio(y))
 
 
 def test_a_ridge_allows_more_features_than_items():
@@ -117,11 +94,7 @@ def test_a_ridge_allows_more_features_than_items():
 def test_unusable_arguments_are_refused(x, y, options, message):
     with pytest.raises(ViMLError, match=message):
         fit_cca(x, y, **options)
-
-
-def test_features_of_another_width_are_refused():
     cca = fit_cca(*paired(50, 8), dimensions=2)
-    with pytest.raises(ViMLError, match=r"queries: shape \(3, 4\); accepted: \(n, 5\)"):
-        cca.embed_queries(np.ones((3, 4)))
-    with pytest.raises(ViMLError, match=r"audio: shape \(3, 5\); accepted: \(n, 4\)"):
-        cca.embed_audio(np.ones((3, 5)))
+    for embed, width in ((cca.embed_queries, 5), (cca.embed_audio, 4)):
+        with pytest.raises(ViMLError, match=rf"shape \(3, 9\); accepted: \(n, {width}\)"):
+            embed(np.ones((3, 9)))
