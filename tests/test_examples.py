@@ -1,9 +1,12 @@
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from viml_hf import ViMLForMusicRetrieval
 from viml_hf.tagging.tagger import load_tagger
@@ -30,6 +33,26 @@ def test_finetune_with_trainer(monkeypatch, capsys, tmp_path):
     run_script(monkeypatch, "examples/finetune_with_trainer.py", "-o", tmp_path, "--pairs", 8, "--epochs", 2)
     assert "'eval_R@1'" in capsys.readouterr().out
     assert ViMLForMusicRetrieval.from_pretrained(tmp_path).config.freeze_encoders
+
+
+def test_train_on_columns(monkeypatch, capsys, tmp_path, store):
+    """A run that goes on from its middle ends with the bits of the whole one."""
+    store.to_dataset(cache_dir=tmp_path / "cache").save_to_disk(tmp_path / "dataset")
+    arguments = (tmp_path / "dataset", "-o", tmp_path / "heads", "--epochs", 2)
+    run_script(monkeypatch, "examples/train_on_columns.py", *arguments)
+    whole, metrics = load_file(tmp_path / "heads/model.safetensors"), capsys.readouterr().out.splitlines()[-1]
+    for step in (6, 8):
+        shutil.rmtree(tmp_path / f"heads/checkpoint-{step}")
+    assert (tmp_path / "heads/checkpoint-3").is_dir()  # of 4 steps of the first epoch
+    run_script(monkeypatch, "examples/train_on_columns.py", *arguments, "--resume")
+    resumed = load_file(tmp_path / "heads/model.safetensors")
+    assert all(torch.equal(weights, resumed[name]) for name, weights in whole.items())
+    assert capsys.readouterr().out.splitlines()[-1] == metrics
+
+
+@pytest.mark.parametrize("script", ["finetune_with_trainer", "train_on_columns"])
+def test_a_training_script_is_short(script):
+    assert len((ROOT / f"examples/{script}.py").read_text().splitlines()) < 60
 
 
 def test_train_tagger(monkeypatch, capsys, tmp_path):
