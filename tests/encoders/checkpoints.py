@@ -35,6 +35,9 @@ from transformers import (
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Model,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
     XLMRobertaConfig,
     XLMRobertaModel,
 )
@@ -205,6 +208,30 @@ def wav2vec2_base(folder: Path) -> PreTrainedModel:
     return save(Wav2Vec2Model(Wav2Vec2Config(**raw_sound_config())), folder)
 
 
+def whisper(folder: Path) -> PreTrainedModel:
+    """Whisper as it is published, with its decoder: windows of 30 s at 16 kHz, 25 states per second, width 16."""
+    torch.manual_seed(0)
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    config = WhisperConfig(
+        **tokens,
+        **{
+            f"{part}_{name}": value
+            for part in ("encoder", "decoder")
+            for name, value in (("layers", 2), ("ffn_dim", 32))
+        },
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        d_model=16,
+        vocab_size=20,
+        num_mel_bins=16,
+        max_source_positions=750,
+        begin_suppress_tokens=None,
+        suppress_tokens=None,
+    )
+    WhisperFeatureExtractor(feature_size=16, hop_length=320).save_pretrained(folder)
+    return save(WhisperForConditionalGeneration(config), folder)
+
+
 def mert(folder: Path) -> PreTrainedModel:
     """MERT: HuBERT's network under a name and with code of its own, which must not run, at 24 kHz."""
     torch.manual_seed(0)
@@ -241,7 +268,7 @@ def xlm_roberta(folder: Path) -> PreTrainedModel:
 
 MAKERS: dict[str, Callable[[Path], PreTrainedModel]] = {
     maker.__name__: maker
-    for maker in (clip, siglip, clap, pe_av, deepsim, ast, wav2vec2, wav2vec2_base, mert, bert, xlm_roberta)
+    for maker in (clip, siglip, clap, pe_av, deepsim, ast, wav2vec2, wav2vec2_base, whisper, mert, bert, xlm_roberta)
 }
 
 

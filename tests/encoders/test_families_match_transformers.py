@@ -33,6 +33,7 @@ MODELS = {
     "mert": ("descriptors", "bert", "mert"),
     "ast": ("descriptors", "descriptors", "ast"),
     "base": ("descriptors", "descriptors", "wav2vec2_base"),
+    "whisper": ("descriptors", "descriptors", "whisper"),
 }
 TEXTS = ["slow piano", "a calm guitar and langsames klavier", "drums"]
 EXACT = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND
@@ -151,6 +152,11 @@ def plain_sound_features(family, folder, model, samples):
         inputs = [extractor(w, **options)["input_values"] for w in windows]
         return torch.stack([model.audio_spectrogram_transformer(i).pooler_output[0] for i in inputs]).mean(0)
     inputs = extractor(samples, **options)
+    if family == "whisper":
+        # A state is made of two frames, 20 ms apart; those of the padding to 30 s do not count.
+        states = model.model.encoder(inputs["input_features"]).last_hidden_state[0]
+        assert len(states) == 750
+        return states[: int(np.ceil(len(samples) / 640))].mean(0)
     if family == "pe_av":
         return model.audio_model.audio_encoder(**inputs).pooler_output[0]
     return model(**inputs).last_hidden_state[0].mean(0)
@@ -226,7 +232,7 @@ def test_clap_with_fusion_hears_whole_windows(tmp_path, music):
         assert np.allclose(found, torch.stack(expected).mean(0), **CLOSE)
 
 
-@pytest.mark.parametrize("model", ["mixed", "mert", "base", "pe_av"])
+@pytest.mark.parametrize("model", ["mixed", "mert", "base", "pe_av", "whisper"])
 @torch.no_grad()
 def test_a_padded_batch_of_raw_sound_is_what_streams(load, music, model):
     """Whether its extractor returns a mask or not, and whether its network heeds one or normalises over time."""

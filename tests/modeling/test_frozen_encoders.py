@@ -20,13 +20,14 @@ from transformers import (
     ResNetConfig,
     SiglipVisionConfig,
     SiglipVisionModel,
+    Speech2TextConfig,
+    Speech2TextModel,
     T5Config,
     T5EncoderModel,
     T5Model,
     ViTConfig,
     ViTModel,
     WhisperConfig,
-    WhisperModel,
 )
 
 from tests.modeling.tiny import AST, CLAP_AUDIO, CLIP_TEXT, CLIP_VISION, HEADS, LAYERS
@@ -200,11 +201,15 @@ def test_weights_of_another_shape_are_refused(tmp_path):
 
 def test_encoders_that_need_a_decoder_are_refused(tmp_path):
     sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "vocab_size": 20}
-    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
-    tokens |= {"begin_suppress_tokens": None}
-    WhisperModel(WhisperConfig(**sizes, **tokens, decoder_attention_heads=2)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="'whisper' checkpoint, of which no audio tower is known here"):
+    Speech2TextModel(Speech2TextConfig(**sizes, decoder_attention_heads=2)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'speech_to_text' checkpoint, of which no audio tower is known here"):
         load_encoder("audio", str(tmp_path))
+
+
+def test_an_encoder_of_another_modality_is_refused(tmp_path):
+    WhisperConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'whisper' checkpoint, of which no text tower is known here"):
+        load_encoder("text", str(tmp_path))
 
 
 def test_a_width_that_no_config_states_is_refused():

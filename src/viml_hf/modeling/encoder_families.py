@@ -24,6 +24,7 @@ FAMILIES = {
     "siglip": "google/siglip-base-patch16-224",
     "clap": "laion/clap-htsat-unfused",
     "pe_av": "facebook/pe-av-large",
+    "whisper": "openai/whisper-tiny",
     "deepsim": None,  # the published weights are not on the Hub, and not for commercial use
 }
 # Licences of checkpoints whose card states none, as their authors state them elsewhere.
@@ -47,6 +48,11 @@ class Tower:
     segment_mask: str | None = None
     # Makes the arguments of an audio network from its config and the sound `(segments, …)`, if it takes more than that.
     sound_inputs: Callable[[PreTrainedConfig, Tensor], dict[str, Tensor]] | None = None
+    # Whether an audio network needs sound that is padded to its window, and does not mask the padding: its embedding is
+    # the mean of the states that the sound covers.
+    padded_window: bool = False
+    # Parts of the names of weights in a whole model's checkpoint, and what they are in the tower's own.
+    key_mapping: Mapping[str, str] | None = None
     # The config's field with the length that every text is padded to, if the network reads the padding without a mask.
     text_length: str | None = None
     # Whether bfloat16 halves the time and keeps the embedding (cosine .9999), as in transformers over patches. It does
@@ -57,6 +63,10 @@ class Tower:
 
 def _one_channel(config: PreTrainedConfig, sound: Tensor) -> dict[str, Tensor]:
     return {"input_values": sound[:, None]}
+
+
+def _bands_first(config: PreTrainedConfig, sound: Tensor) -> dict[str, Tensor]:
+    return {"input_features": sound.transpose(1, 2)}
 
 
 def _clap_inputs(config: PreTrainedConfig, sound: Tensor) -> dict[str, Tensor]:
@@ -134,6 +144,15 @@ TOWERS = (
         sound_inputs=_one_channel,
     ),
     Tower("deepsim", "audio", "deepsim", DeepSimModel),
+    Tower(
+        "whisper",
+        "audio",
+        "whisper",
+        "models.whisper.modeling_whisper.WhisperEncoder",
+        sound_inputs=_bands_first,
+        padded_window=True,
+        key_mapping={r"^(model\.)?encoder\.": ""},
+    ),
     Tower(None, "audio", "audio-spectrogram-transformer", bfloat16=True),
     Tower(None, "video", "vit", bfloat16=True),
     Tower(None, "video", "dinov2", bfloat16=True),
@@ -142,7 +161,7 @@ TOWERS = (
     Tower(None, "text", "umt5", "UMT5EncoderModel"),
 )
 # Models of several modalities whose towers have no row: their outputs cannot be read like those of a single tower.
-UNKNOWN_TOWERS = ("align", "altclip", "blip", "whisper")
+UNKNOWN_TOWERS = ("align", "altclip", "blip")
 # Beginnings of model types that are refused, with the reason and the fix.
 REFUSED = {
     "siglip2": "SigLIP 2 for pictures of any size (NaFlex), which is not supported: give a checkpoint of a fixed size, "

@@ -58,6 +58,8 @@ def load_encoder(modality: str, encoder: str | PreTrainedModel, **kwargs: Any) -
     if kwargs.get("local_files_only"):
         # Otherwise transformers asks the Hub, in a thread, to convert weights that it finds as `.bin`.
         os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    if key_mapping := tower_of(config).key_mapping:
+        kwargs |= {"key_mapping": dict(key_mapping)}
     with loading(encoder, "weights"), without_load_report():
         model, report = loader.from_pretrained(
             hub_id, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
@@ -119,7 +121,8 @@ def _refuse_other_kinds(modality: str, encoder: str, config: PreTrainedConfig) -
     known = {name for tower in TOWERS if tower.modality == modality for name in tower.inside}
     has_parts = model_type in UNKNOWN_TOWERS or any(model_type in tower.inside for tower in TOWERS)
     has_decoder = getattr(config, "is_encoder_decoder", False) and tower_of(config).model_class == "AutoModel"
-    if (has_parts or has_decoder) and model_type not in known:
+    is_other = tower_of(config).modality not in ("", modality)
+    if (has_parts or has_decoder or is_other) and model_type not in known:
         raise ValueError(
             f"{encoder!r} is a {model_type!r} checkpoint, of which no {modality} tower is known here: give "
             f"{', '.join(sorted(known))}, a model of {modality} alone, or the descriptors."
@@ -217,6 +220,8 @@ def encode_sound(encoder: PreTrainedModel, sound: Tensor, mask: Tensor | None = 
     sound = sound.to(weights_dtype(encoder))
     if tower_of(encoder.config).segment_mask is not None:
         return _encode_padded(encoder, sound, mask)
+    if mask is not None and tower_of(encoder.config).padded_window:
+        return _encode_equal_sound(encoder, sound, mask)
     if mask is None or mask.is_meta:
         return _encode_equal_sound(encoder, sound)
     lengths = mask.sum(-1)
@@ -226,11 +231,14 @@ def encode_sound(encoder: PreTrainedModel, sound: Tensor, mask: Tensor | None = 
     return features
 
 
-def _encode_equal_sound(encoder: PreTrainedModel, sound: Tensor) -> Tensor:
-    """Embeddings `(segments, width)` of input `(segments, …)` without padding."""
+def _encode_equal_sound(encoder: PreTrainedModel, sound: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Embeddings `(segments, width)` of input `(segments, …)` of one length; `mask` says which states count."""
     make_inputs = tower_of(encoder.config).sound_inputs
     inputs = make_inputs(encoder.config, sound) if make_inputs else {encoder.main_input_name: sound}
-    return pooled_embedding("audio", encoder, encoder(**inputs))
+    output = encoder(**inputs)
+    if mask is not None:  # of frames, of which a state stands for several
+        mask = mask[:, :: mask.shape[1] // output.last_hidden_state.shape[1]]
+    return pooled_embedding("audio", encoder, output, mask)
 
 
 def _encode_padded(encoder: PreTrainedModel, segments: Tensor, mask: Tensor | None) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import WhisperFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import logging
@@ -293,10 +294,13 @@ def _extract(extractor: Any, waveform: np.ndarray) -> tuple[Tensor, Tensor | Non
     if extractor.model_input_names[0] == "input_values" and hasattr(extractor, "hop_length"):
         output = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="pt")
     else:
-        output = extractor([waveform], sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        masked = {"return_attention_mask": True} if isinstance(extractor, WhisperFeatureExtractor) else {}
+        output = extractor([waveform], sampling_rate=extractor.sampling_rate, return_tensors="pt", **masked)
     features = output["input_features"] if "input_features" in output else output["input_values"]
     if features.ndim == 4:
         features = features[:, :1]  # CLAP's extractor for fusion repeats the spectrogram of what fits its window
+    if isinstance(extractor, WhisperFeatureExtractor):
+        features = features.transpose(1, 2)  # time first, as of all others
     mask = output.get("attention_mask")
     return features, output.get("padding_mask") if mask is None else mask
 
