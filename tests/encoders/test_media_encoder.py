@@ -72,7 +72,7 @@ def test_few_segments_are_decoded_ahead(encoder, monkeypatch):
     monkeypatch.setattr(
         encoder.processor,
         "video_segments",
-        lambda video: (count(1) or s for s in segments(video)),
+        lambda video, **options: (count(1) or s for s in segments(video, **options)),
     )
     encode = encoder.model.get_video_base_features
     monkeypatch.setattr(

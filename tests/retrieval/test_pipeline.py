@@ -72,6 +72,25 @@ def test_frames_are_a_video(recommend, recommender):
     assert recommend(frames) == recommend(torch.from_numpy(frames)) == recommend({"video": frames}) == expected
 
 
+def test_a_video_may_be_given_in_any_form(recommend, video, expected):
+    frames = np.random.default_rng(0).integers(0, 255, (24, 8, 8, 3), dtype=np.uint8)
+    found = recommend({"array": frames, "video_metadata": {"fps": 24}})
+    assert found == recommend({"video": {"array": frames[::4], "video_metadata": {"fps": 6}}}) != recommend(frames)
+    with video.open("rb") as file:
+        forms = [file, {"video": file, "text": " "}, {"bytes": video.read_bytes(), "path": None}]
+        assert [recommend(form) for form in forms] == [expected[0]] * 3
+
+
+def test_music_is_no_query(recommend, library, index):
+    """It would be decoded as a video without pictures."""
+    with pytest.raises(MediaDecodeError, match=r"short\.wav: music, by its name; give .*\{\"video\": path\}"):
+        recommend(str(library / "short.wav"))
+    with pytest.raises(MediaDecodeError, match="no video stream"):
+        recommend({"video": library / "short.wav"})
+    with pytest.raises(ViMLError, match=r"A video of type dict with 'array', 'sampling_rate': give a video"):
+        recommend({"array": np.zeros(8000), "sampling_rate": 8000})
+
+
 def test_a_list_gives_a_list_whatever_the_batch_size(recommend, video, expected):
     queries = [video, "slow piano", {"video": video, "text": "slow piano"}]
     assert recommend(queries) == expected

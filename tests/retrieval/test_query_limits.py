@@ -77,5 +77,7 @@ def test_the_recommender_holds_its_queries_to_them(video, tmp_path):
     index = build_index([tmp_path / "a.wav"], encoder, model="x", progress=False)
     with pytest.raises(ViMLError, match="more than 10,000 characters"):
         Recommender(encoder, index).recommend(text="a " * 10_000)
-    with pytest.raises(MediaDecodeError, match="more than 2 seconds"):
-        Recommender(encoder, index, QueryLimits(seconds=2)).recommend(str(video))
+    short = Recommender(encoder, index, QueryLimits(seconds=2))
+    for form in (str(video), video.open("rb"), {"bytes": video.read_bytes(), "path": None}):
+        with pytest.raises(MediaDecodeError, match="more than 2 seconds"):
+            short.recommend(form)

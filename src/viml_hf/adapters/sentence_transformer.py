@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from viml_hf.adapters.samples import SampleEmbedder, read_sample
+from viml_hf.adapters.samples import SampleEmbedder
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
 from viml_hf.hub.sentence_transformers_files import input_modalities
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
+from viml_hf.processing.inputs import read_sample
 from viml_hf.processing.processing_viml import ViMLProcessor
 from viml_hf.retrieval.model_loading import load_encoder_and_model
 

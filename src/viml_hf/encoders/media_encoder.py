@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 from viml_hf.encoders.encoder_info import EncoderInfo, dtype_name, encoder_info, resolve_dtypes
 from viml_hf.modeling.frozen_encoders import takes_whole_segments
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
+from viml_hf.processing.inputs import Audio, Video
 from viml_hf.processing.media import DecodeReport, MediaSegment
-from viml_hf.processing.processing_viml import Audio, Video, ViMLProcessor
+from viml_hf.processing.processing_viml import ViMLProcessor
 
 # An image encoder always gets this many frames at once; the last batch is filled up. A segment has 60 frames.
 FRAMES_PER_BATCH = 20
@@ -151,15 +152,17 @@ class MediaEncoder:
         """Encode the pictures of a video.
 
         Args:
-            video: A path, the bytes of a file, or frames `(frames, height, width, 3)` uint8 at 6 per second.
+            video: In any form that the processor takes, such as a path, the bytes of a file, or frames `(frames,
+                height, width, 3)` uint8 at 6 per second.
             start: Seconds into a file at which the excerpt begins.
             end: Seconds into a file at which it ends.
 
         Raises:
+            ViMLError: It is of no known kind or shape, or an excerpt is asked for that is not of a file.
             MediaDecodeError: It cannot be decoded, or has no pictures.
         """
         report = DecodeReport()
-        segments = self.processor.video_segments(video, **_excerpt(video, start, end, report))
+        segments = self.processor.video_segments(video, start=start or 0.0, end=end, report=report)
         if takes_whole_segments(self.model.video_encoder):
             return self._encode(segments, self._encode_frames, report)
         return self._encode(segments, self._embed_frames, report, FRAMES_PER_BATCH)
@@ -170,16 +173,18 @@ class MediaEncoder:
         """Encode music.
 
         Args:
-            audio: A path, the bytes of a file, or a waveform `(samples,)` in [-1, 1].
-            sampling_rate: Rate of a waveform in Hz.
+            audio: In any form that the processor takes, such as a path, the bytes of a file, or a waveform `(samples,)`
+                or `(channels, samples)` in [-1, 1].
+            sampling_rate: Rate in Hz of a waveform that does not state it.
             start: Seconds into a file at which the excerpt begins.
             end: Seconds into a file at which it ends.
 
         Raises:
+            ViMLError: It is of no known kind or shape, or an excerpt is asked for that is not of a file.
             MediaDecodeError: It cannot be decoded, or has no sound.
         """
         report = DecodeReport()
-        segments = self.processor.audio_segments(audio, sampling_rate, **_excerpt(audio, start, end, report))
+        segments = self.processor.audio_segments(audio, sampling_rate, start=start or 0.0, end=end, report=report)
         return self._encode(segments, self._encode_sound, report)
 
     def encode_text(self, text: str) -> np.ndarray:
@@ -240,13 +245,6 @@ class MediaEncoder:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pool": None}
-
-
-def _excerpt(source: Any, start: float | None, end: float | None, report: DecodeReport) -> dict[str, Any]:
-    """The arguments for the decoding of a file; arrays take none."""
-    if not isinstance(source, str | os.PathLike | bytes):
-        return {}
-    return {"start": start or 0.0, "end": end, "report": report}
 
 
 def _row(parts: list[Future[Tensor]]) -> Tensor:

@@ -1,6 +1,6 @@
 """The preprocessors of the base encoders, by encoder name; kwargs go to `from_pretrained`."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 from transformers import AutoFeatureExtractor, AutoImageProcessor, CLIPImageProcessorPil
 from transformers.image_processing_base import ImageProcessingMixin
@@ -11,11 +11,20 @@ from viml_hf.modeling.frozen_encoders import load_encoder_config
 from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor
 from viml_hf.processing.feature_extraction_descriptors import ViMLDescriptorsFeatureExtractor
 
-# The settings of a video processor that say how to prepare one frame.
-_FRAME_FIELDS = (
-    *("size", "crop_size", "resample", "do_resize", "do_center_crop", "do_rescale", "rescale_factor"),
-    *("do_normalize", "image_mean", "image_std"),
-)
+
+class FrameKwargs(TypedDict, total=False):
+    """The settings of an image or video processor that say how to prepare one frame."""
+
+    size: Any
+    crop_size: Any
+    resample: int
+    do_resize: bool
+    do_center_crop: bool
+    do_rescale: bool
+    rescale_factor: float
+    do_normalize: bool
+    image_mean: Any
+    image_std: Any
 
 
 def load_image_processor(encoder: str, **kwargs: Any) -> Any:
@@ -29,7 +38,7 @@ def load_image_processor(encoder: str, **kwargs: Any) -> Any:
             return AutoImageProcessor.from_pretrained(hub_id, trust_remote_code=False, **kwargs)
         # The checkpoint has a video processor, which would need torchvision.
         stated, _ = ImageProcessingMixin.get_image_processor_dict(hub_id, image_processor_filename=file, **kwargs)
-        kept = {name: stated[name] for name in _FRAME_FIELDS if stated.get(name) is not None}
+        kept = {name: stated[name] for name in FrameKwargs.__annotations__ if stated.get(name) is not None}
         return CLIPImageProcessorPil(**{"do_center_crop": False, "resample": 2, **kept})
 
 

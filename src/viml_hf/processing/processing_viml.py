@@ -3,7 +3,7 @@
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -11,28 +11,70 @@ from torch import Tensor
 from transformers import WhisperFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
-from transformers.utils import logging
 
+from viml_hf.errors import ViMLError
 from viml_hf.modeling.frozen_encoders import load_encoder_config, load_tokenizer, text_padding
-from viml_hf.processing.audio_decoding import iter_audio_segments, resample
 from viml_hf.processing.encoder_inputs import (
+    FrameKwargs,
     load_feature_extractor,
     load_image_processor,
     window_samples,
 )
 from viml_hf.processing.frames import preprocess_frames, short_side
-from viml_hf.processing.media import MediaSegment, iter_segments
+from viml_hf.processing.inputs import (
+    NOTHING,
+    Audio,
+    Video,
+    iter_frame_segments,
+    iter_sound_segments,
+    read_sounds,
+    read_videos,
+)
+from viml_hf.processing.media import MediaSegment
 from viml_hf.processing.media_files import MEDIA_SUFFIXES, suffix_of
-from viml_hf.processing.segments import FRAMES_PER_SECOND, sample_frames, window_starts
-from viml_hf.processing.video_decoding import iter_video_segments
+from viml_hf.processing.segments import window_starts
 
-logger = logging.get_logger(__name__)
-
-MAX_CHANNELS = 8  # 7.1 sound
 MAX_SEGMENTS = 180  # 30 minutes; frames of as much take 7 GB
 
-Video = str | os.PathLike | bytes | np.ndarray | Tensor | list
-Audio = str | os.PathLike | bytes | np.ndarray | Tensor
+
+class OutputKwargs(TypedDict, total=False):
+    """Options of all inputs."""
+
+    return_tensors: Literal["pt", "np"]
+
+
+class ViMLTextKwargs(OutputKwargs, total=False):
+    """Options of the tokenizer."""
+
+    add_special_tokens: bool
+    padding: bool | str
+    truncation: bool | str
+    max_length: int
+    pad_to_multiple_of: int
+    padding_side: str
+
+
+class ViMLVideosKwargs(FrameKwargs, OutputKwargs, total=False):
+    """Times of frames that do not state them, and options of the image processor."""
+
+    fps: float
+    video_metadata: Any
+
+
+class ViMLAudioKwargs(OutputKwargs, total=False):
+    """The rate of waveforms that do not state it. The only padding is that to the longest."""
+
+    sampling_rate: float
+    padding: Literal[True, "longest"]
+
+
+class ViMLProcessorKwargs(ProcessingKwargs, total=False):
+    """What `ViMLProcessor` takes beside its inputs, flat or by modality; `images_kwargs` are for frames of videos."""
+
+    text_kwargs: ViMLTextKwargs  # type: ignore[misc]
+    images_kwargs: FrameKwargs  # type: ignore[misc]
+    videos_kwargs: ViMLVideosKwargs  # type: ignore[misc]
+    audio_kwargs: ViMLAudioKwargs  # type: ignore[misc]
 
 
 class ViMLProcessor(ProcessorMixin):
@@ -68,6 +110,8 @@ class ViMLProcessor(ProcessorMixin):
         >>> inputs["text_attention_mask"].sum(1).tolist()
         [30, 0]
     """
+
+    valid_processor_kwargs = ViMLProcessorKwargs  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -123,99 +167,73 @@ class ViMLProcessor(ProcessorMixin):
         videos: Video | list[Video] | None = None,
         text: str | list[str | None] | None = None,
         audio: Audio | list[Audio] | None = None,
-        **kwargs: Unpack[ProcessingKwargs],
+        **kwargs: Unpack[ViMLProcessorKwargs],
     ) -> BatchFeature:
         """Prepare a batch.
 
+        A file may be a path, its bytes, a file open for reading bytes, or `{"bytes": …, "path": …}`. Every argument
+        must have an effect.
+
         Args:
-            videos: One video or a list: a path, the bytes of a file, or frames as `(frames, height, width, 3)` uint8
-                RGB. Frames are taken to be at 6 per second; `fps=` states another rate.
+            videos: One video or a list: a file; a torchcodec `VideoDecoder`; frames `(frames, height, width, 3)` or
+                `(frames, 3, height, width)` uint8 RGB; a list of such frames or of PIL images; or `{"array": frames,
+                "video_metadata": {"fps": …}}`. Files and decoders have times of their own. Other frames are taken to be
+                at 6 per second; `fps=` or `video_metadata=` state another rate.
             text: One text or a list; `None` or `""` inside a list = no text.
-            audio: One piece of music or a list: a path, the bytes of a file, or a waveform `(samples,)` or
-                `(channels, samples)` in [-1, 1] with its rate in `sampling_rate=` (Hz). It is resampled.
-            kwargs: `sampling_rate`, `fps` or `video_metadata` (with the `fps` of each video), and options of the
-                tokenizer and of the image processor.
+            audio: One piece of music or a list: a file; a torchcodec `AudioDecoder`; a waveform `(samples,)` or
+                `(channels, samples)` in [-1, 1] with its rate in `sampling_rate=` (Hz); or `{"array": …,
+                "sampling_rate": Hz}`. It is resampled, and channels are averaged. An array `(2, samples)` is one stereo
+                sound. With more rows give `list(array)` for a batch or `[array]` for one sound of up to 8 channels.
+            kwargs: `sampling_rate` (Hz), `fps`, `video_metadata` (for each video a dict or an object with its `fps`
+                and, if frames were left out, the `frames_indices` of the others), `return_tensors` (`"pt"` or
+                `"np"`), and options of the tokenizer and of the image processor, see `ViMLProcessorKwargs`.
 
         Returns:
             Tensors as in the table above.
 
         Raises:
-            ValueError: Nothing is given, or an array has the wrong shape.
+            ViMLError: Nothing is given, an input is of no known kind or shape, or an argument is unknown or has no
+                effect.
             MediaDecodeError: A file cannot be decoded.
         """
-        if all(given is None or (isinstance(given, list) and not given) for given in (videos, text, audio)):
-            raise ValueError("Nothing to process: give videos=, text= or audio=.")
-        kwargs_class: Any = ProcessingKwargs  # transformers annotates an instance where it takes the class
+        given = {"text": text, "videos": videos, "audio": audio}
+        present = {name for name, one in given.items() if one is not None}
+        if not present:
+            raise ViMLError(NOTHING)
+        self._check_options({**kwargs}, present)
+        kwargs_class: Any = ViMLProcessorKwargs  # transformers annotates an instance where it takes the class
         options = self._merge_kwargs(kwargs_class, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        groups = [options[name] for name in ("text_kwargs", "images_kwargs", "videos_kwargs", "audio_kwargs")]
+        tensors = {group.pop("return_tensors", None) for group in groups} - {None} or {"pt"}
+        if len(tensors) > 1:
+            raise ViMLError("return_tensors is given as 'pt' and as 'np': give one for all")
         data: dict[str, Tensor] = {}
         if videos is not None:
-            changes = {**options["images_kwargs"], **options["videos_kwargs"]}
-            data |= self._process_video_batch(_as_list(videos, frames_dims=4), changes)
+            data |= self._process_video_batch(videos, {**options["images_kwargs"], **options["videos_kwargs"]})
         if text is not None:
             data |= self._process_text_batch(text, options["text_kwargs"])
         if audio is not None:
-            data |= self._process_audio_batch(_as_list(audio, frames_dims=1), options["audio_kwargs"])
-        return BatchFeature(data)
+            sounds = read_sounds(audio, options["audio_kwargs"].get("sampling_rate"))
+            data |= self.audio_inputs([[s.data for s in _not_too_many(self.audio_segments(a))] for a in sounds])
+        return BatchFeature({name: tensor.numpy() if "np" in tensors else tensor for name, tensor in data.items()})
 
     def video_segments(self, video: Video, fps: float | None = None, **excerpt: Any) -> Iterable[MediaSegment]:
-        """Segments of frames `(frames, height, width, 3)` uint8 of a file or of frames at hand, one at a time.
+        """Segments of frames `(frames, height, width, 3)` uint8 of a video in any form, one at a time.
 
         Of a file, `start`, `end` (seconds) and `report` may be given, as for `iter_frames`.
         """
-        if isinstance(video, str | os.PathLike | bytes):
-            # One thread: with more, a damaged file gives other pictures from run to run.
-            side = short_side(self.image_processor)
-            return iter_video_segments(video, short_side=side, threads=1, fast=self.fast, **excerpt)
-        frames = np.asarray(video)
-        if frames.ndim == 4 and frames.shape[1] == 3 and frames.shape[-1] != 3:
-            frames = frames.transpose(0, 2, 3, 1)
-        if frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
-            raise ValueError(
-                f"A video of shape {frames.shape}: give (frames, height, width, 3) with at least one frame, or a path."
-            )
-        if frames.dtype != np.uint8:
-            raise ValueError(
-                f"Frames of type {frames.dtype}: give uint8 RGB values from 0 to 255; for floats in [0, 1] that is "
-                "(frames * 255).round()."
-            )
-        if fps is not None and not fps > 0:
-            raise ValueError(f"fps={fps}: give the frames per second, above 0.")
-        if fps is not None and fps != FRAMES_PER_SECOND:
-            timed = ((index, index / fps, (index + 1) / fps) for index in range(len(frames)))
-            rows = [index for index, count in sample_frames(timed, FRAMES_PER_SECOND) for _ in range(count)]
-            frames = frames[rows]
-        return iter_segments([frames], FRAMES_PER_SECOND)
+        # One thread: with more, a damaged file gives other pictures from run to run.
+        side = short_side(self.image_processor)
+        return iter_frame_segments(video, fps, side, threads=1, fast=self.fast, **excerpt)
 
-    def audio_segments(self, audio: Audio, sampling_rate: int | None = None, **excerpt: Any) -> Iterable[MediaSegment]:
-        """Segments of mono samples `(samples,)` at the encoder's rate, of a file or of a waveform, one at a time.
+    def audio_segments(
+        self, audio: Audio, sampling_rate: float | None = None, **excerpt: Any
+    ) -> Iterable[MediaSegment]:
+        """Segments of mono samples `(samples,)` at the encoder's rate, of music in any form, one at a time.
 
         Of a file, `start`, `end` (seconds) and `report` may be given, as for `iter_audio`.
         """
-        rate = self.feature_extractor.sampling_rate
-        if isinstance(audio, str | os.PathLike | bytes):
-            return iter_audio_segments(audio, rate, **excerpt)
-        waveform = np.asarray(audio)
-        if waveform.dtype.kind != "f":
-            raise ValueError(
-                f"A waveform of type {waveform.dtype}: give floats in [-1, 1]; for int16 that is waveform / 32768."
-            )
-        if waveform.ndim == 2 and waveform.shape[0] > MAX_CHANNELS:
-            raise ValueError(
-                f"A waveform of shape {waveform.shape}: channels come first, (channels, samples); turn it."
-            )
-        waveform = waveform.astype(np.float32)
-        if waveform.ndim == 2:
-            waveform = waveform.mean(0)
-        if waveform.ndim != 1 or not waveform.size or not np.isfinite(waveform).all():
-            raise ValueError(
-                f"A waveform of shape {np.shape(audio)}: give finite samples, (samples,) or "
-                "(channels, samples), or a path."
-            )
-        if sampling_rate is None:
-            logger.warning_once(f"No sampling_rate given: the waveforms are taken to be at {rate} Hz.")
-        elif sampling_rate != rate:
-            waveform = resample(waveform, round(sampling_rate), rate)
-        return iter_segments([waveform], rate)
+        return iter_sound_segments(audio, self.feature_extractor.sampling_rate, sampling_rate, **excerpt)
 
     def prepare_frames(self, frames: np.ndarray, image_processor: Any = None) -> Tensor:
         """Pixel values `(frames, 3, height, width)` of one segment's frames."""
@@ -237,26 +255,54 @@ class ViMLProcessor(ProcessorMixin):
         features = features[0, 0] if features.ndim == 3 and features.shape[1] == 1 else features[0]
         return features, torch.ones(len(features), dtype=torch.long) if mask is None else mask[0]
 
-    def _process_video_batch(self, videos: list[Video], options: dict[str, Any]) -> dict[str, Tensor]:
-        fps, metadata = options.pop("fps", None), options.pop("video_metadata", None)
-        rates = [_frame_rate(one) or fps for one in metadata] if metadata else [fps] * len(videos)
+    def _check_options(self, options: dict[str, Any], given: set[str]) -> None:
+        """Refuse every option that is unknown or has no effect on what is given.
+
+        Those in a dict by modality, or for all in `common_kwargs`, wait for inputs that they are for.
+        """
+        settings = set(FrameKwargs.__annotations__) & set(self.image_processor.to_dict())
+        accepted = {
+            "text": set(ViMLTextKwargs.__annotations__),
+            "videos": settings | {"fps", "video_metadata", "return_tensors"},
+            "audio": {"sampling_rate", "return_tensors"},
+        }
+        anything = set().union(*accepted.values())
+        groups = {f"{name}_kwargs": names for name, names in accepted.items()}
+        groups |= {"images_kwargs": settings, "common_kwargs": anything}
+        groups["audio_kwargs"] = {*accepted["audio"], "padding"}
+        for name, value in options.items():
+            known, given_here = groups.get(name, anything), value if name in groups else {name: value}
+            if unknown := set(given_here) - known:
+                raise ViMLError(f"{min(unknown)}: no such option; accepted are {', '.join(sorted(known))}")
+            if (tensors := given_here.get("return_tensors")) not in (None, "pt", "np"):
+                raise ViMLError(f"return_tensors={tensors!r}: give 'pt' or 'np'")
+            takers = {taker for taker, names in accepted.items() if name in names}
+            always = value is None or (name == "padding" and value in (True, "longest"))
+            if takers and not takers & given and not always:
+                raise ViMLError(f"{name}={value!r} has no effect without {' or '.join(sorted(takers))}=; leave it out")
+        if (padding := options.get("audio_kwargs", {}).get("padding", True)) not in (True, "longest"):
+            raise ViMLError(f"audio_kwargs: padding={padding!r}: sound is padded to the longest; leave it out")
+
+    def _process_video_batch(self, videos: Any, options: dict[str, Any]) -> dict[str, Tensor]:
+        found = read_videos(videos, options.pop("fps", None), options.pop("video_metadata", None))
         image_processor = _with_options(self.image_processor, options)
         rows = [
-            [self.prepare_frames(s.data, image_processor) for s in _not_too_many(self.video_segments(video, rate))]
-            for video, rate in zip(videos, rates, strict=True)
+            [self.prepare_frames(s.data, image_processor) for s in _not_too_many(self.video_segments(video))]
+            for video in found
         ]
         pixel_values, mask = _stack_segments(rows)
         return {"pixel_values": pixel_values, "frame_attention_mask": mask}
 
-    def _process_text_batch(self, text: str | list[str | None] | None, options: dict[str, Any]) -> dict[str, Tensor]:
-        texts = [text] if isinstance(text, str) else list(text or [])
+    def _process_text_batch(self, text: str | list[str | None], options: dict[str, Any]) -> dict[str, Tensor]:
+        texts = [text] if isinstance(text, str) else list(text)
+        if not texts:
+            raise ViMLError(NOTHING)
         if not all(t is None or isinstance(t, str) for t in texts):
-            raise ValueError(f"text={text!r}: give a string, or a list of strings and None.")
-        for path in texts:
+            raise ViMLError(f"text={text!r}: give a string, or a list of strings and None")
+        for path in filter(None, texts):
             # Other libraries take a path for a text if they do not know its suffix.
-            looks_so = path and suffix_of(path) in MEDIA_SUFFIXES
-            if path and looks_so and (os.path.isfile(path) or (os.sep in path and " " not in path)):
-                raise ValueError(f"text={path!r} names a media file: give it, if it is there, as videos= or audio=.")
+            if suffix_of(path) in MEDIA_SUFFIXES and (os.path.isfile(path) or (os.sep in path and " " not in path)):
+                raise ViMLError(f"text={path!r} names a media file: give it, if it is there, as videos= or audio=")
         options = {**self.text_padding, "truncation": True, **options, "return_tensors": "pt"}
         if options["padding"] is False and len(texts) > 1:
             options["padding"] = True
@@ -266,10 +312,6 @@ class ViMLProcessor(ProcessorMixin):
         # SigLIP's tokenizers give no mask: it reads the padding too.
         mask = tokens["attention_mask"] if "attention_mask" in tokens else torch.ones_like(tokens["input_ids"])
         return {"input_ids": tokens["input_ids"], "text_attention_mask": mask * present}
-
-    def _process_audio_batch(self, audio: list[Audio], options: dict[str, Any]) -> BatchFeature:
-        rate = options.get("sampling_rate")
-        return self.audio_inputs([[s.data for s in _not_too_many(self.audio_segments(a, rate))] for a in audio])
 
     def audio_inputs(self, waveforms: list[list[np.ndarray]]) -> BatchFeature:
         """The model's audio inputs of the segments `(samples,)` of each track."""
@@ -282,11 +324,6 @@ class ViMLProcessor(ProcessorMixin):
             masks = [[mask for _, mask in track if mask is not None] for track in prepared]
             data["audio_frame_mask"] = _stack_segments(masks)[0].long()
         return BatchFeature(data)
-
-
-def _frame_rate(metadata: Any) -> float | None:
-    """Frames per second by the metadata of a video, a dict or an object; `None` where they do not say."""
-    return metadata.get("fps") if isinstance(metadata, dict) else getattr(metadata, "fps", None)
 
 
 def _extract(extractor: Any, waveform: np.ndarray) -> tuple[Tensor, Tensor | None]:
@@ -309,9 +346,9 @@ def _not_too_many(segments: Iterable[MediaSegment]) -> Iterator[MediaSegment]:
     """The segments, as long as they fit into memory."""
     for index, segment in enumerate(segments):
         if index == MAX_SEGMENTS:
-            raise ValueError(
+            raise ViMLError(
                 f"More than {MAX_SEGMENTS // 6} minutes in one batch: use viml_hf.MediaEncoder, which reads files of "
-                "any length a segment at a time, or give an excerpt."
+                "any length a segment at a time, or give an excerpt"
             )
         yield segment
 
@@ -320,17 +357,6 @@ def _with_options(image_processor: Any, options: dict[str, Any]) -> Any:
     """The image processor with the options of this call, or itself where there are none."""
     changes = {name: value for name, value in options.items() if name in image_processor.to_dict()}
     return type(image_processor).from_dict({**image_processor.to_dict(), **changes}) if changes else image_processor
-
-
-def _as_list(items: Any, frames_dims: int) -> list:
-    """A batch from one item or several: an array of more dimensions than one item has is a batch."""
-    if isinstance(items, str | os.PathLike | bytes):
-        return [items]
-    if isinstance(items, np.ndarray | Tensor):
-        return list(items) if items.ndim > max(frames_dims, 2) else [items]
-    items = list(items)
-    one_video = frames_dims == 4 and items and getattr(items[0], "ndim", 0) == 3
-    return [np.stack([np.asarray(frame) for frame in items])] if one_video else items
 
 
 def _stack_segments(rows: list[list[Tensor]]) -> tuple[Tensor, Tensor]:

@@ -104,7 +104,7 @@ def iter_frames(
         if keyframe is not None:
             origin, position = keyframe
             stream.container.seek(position, stream=stream)
-        scale = _Scaler(source, stream, short_side)
+        scale = FrameScaler(source, stream, short_side)
         frames = _timed_frames(stream, source, report, clock, origin)
         for frame, count in sample_frames(_excerpt(frames, source, start, end, stream, report), fps):
             picture = scale(frame)
@@ -143,7 +143,7 @@ def iter_video_segments(
     yield from iter_segments((frame[np.newaxis] for frame in frames), fps)
 
 
-class _Scaler:
+class FrameScaler:
     """Makes upright RGB pictures `(height, width, 3)` of one size out of decoded frames."""
 
     def __init__(self, source: MediaSource, stream: Any, short_side: int):
@@ -152,6 +152,7 @@ class _Scaler:
         self.size: tuple[int, int] | None = None
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """The picture of one frame."""
         if self.size is None:
             self.size = self._scaled_size(frame)
         scaled = self.reformatter.reformat(frame, *self.size, format=_RGB, interpolation=_SCALING, threads=1)

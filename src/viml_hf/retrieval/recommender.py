@@ -10,8 +10,8 @@ import torch
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS, windows
+from viml_hf.processing.inputs import Video, read_videos
 from viml_hf.processing.media import file_name
-from viml_hf.processing.processing_viml import Video
 from viml_hf.retrieval.index import MusicIndex
 from viml_hf.retrieval.model_loading import is_fingerprint_of, load_encoder_and_model
 from viml_hf.retrieval.query_limits import QueryLimits
@@ -105,7 +105,8 @@ class Recommender:
         """Rank the library for a query.
 
         Args:
-            video: A path, the bytes of a file, or frames `(frames, height, width, 3)` uint8 at 6 per second.
+            video: In any form that [`ViMLProcessor`] takes, such as a path, the bytes of a file, or frames `(frames,
+                height, width, 3)` uint8 at 6 per second.
             text: A free-form description of the music; empty or `None` for none.
             k: How many tracks; each comes once, with its best window.
 
@@ -132,30 +133,39 @@ class Recommender:
             found.append(Recommendation(rank, track.name, float(best[position]), *span, path, *facts))
         return found
 
-    @torch.inference_mode()
     def embed_query(self, video: Video | None = None, text: str | None = None) -> np.ndarray:
         """The query's embedding `(dim,)` float32, L2-normalised.
 
         A video of more than 30 s is embedded in windows of 30 s, one after the other, and their mean is taken: so it
         may be of any length, and the model sees what it was trained on.
         """
-        self.limits.check(video, text)
-        text = (text or "").strip()
-        if video is None and not text:
-            raise ViMLError("The query is empty: give a video, a text, or both")
-        takes = self.encoder.model.config.viml_config.query_modalities
-        for name, given in (("video", video is not None), ("text", bool(text))):
-            if given and name not in takes:
-                raise ViMLError(f"This model's queries are made of {' and '.join(takes)}: leave the {name} out")
-        viml = self.encoder.model.viml
-        query: dict[str, torch.Tensor] = {}
-        if text:
-            query["text_features"] = torch.from_numpy(self.encoder.encode_text(text)).float()[None].to(viml.device)
-        if video is None:
-            return viml.get_query_features(**query).pooler_output[0].cpu().numpy()
-        rows = torch.from_numpy(self.encoder.encode_video(video).rows).float().to(viml.device)
-        embeds = [
-            viml.get_query_features(video_features=rows[None, first:stop], **query).pooler_output[0]
-            for first, stop in windows(len(rows), CLIP_SEGMENTS, hop=CLIP_SEGMENTS)
-        ]
-        return torch.nn.functional.normalize(torch.stack(embeds).mean(0), dim=0).cpu().numpy()
+        return embed_query(self.encoder, video, text, self.limits)
+
+
+@torch.inference_mode()
+def embed_query(
+    encoder: MediaEncoder, video: Video | None = None, text: str | None = None, limits: QueryLimits | None = None
+) -> np.ndarray:
+    """What [`Recommender.embed_query`] gives, which needs no music."""
+    if video is not None:
+        (video,) = read_videos([video])  # the limits know files by their path or bytes
+    (limits or QueryLimits()).check(video, text)
+    text = (text or "").strip()
+    if video is None and not text:
+        raise ViMLError("The query is empty: give a video, a text, or both")
+    takes = encoder.model.config.viml_config.query_modalities
+    for name, given in (("video", video is not None), ("text", bool(text))):
+        if given and name not in takes:
+            raise ViMLError(f"This model's queries are made of {' and '.join(takes)}: leave the {name} out")
+    viml = encoder.model.viml
+    query: dict[str, torch.Tensor] = {}
+    if text:
+        query["text_features"] = torch.from_numpy(encoder.encode_text(text)).float()[None].to(viml.device)
+    if video is None:
+        return viml.get_query_features(**query).pooler_output[0].cpu().numpy()
+    rows = torch.from_numpy(encoder.encode_video(video).rows).float().to(viml.device)
+    embeds = [
+        viml.get_query_features(video_features=rows[None, first:stop], **query).pooler_output[0]
+        for first, stop in windows(len(rows), CLIP_SEGMENTS, hop=CLIP_SEGMENTS)
+    ]
+    return torch.nn.functional.normalize(torch.stack(embeds).mean(0), dim=0).cpu().numpy()

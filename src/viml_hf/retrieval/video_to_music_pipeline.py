@@ -1,24 +1,21 @@
 """`pipeline("video-to-music", model=…, music=…)`: recommending music behind the interface of transformers."""
 
 import os
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch.utils.data import IterableDataset
 from transformers import Pipeline, PreTrainedModel
 from transformers.utils import logging
 
 from viml_hf.encoders.media_encoder import MediaEncoder
-from viml_hf.errors import ViMLError
+from viml_hf.errors import MediaDecodeError, ViMLError
 from viml_hf.modeling.configuration_viml import ViMLForMusicRetrievalConfig
-from viml_hf.processing.media_files import MEDIA_SUFFIXES
-from viml_hf.processing.processing_viml import Video, ViMLProcessor
+from viml_hf.processing.inputs import Sample, read_sample
+from viml_hf.processing.processing_viml import ViMLProcessor
 from viml_hf.retrieval.index import INDEX_FILE, MusicIndex
 from viml_hf.retrieval.recommender import Recommendation, Recommender
 from viml_hf.retrieval.tracks import find_music, index_files
@@ -26,15 +23,6 @@ from viml_hf.retrieval.tracks import find_music, index_files
 Music = str | os.PathLike | MusicIndex | Iterable[str | os.PathLike]
 
 DEFAULT_TOP_K = 10
-_ACCEPTED = 'a video (path or bytes), a text, or {"video": …, "text": …}'
-
-
-@dataclass(frozen=True, eq=False)
-class _Query:
-    """A query told apart. No dict: its frames would be moved to the model's device, too early."""
-
-    video: Video | None
-    text: str | None
 
 
 class _Stream(IterableDataset):
@@ -102,9 +90,10 @@ class VideoToMusicPipeline(Pipeline):
         """Rank the music for one query or many.
 
         Args:
-            inputs: A query: the path or bytes of a video, frames `(frames, height, width, 3)` uint8 at 6 per second, a
-                text, or a dict with `"video"`, `"text"` or both. A string is a path where it is absolute, names a file
-                or ends like a media file; any other is a text. Or a list, an iterator or a torch dataset of queries.
+            inputs: A query: a video in any form that [`ViMLProcessor`] takes but a list, such as a path, the bytes of a
+                file, or frames `(frames, height, width, 3)` uint8 at 6 per second; a text; or a dict with `"video"`,
+                `"text"` or both. A string is a path where it is absolute, names a file or ends like a media file; any
+                other is a text. Or a list, an iterator or a torch dataset of queries.
             kwargs: `music` and `top_k` for this call, see the class.
 
         Returns:
@@ -113,12 +102,12 @@ class VideoToMusicPipeline(Pipeline):
             an iterator that reads a query when its result is asked for.
 
         Raises:
-            ViMLError: A query is empty, is a URL, or has no music to be compared with.
+            ViMLError: A query is empty, is a URL or music, or has no music to be compared with.
             MediaDecodeError: A video cannot be decoded.
         """
         if isinstance(inputs, list) and not inputs:
             return []
-        if isinstance(inputs, Iterator):
+        if isinstance(inputs, Iterator) and not hasattr(inputs, "read"):  # an open file yields lines
             inputs = _Stream(inputs)
         return super().__call__(inputs, **kwargs)
 
@@ -151,22 +140,24 @@ class VideoToMusicPipeline(Pipeline):
             forward["top_k"] = top_k
         return {}, forward, {}
 
-    def preprocess(self, input_: Any) -> _Query:  # type: ignore[override]
-        """Tell video and text apart."""
-        query = input_ if isinstance(input_, dict) else {"video" if _is_video(input_) else "text": input_}
-        if unknown := set(query) - {"video", "text"}:
-            raise ViMLError(f"A query with {', '.join(sorted(map(repr, unknown)))}: give {_ACCEPTED}")
-        video, text = query.get("video"), query.get("text")
-        if not (text is None or isinstance(text, str)):
-            raise ViMLError(f"A query of type {type(text).__name__}: give {_ACCEPTED}")
-        if isinstance(video, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", video):
-            raise ViMLError(f"{video}: nothing is downloaded here; download the video and give its path")
-        if isinstance(video, str) and not os.path.exists(video):
-            raise ViMLError(f'{video}: no such file; give the path of a video, or {{"text": …}} if this is a text')
-        return _Query(video, text)
+    def preprocess(self, input_: Any) -> Sample:  # type: ignore[override]
+        """Tell video and text apart. No dict: its frames would be moved to the model's device, too early."""
+        query = {} if input_ is None else input_
+        if isinstance(query, Mapping) and "audio" in query:
+            raise ViMLError("A query with 'audio': give a video, a text, or both in a dict")
+        is_told_apart = isinstance(query, str | os.PathLike) or (
+            isinstance(query, Mapping) and {*query} <= {"video", "text"}
+        )
+        if not is_told_apart:
+            query = {"video": query}  # bytes, frames and the like can be nothing else here
+        sample = read_sample(query)
+        if sample.audio is not None:
+            cause = 'music, by its name; give a video, a text or both, or {"video": path} if it has pictures'
+            raise MediaDecodeError(str(sample.audio), "video", cause)
+        return sample
 
     def _forward(  # type: ignore[override]
-        self, query: _Query, recommender: Recommender | None = None, top_k: int = DEFAULT_TOP_K
+        self, query: Sample, recommender: Recommender | None = None, top_k: int = DEFAULT_TOP_K
     ) -> list[Recommendation]:
         """Rank."""
         if recommender is None:
@@ -200,11 +191,3 @@ class VideoToMusicPipeline(Pipeline):
                 raise ViMLError(f"{path}: no such file of music; give paths that are there, or a folder")
         model = self.model.name_or_path or type(self.model).__name__
         return index_files(files, self.encoder, model=model, root=root, progress=logging.is_progress_bar_enabled())
-
-
-def _is_video(query: Any) -> bool:
-    """Whether a query by itself is a video and not a text."""
-    if not isinstance(query, str):
-        return isinstance(query, os.PathLike | bytes | np.ndarray | torch.Tensor)
-    looks_like_file = os.path.isabs(query) or Path(query).suffix.lower() in MEDIA_SUFFIXES
-    return looks_like_file or "://" in query or os.path.isfile(query)
