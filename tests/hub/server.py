@@ -29,7 +29,6 @@ _ID = "(?P<id>[^/]+/[^/]+|[^/]+)"
 _AT = "(?P<revision>[^/]+)"
 # The first that fits; each names the method of Hub that answers.
 ROUTES = [
-    ("GET", "/api/whoami-v2", "_whoami"),
     ("POST", "/api/validate-yaml", "_validate_yaml"),
     ("POST", "/api/repos/create", "_create"),
     ("DELETE", "/api/repos/delete", "_delete"),
@@ -148,7 +147,7 @@ class Hub:
                 return answer if isinstance(answer, Answer) else json_answer(answer)
         raise Refusal(501, f"The test Hub has no {call.method} {call.path}")
 
-    # Accounts and repos
+    # Repos
 
     def _readable(self, call: Call, id: str) -> Repo:
         repo = self.repos.get(id)
@@ -161,12 +160,6 @@ class Hub:
         repo = self._readable(call, id)
         _check_may_write(call, id)
         return repo
-
-    def _whoami(self, call: Call) -> Any:
-        if call.role is None:
-            raise Refusal(401, "Invalid username or password.")
-        token = {"displayName": "test", "role": call.role}
-        return {"type": "user", "name": USER, "fullname": USER, "orgs": [], "auth": {"accessToken": token}}
 
     def _validate_yaml(self, call: Call) -> Any:
         try:

@@ -44,7 +44,8 @@ def export_model(
     Args:
         model: The heads alone, or heads with their encoders and processor; it is set to evaluation mode.
         output: A new folder.
-        format: `"onnx"` (for onnxruntime and others) or `"torch"` (a `.pt2` archive of `torch.export`).
+        format: `"onnx"` (for onnxruntime and others) or `"torch"` (a `.pt2` archive of `torch.export`, whose `load`
+            would read a pickle too: these archives hold none, but load no others than those of people you trust).
         part: `"heads"`: from base features to embeddings; `"whole"`: from what [`ViMLProcessor`] makes, which is
             saved beside the graphs.
 
