@@ -120,8 +120,9 @@ def test_unknown_tags_and_repeated_ids_are_refused():
     for ids in ("a", "aa"):
         with pytest.raises(ViMLError, match="each with its own id"):
             TrackWindows([TaggedTrack(name, wave, {}) for name in ids], **PARTS)
-    with pytest.raises(ViMLError, match="epochs=0"):
-        TaggerSettings(epochs=0)
+    for name, value in {"epochs": 0, "tracks_per_batch": 1}.items():
+        with pytest.raises(ViMLError, match=f"{name}={value}: give"):
+            TaggerSettings(**{name: value})
 
 
 def test_a_new_head_begins_at_the_frequency_of_each_tag():

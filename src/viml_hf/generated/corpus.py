@@ -5,7 +5,7 @@
       music/00000.m4a    the same music alone, packet for packet
       manifest.jsonl     one `CorpusItem` a line; written last, so a folder with it is complete
 
-What the pictures show and what only the text tells is documented in `viml_hf.generated.styles`.
+`viml_hf.generated.styles` documents which attributes are in the pictures, and which in the text alone.
 """
 
 import json
@@ -146,7 +146,7 @@ def _stamp(seed: int, item: CorpusItem) -> str:
 
 
 def _is_written(folder: Path, seed: int, item: CorpusItem) -> bool:
-    """Whether both files are there, finished and of this origin; raises for a file of somebody else."""
+    """Whether both files are there, finished and of this origin; another file there raises an error."""
     comments = [_comment(folder / name) for name in (item.video, item.music)]
     return all(comment == _stamp(seed, item) for comment in comments)
 

@@ -25,7 +25,7 @@ PHRASE = 4  # bars after which the melody's contour starts again
 NOTE_SECONDS = 2.5  # longest note: half a bar at the slowest tempo, and its release
 RELEASE = 0.03  # seconds of fade at a note's end
 VIBRATO_RATE = 5.5  # Hz
-PAD = "x-------x-------"  # the rhythm of whoever holds chords, in any genre
+PAD = "x-------x-------"  # the rhythm of held chords, in any genre
 LOUDNESS = 0.22  # root mean square of the loudest mood, before the soft limiter
 FILTER_TAPS = 127
 ROOM_NOISE = np.float32(5e-4)  # peak
@@ -235,7 +235,7 @@ def _melody(style: Style, player: str, root: int, contour: NDArray[np.int64]) ->
 
 
 def _leads(style: Style) -> list[str]:
-    """Singer and flute lead, each with a voice of its own; without them the first who plays chords does both."""
+    """Who plays a melody: singer and flute, each its own; without them the first player of chords."""
     singer = [] if style.vocals == "none" else [style.vocals]
     tuneful = [player for player in style.instruments if player in HARMONY]
     return singer + [player for player in tuneful if TIMBRES[player].part == "lead"] or tuneful[:1]

@@ -15,7 +15,7 @@ attributes are drawn independently of each other, so that none can be guessed fr
 
 Pictures are wrong now and then: each of the three attributes that a picture shows is replaced by a random one with
 probability `PICTURE_LIE`, independently. So a video alone finds music of the right genre, mood and tempo most of the
-time. A text adds who plays and sings. The tempo in BPM is what a picture tells better than a text.
+time. A text adds instruments and vocals. The tempo in BPM is more exact in a picture than in a text.
 
 The names are those of the paper's figures, with strings and flute added.
 """

@@ -1,7 +1,7 @@
 """A track's description, the method that writes it, and the check of a text against the track's tags.
 
-*Omitted* is a kept tag that the text does not tell, *hallucinated* a tag in the text that was not kept (Kasner & Dušek,
-ACL 2022). Tags are found by a vocabulary's spellings.
+*Omitted* is a kept tag that the text does not mention, *hallucinated* a tag in the text that was not kept (Kasner &
+Dušek, ACL 2022). Tags are found by a vocabulary's spellings.
 
 A tag is *more general* than another of its category if it is the other's last words, as "vocals" than "male vocals". A
 specific tag implies the general one, never the reverse:
@@ -9,7 +9,7 @@ specific tag implies the general one, never the reverse:
 | kept                    | the text says  | omitted       | hallucinated  |
 |-------------------------|----------------|---------------|---------------|
 | male vocals             | "vocals"       | male vocals   | nothing: true |
-| vocals                  | "male vocals"  | nothing: told | male vocals   |
+| vocals                  | "male vocals"  | nothing       | male vocals   |
 | vocals and male vocals  | "male vocals"  | nothing       | nothing       |
 """
 
@@ -25,9 +25,9 @@ Tracks = Iterable[tuple[str, TrackTags]]  # ids and tags
 
 @dataclass(frozen=True)
 class TextCheck:
-    """What a description tells of its track's tags."""
+    """What a description mentions of its track's tags."""
 
-    omitted: tuple[str, ...]  # kept tags that the text does not tell, in the order of the kept tags
+    omitted: tuple[str, ...]  # kept tags that the text does not mention, in the order of the kept tags
     hallucinated: tuple[str, ...]  # tags in the text that were not kept, in the order of the text
     mentioned: tuple[str, ...]  # all tags in the text, in its order
     kept: int  # number of kept tags
@@ -44,7 +44,7 @@ class TextCheck:
 
 
 def check_text(text: str, kept: Kept, vocabulary: TagVocabulary) -> TextCheck:
-    """Compare a description with the kept tags; what it denies ("no vocals") does not count as told.
+    """Compare a description with the kept tags; what it denies ("no vocals") does not count.
 
     Raises:
         ViMLError: A kept tag is not in the vocabulary, so no text could tell it.
@@ -112,5 +112,5 @@ class Method:
     name: str  # of the method, and of its texts in the store
     model: str  # that writes; empty for rules
     seed: int  # of its random draws
-    threshold: float  # tags above this confidence are told
+    threshold: float  # tags above this confidence are described
     describe: Describe  # one description at a time

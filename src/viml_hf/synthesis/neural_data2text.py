@@ -124,7 +124,7 @@ class NeuralData2Text:
             tracks: Ids and tags, without the tracks that are done.
             vocabulary: Finds the tags that a text mentions.
             seed: Of the templates and their order; a track's facts depend on it and the id alone.
-            threshold: Tags above this confidence are told, in [0, 1].
+            threshold: Tags above this confidence are described, in [0, 1].
             batch_size: Tracks read at a time.
 
         Raises:

@@ -7,7 +7,7 @@ compress the sentences. `data2text-rules` does these steps by rules instead:
 * Aggregation: the tags of one category are joined in one sentence.
 * Compression: a tag is left out if a more specific one is kept, such as "vocals" beside "male vocals".
 
-With the package's vocabulary a text tells every kept tag and no other, as `check_text` measures it.
+With the package's vocabulary a text mentions every kept tag and no other, as `check_text` measures it.
 """
 
 import random

@@ -49,8 +49,8 @@ class TaggerSettings(Schedule):
 
     epochs: int = 40
     tracks_per_batch: int = 16  # with two windows each
-    # With 3e-3 the published network learns tags sooner, but the quarter of its embedding that tells tempi apart
-    # collapses to a point.
+    # With 3e-3 the published network learns tags sooner, but the quarter of its embedding that is for the
+    # tempo collapses to a point.
     learning_rate: float = 1e-3  # peak of the cosine schedule
     warmup: float = 0.1  # share of the steps
     weight_decay: float = 0.01
