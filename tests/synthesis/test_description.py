@@ -1,7 +1,7 @@
 import pytest
 
 from viml_hf import ViMLError
-from viml_hf.synthesis.description import check_text, is_more_general
+from viml_hf.synthesis.description import Description, check_text, is_more_general
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
 VOCABULARY = TagVocabulary.load()
@@ -61,6 +61,13 @@ def test_general_tags_of_the_package():
         "bass": ["electric bass", "synth bass"],
         "drumset": ["acoustic drumset", "electronic drumset"],
     }
+
+
+def test_a_description_holds_what_its_check_finds():
+    description = Description("a", "A sad song with piano.", "tags", "", 0).checked(
+        {"mood": [("happy", 0.5)]}, VOCABULARY
+    )
+    assert (description.omitted, description.hallucinated) == (("happy",), ("sad", "piano"))
 
 
 def test_a_kept_tag_that_no_text_can_tell_is_refused():
