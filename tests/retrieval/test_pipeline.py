@@ -41,6 +41,15 @@ def test_an_index_serves_its_model_in_another_dtype(folder, other_encoder, index
         pipeline(TASK, model=str(tmp_path), music=index, device="cpu", dtype=dtype)(video)
 
 
+def test_feature_extraction_gives_the_embedding_of_a_text(folder, recommender):
+    """It is the task that a model's card states."""
+    embed = pipeline("feature-extraction", model=str(folder), device="cpu")
+    alone, together = embed("slow piano"), embed(["slow piano", "upbeat pop with female vocals"])
+    np.testing.assert_allclose(alone[0], recommender.embed_query(text="slow piano"), atol=1e-6)
+    assert together[0] == alone
+    assert np.shape(together) == (2, 1, len(alone[0]))
+
+
 def as_dicts(found):
     return [{name: value for name, value in asdict(one).items() if name != "path"} for one in found]
 

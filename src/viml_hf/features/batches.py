@@ -1,7 +1,7 @@
 """Rows as padded batches, and which rows of an item a clip is."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -9,7 +9,16 @@ from torch import Tensor
 from viml_hf.features.store import Store
 from viml_hf.features.store_format import RowRange
 
-Rows = TypeVar("Rows", RowRange, Tensor)
+
+class Sliced(Protocol):
+    """What has a length and gives a part of itself for a slice: a range of rows, the rows, segments of a file."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Any: ...
+
+
+Rows = TypeVar("Rows", bound=Sliced)
 
 
 def clip_room(video: int, audio: int, length: int) -> int:

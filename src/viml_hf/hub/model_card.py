@@ -83,8 +83,9 @@ def card_data(facts: CardFacts, more_tags: Iterable[str] = ()) -> ModelCardData:
         **card_licence(facts),
         library_name="transformers",
         language=list(facts.owner.language) or None,
-        # The Hub has no task of ranking music, and its tasks that give audio or text would promise another output.
-        pipeline_tag="feature-extraction",
+        # The Hub has no task of ranking music, and its tasks that give audio or text would promise another output. The
+        # pipeline of this one embeds texts; it works where there is a text encoder.
+        pipeline_tag="feature-extraction" if facts.whole and "text" in facts.takes else None,
         base_model=base_models or None,
         # Heads need their encoders, as an adapter does. The Hub has no relation for encoders held unchanged inside.
         base_model_relation="adapter" if base_models and not facts.whole else None,

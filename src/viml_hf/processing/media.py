@@ -351,6 +351,15 @@ def declared_seconds(stream: Any) -> float | None:
     return whole / av.time_base if whole and whole > 0 else None
 
 
+def stream_seconds(source: MediaSource, kind: StreamKind) -> float | None:
+    """The length of a stream by its packets, none of which is decoded; `None` where they have no times."""
+    report = DecodeReport()
+    with open_stream(source, kind) as stream:
+        for _ in iter_packets(stream, source, report, file_clock(stream.container)):
+            pass
+    return report.reached or None
+
+
 def _is_guessed(stream: Any) -> bool:
     """Whether the length of an MP3 is what its size and its first frame's bit rate give, and not stated in a header."""
     container = stream.container

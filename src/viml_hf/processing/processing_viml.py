@@ -286,12 +286,8 @@ class ViMLProcessor(ProcessorMixin):
     def _process_video_batch(self, videos: Any, options: dict[str, Any]) -> dict[str, Tensor]:
         found = read_videos(videos, options.pop("fps", None), options.pop("video_metadata", None))
         image_processor = _with_options(self.image_processor, options)
-        rows = [
-            [self.prepare_frames(s.data, image_processor) for s in _not_too_many(self.video_segments(video))]
-            for video in found
-        ]
-        pixel_values, mask = _stack_segments(rows)
-        return {"pixel_values": pixel_values, "frame_attention_mask": mask}
+        segments = ((s.data for s in _not_too_many(self.video_segments(video))) for video in found)
+        return self.video_inputs(segments, image_processor)
 
     def _process_text_batch(self, text: str | list[str | None], options: dict[str, Any]) -> dict[str, Tensor]:
         texts = [text] if isinstance(text, str) else list(text)
@@ -312,6 +308,12 @@ class ViMLProcessor(ProcessorMixin):
         # SigLIP's tokenizers give no mask: it reads the padding too.
         mask = tokens["attention_mask"] if "attention_mask" in tokens else torch.ones_like(tokens["input_ids"])
         return {"input_ids": tokens["input_ids"], "text_attention_mask": mask * present}
+
+    def video_inputs(self, videos: Iterable[Iterable[np.ndarray]], image_processor: Any = None) -> dict[str, Tensor]:
+        """The model's video inputs of the segments `(frames, height, width, 3)` of each video; not all may be empty."""
+        rows = [[self.prepare_frames(segment, image_processor) for segment in video] for video in videos]
+        pixel_values, mask = _stack_segments(rows)
+        return {"pixel_values": pixel_values, "frame_attention_mask": mask}
 
     def audio_inputs(self, waveforms: list[list[np.ndarray]]) -> BatchFeature:
         """The model's audio inputs of the segments `(samples,)` of each track."""
@@ -363,7 +365,7 @@ def _stack_segments(rows: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
     """Pad `rows[item][segment]` of shape `(time, …)` to `(items, segments, time, …)`, with the mask of what exists."""
     segments = max(len(row) for row in rows)
     time = max(segment.shape[0] for row in rows for segment in row)
-    first = rows[0][0]
+    first = next(segment for row in rows for segment in row)
     stacked = first.new_zeros(len(rows), segments, time, *first.shape[1:])
     mask = torch.zeros(len(rows), segments, time, dtype=torch.long)
     for i, row in enumerate(rows):

@@ -14,31 +14,39 @@ from viml_hf.features.batches import clip_room, clip_rows, pad_rows
 from viml_hf.features.store import Store
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.modeling.encoder_families import MODALITIES
+from viml_hf.processing.processing_viml import ViMLProcessor
 from viml_hf.train.dataset import StoreExample
 from viml_hf.train.draws import chosen_text, clip_first, draw, keeps
+from viml_hf.train.media_examples import media_inputs, media_rows
 
 NOT_TOLD, EVALUATION = -2, -1  # in the place of an epoch
 
 
 class _Item(NamedTuple):
-    """One example told apart: its rows `(time, width)` by modality, of text `(texts, width)`."""
+    """One example told apart.
+
+    `rows` are to be sliced: by modality `(time, width)`, of text `(texts, width)`; of raw media segments and texts.
+    """
 
     id: str
     epoch: int
-    rows: dict[str, Tensor]
+    rows: dict[str, Any]
     weight: float | None
 
 
 class ViMLDataCollator:
-    """Makes the inputs of [`ViMLModel`] out of base features, for `transformers.Trainer`.
+    """Makes batches for `transformers.Trainer`: of base features for [`ViMLModel`], or of raw media.
 
     The examples of a batch are one of these:
 
     * items of a [`StoreDataset`], with `store`;
-    * dicts, as a `datasets.Dataset` of feature columns gives them: `video` and `audio` (lists of rows, one per 10 s
-      segment), `text` (a row or a list of them), and where wanted `id` and `weight`. The names of the model's inputs,
-      such as `video_features`, are understood too; `Trainer` keeps columns of these names by itself, and others with
-      `remove_unused_columns=False`. A value that is `None` or empty is absent.
+    * dicts of raw media, with `processor`, for [`ViMLForMusicRetrieval`]: `video` and `audio` in any form that the
+      processor takes (paths, decoded columns of `datasets`, …), `text` (a string or a list of them), and where wanted
+      `id` and `weight`. Of a file, only the clip is decoded;
+    * dicts of features, as a `datasets.Dataset` of feature columns gives them: `video` and `audio` (lists of rows, one
+      per 10 s segment), `text` (a row or a list of them), and where wanted `id` and `weight`. The names of the model's
+      inputs, such as `video_features`, are understood too; `Trainer` keeps columns of these names by itself, and others
+      with `remove_unused_columns=False`. A value that is `None` or empty is absent.
 
     A text is dropped by clearing its mask; the model knows what null is. In training each item is dropped, cut and
     given one of its texts by numbers drawn from (seed, epoch, id); without an `id`, its music identifies it. In
@@ -49,6 +57,7 @@ class ViMLDataCollator:
 
     Args:
         store: Where the features are; not needed for dicts.
+        processor: For raw media, the model's; otherwise dicts hold features.
         text_dropout: Share of items whose text is dropped (0.8 in the paper; it finds 0.8 to 0.95 to work).
         video_dropout: Share of items whose video is dropped, among those that keep their text. The paper has none; a
             little of it lets a model with text be asked by text alone.
@@ -72,6 +81,7 @@ class ViMLDataCollator:
         self,
         store: Store | None = None,
         *,
+        processor: ViMLProcessor | None = None,
         text_dropout: float = 0.8,
         video_dropout: float = 0.0,
         clip_segments: int | None = CLIP_SEGMENTS,
@@ -86,7 +96,10 @@ class ViMLDataCollator:
             raise ViMLError(f"clip_segments={clip_segments}: give 1 or more, 3 for 30 s, or None for whole tracks")
         if not query_modalities or not set(query_modalities) <= {"video", "text"}:
             raise ViMLError(f"query_modalities={query_modalities!r}: give video, text, or both")
+        if processor is not None and (store is not None or pad_to_multiple_of != 1):
+            raise ViMLError("processor= is for raw media: leave store and pad_to_multiple_of out, which have no effect")
         self.store = store
+        self.processor = processor
         self.text_dropout = text_dropout
         self.video_dropout = video_dropout
         self.clip_segments = clip_segments
@@ -109,6 +122,7 @@ class ViMLDataCollator:
         """Gather a batch.
 
         Returns:
+            Of raw media, what [`ViMLProcessor`] gives. Of features,
             `{video,text,audio}_features` `(batch, time, width)` float32 with `{video,text,audio}_attention_mask`
             `(batch, time)`, `sample_weights` `(batch,)` where items have weights, and `return_loss=True`. A query's
             modality that no dict of the batch has is left out.
@@ -119,12 +133,10 @@ class ViMLDataCollator:
         items = [self._read(example) for example in examples]
         chosen = [self._choose(item) for item in items]
         batch: dict[str, Tensor | bool] = {}
-        for modality in MODALITIES:
-            width = self._width(modality, items)
-            if width is not None:
-                rows = [one[modality].reshape(-1, width) for one in chosen]
-                features, mask = pad_rows(rows, width, self.pad_to_multiple_of)
-                batch |= {f"{modality}_features": features, f"{modality}_attention_mask": mask}
+        if self.processor is not None:
+            batch |= media_inputs(self.processor, chosen)
+        else:
+            batch |= self._feature_inputs(items, chosen)
         weights = [item.weight for item in items if item.weight is not None]
         if weights:
             batch["sample_weights"] = torch.tensor(weights)
@@ -143,13 +155,27 @@ class ViMLDataCollator:
                 "The collator was not told whether it trains or evaluates: pass callbacks=[EpochCallback(collator)] to "
                 "Trainer, or call collator.set_epoch(epoch), None for evaluation, in a loop of your own"
             )
-        rows = feature_rows(example)
+        if self.processor is not None:
+            name, rows = media_rows(self.processor, example)
+        else:
+            rows = feature_rows(example)
+            name = str(example.get("id") or _digest(rows["audio"]))
         if epoch >= 0 and self.text_dropout and not {"text", "text_features"} & example.keys():
             raise ViMLError(
                 f"text_dropout={self.text_dropout}, but the examples have no text, only {', '.join(example)}: add a "
                 "column, set remove_unused_columns=False if there is one, or set text_dropout=0"
             )
-        return _Item(str(example.get("id") or _digest(rows["audio"])), epoch, rows, example.get("weight"))
+        return _Item(name, epoch, rows, example.get("weight"))
+
+    def _feature_inputs(self, items: Sequence[_Item], chosen: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        batch: dict[str, Tensor] = {}
+        for modality in MODALITIES:
+            width = self._width(modality, items)
+            if width is not None:
+                rows = [one[modality].reshape(-1, width) for one in chosen]
+                features, mask = pad_rows(rows, width, self.pad_to_multiple_of)
+                batch |= {f"{modality}_features": features, f"{modality}_attention_mask": mask}
+        return batch
 
     def _width(self, modality: str, items: Sequence[_Item]) -> int | None:
         """The width of a modality's rows; `None` if no item has any, so that nothing tells it."""
@@ -161,7 +187,7 @@ class ViMLDataCollator:
             raise ViMLError(f"{modality} features of widths {found}: all rows of a column have one width")
         return next(iter(widths), None)
 
-    def _choose(self, item: _Item) -> dict[str, Tensor]:
+    def _choose(self, item: _Item) -> dict[str, Any]:
         """The rows of one item that take part; none where a modality is dropped."""
         video, audio, text = (item.rows[modality] for modality in ("video", "audio", "text"))
         draws = draw(self.seed, item.epoch, item.id) if item.epoch >= 0 else None
