@@ -183,6 +183,7 @@ def test_an_interrupted_run_leaves_no_manifest_and_can_be_resumed(corpus, copy, 
         with pytest.raises(OSError, match="disk full"):
             generate(copy, 3)
     assert not (copy / "manifest.jsonl").exists()
+    assert media(copy) == {name: content for name, content in media(folder).items() if name != items[2].music}
     assert generate(copy, 3) == items
     assert media(copy) == media(folder)
 
