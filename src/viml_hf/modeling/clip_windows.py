@@ -19,19 +19,10 @@ def mean_embedding(embeds: Tensor) -> Tensor:
 
 
 def windows(num_segments: int, size: int = CLIP_SEGMENTS, hop: int = 1) -> list[tuple[int, int]]:
-    """Places clips over a track: windows of `size` segments, one every `hop` segments.
+    """Row ranges `(first, last + 1)` of a track's clips: windows of `size` segments, one every `hop` segments.
 
-    Args:
-        num_segments: Segments of the track.
-        size: Segments of a window; 3 are a 30 s clip.
-        hop: Segments from one window's start to the next.
-
-    Returns:
-        Row ranges `(first, last + 1)`. A shorter track is one window of all its rows, a track without segments has
-        none, and where the hop leaves rows over, one more window ends with the last row.
-
-    Raises:
-        ValueError: If `size` or `hop` is below 1.
+    A shorter track is one window of all its rows, a track without segments has none, and where the hop leaves rows
+    over, one more window ends with the last row.
 
     Example:
         >>> windows(5)

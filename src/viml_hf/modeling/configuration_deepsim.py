@@ -12,21 +12,6 @@ class DeepSimConfig(PreTrainedConfig):
 
     Lee et al., ICASSP 2020. Tags are labels: `id2label` names them, in the order of the head's outputs.
 
-    Args:
-        hidden_size: Width of the embedding and of every block's output; a multiple of 16, because the branches of a
-            block take fixed shares of it.
-        num_mel_bins: Mel bands of the input.
-        stem_channels: Channels of the first convolution.
-        num_blocks: Blocks, each of which halves time and frequency.
-        batch_norm_eps: Added to the variance in batch normalisation.
-        batch_norm_momentum: Share of a batch's statistics in the running ones, in torch's sense (1 − Keras's).
-        label_categories: `"genre"`, `"mood"` or `"instrument"` for each label, in their order. The triplet loss needs
-            it, and a tagger that loads the model.
-        triplet_margin: Margin of the triplet losses.
-        track_weight: Weight of the track regularisation within the loss of the embedding.
-        triplet_weight: Weight of the loss of the embedding beside the loss of the tags. Open in the paper; large,
-            because the latter is a mean over all tags, most of which are absent and soon cost nothing.
-
     Example:
         >>> from viml_hf.modeling.configuration_deepsim import DeepSimConfig
         >>> DeepSimConfig(hidden_size=32, num_blocks=2).model_type
@@ -36,15 +21,18 @@ class DeepSimConfig(PreTrainedConfig):
     model_type = "deepsim"
     base_config_key = "audio_encoder_config"
 
-    hidden_size: int = 256
+    hidden_size: int = 256  # of every block's output too; a multiple of 16, of which its branches take fixed shares
     num_mel_bins: int = 128
-    stem_channels: int = 64
-    num_blocks: int = 6
+    stem_channels: int = 64  # of the first convolution
+    num_blocks: int = 6  # each of which halves time and frequency
     batch_norm_eps: float = 1e-3
-    batch_norm_momentum: float = 0.01
+    batch_norm_momentum: float = 0.01  # in torch's sense (1 − Keras's)
+    # "genre", "mood" or "instrument" for each label, in their order. The triplet loss needs it, and a tagger.
     label_categories: list[str] | None = None
     triplet_margin: float | int = 0.1
-    track_weight: float | int = 0.5
+    track_weight: float | int = 0.5  # of the track regularisation within the loss of the embedding
+    # Of the loss of the embedding beside that of the tags. Open in the paper; large, because the latter is a mean over
+    # all tags, most of which are absent and soon cost nothing.
     triplet_weight: float | int = 10.0
 
     def validate_hidden_size(self) -> None:

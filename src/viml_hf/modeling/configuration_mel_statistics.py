@@ -10,12 +10,6 @@ class MelStatisticsConfig(PreTrainedConfig):
 
     Tags are labels: `id2label` names them, in the order of the head's outputs.
 
-    Args:
-        num_mel_bins: Mel bands of the input.
-        hidden_size: Width of the hidden layer.
-        dropout: Share of the statistics, and of the hidden layer, that training drops.
-        label_categories: `"genre"`, `"mood"` or `"instrument"` for each label, in their order.
-
     Example:
         >>> MelStatisticsConfig(num_labels=89).model_type
         'mel_statistics'
@@ -25,8 +19,8 @@ class MelStatisticsConfig(PreTrainedConfig):
 
     num_mel_bins: int = 64
     hidden_size: int = 128
-    dropout: float | int = 0.2
-    label_categories: list[str] | None = None
+    dropout: float | int = 0.2  # share of the statistics, and of the hidden layer, that training drops
+    label_categories: list[str] | None = None  # "genre", "mood" or "instrument" for each label, in their order
 
 
 __all__ = ["MelStatisticsConfig"]

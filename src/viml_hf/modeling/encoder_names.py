@@ -23,9 +23,6 @@ class EncoderName:
 def parse_encoder_name(text: str) -> EncoderName:
     """Parse `NAME[:HUB_ID[@REVISION]]`, a Hub id, or a folder.
 
-    Raises:
-        ValueError: The text is none of these.
-
     Example:
         >>> parse_encoder_name("clip:openai/clip-vit-base-patch16@main")
         EncoderName(name='clip', hub_id='openai/clip-vit-base-patch16', revision='main')

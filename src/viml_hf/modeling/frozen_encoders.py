@@ -35,13 +35,7 @@ EMBEDDING_FIELDS = {
 
 
 def load_encoder(modality: str, encoder: str | PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
-    """Load the base encoder of one modality by its name; kwargs go to `from_pretrained`. A model comes back as it is.
-
-    Raises:
-        ValueError: The name is unknown, the checkpoint is of another family than its name says, it lacks weights, or
-            it needs code of its own, which is never run.
-        OSError: The checkpoint cannot be read.
-    """
+    """Load the base encoder of one modality by its name; kwargs go to `from_pretrained`. A model object is returned."""
     if isinstance(encoder, PreTrainedModel):
         return encoder
     hub_id, kwargs = locate_encoder(encoder, kwargs)
@@ -160,11 +154,7 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def encoder_width(config: PreTrainedConfig) -> int:
-    """Width of the base features of an encoder with this config.
-
-    Raises:
-        ValueError: The config does not state it.
-    """
+    """Width of the base features of an encoder with this config."""
     field = tower_of(config).width
     width = getattr(config, field, None)
     if width is None:

@@ -29,17 +29,11 @@ SIMILAR_OVERLAP, DIFFERENT_OVERLAP = 0.5, 0.2
 # Two tempi are similar within 7 %, and different from 19 % on.
 SIMILAR_OCTAVES, DIFFERENT_OCTAVES = 0.1, 0.25
 
-Relation = tuple[Tensor, Tensor]
+Relation = tuple[Tensor, Tensor]  # which excerpts are similar and which different, each (batch, batch) bool
 
 
 def condition_masks(hidden_size: int) -> Tensor:
-    """The masks of the four conditions, disjoint quarters of the embedding.
-
-    Args:
-        hidden_size: Width of the embedding, a multiple of 4; 256 gives 64 to each.
-
-    Returns:
-        `(4, hidden_size)` of zeros and ones, in the order of `CONDITIONS`.
+    """The masks `(4, hidden_size)` in the order of `CONDITIONS`, disjoint quarters of the embedding.
 
     Example:
         >>> condition_masks(8).int().tolist()
@@ -49,13 +43,7 @@ def condition_masks(hidden_size: int) -> Tensor:
 
 
 def tag_relation(labels: Tensor) -> Relation:
-    """Which excerpts share their tags of one category.
-
-    Args:
-        labels: `(batch, tags)` of zeros and ones. An excerpt without a tag is neither similar to any nor different.
-
-    Returns:
-        `similar` and `different`, `(batch, batch)` bool, by the overlap |A ∩ B| / |A ∪ B| of two sets of tags.
+    """By their tags of one category `(batch, tags)`: the overlap |A ∩ B| / |A ∪ B|. Without a tag, neither is true.
 
     Example:
         >>> similar, different = tag_relation(torch.tensor([[1, 0], [1, 0], [0, 1], [0, 0]]))
@@ -70,13 +58,7 @@ def tag_relation(labels: Tensor) -> Relation:
 
 
 def tempo_relation(tempo: Tensor) -> Relation:
-    """Which excerpts have the same tempo.
-
-    Args:
-        tempo: `(batch,)` beats per minute; NaN or 0 where unknown: neither similar to any nor different.
-
-    Returns:
-        `similar` and `different`, `(batch, batch)` bool.
+    """By their tempo `(batch,)` in beats per minute. Where it is unknown, NaN or 0, neither is true.
 
     Example:
         >>> similar, different = tempo_relation(torch.tensor([100.0, 104.0, 130.0, math.nan]))
@@ -91,16 +73,9 @@ def tempo_relation(tempo: Tensor) -> Relation:
 def condition_relations(
     labels: Tensor, label_categories: list[str], tempo: Tensor | None = None, track_ids: Tensor | None = None
 ) -> dict[str, Relation]:
-    """Which excerpts are similar and which different, per condition.
+    """Per condition, by labels `(batch, num_labels)` with the category of each, and the tempo, if it is given.
 
-    Args:
-        labels: `(batch, num_labels)` of zeros and ones.
-        label_categories: The category of each label.
-        tempo: `(batch,)` beats per minute; without it there is no condition "tempo".
-        track_ids: `(batch,)`; excerpts of one track are then not similar to each other: that would be too easy.
-
-    Returns:
-        condition -> `similar` and `different`, `(batch, batch)` bool.
+    Excerpts of one track, by `track_ids` `(batch,)`, are not similar to each other: that would be too easy.
     """
     relations = {}
     for category in CONDITIONS[:-1]:
@@ -115,17 +90,9 @@ def condition_relations(
 
 
 def triplet_hinge(embeds: Tensor, relation: Relation, margin: float) -> Tensor:
-    """Mean hinge `max(0, D(a, p) − D(a, n) + margin)` over all triplets of a batch, D the squared distance.
+    """Mean of `max(0, D(a, p) − D(a, n) + margin)` over all triplets of a batch of L2-normalised embeddings, or 0.
 
     Memory grows with the cube of the batch.
-
-    Args:
-        embeds: `(batch, dim)`, L2-normalised.
-        relation: Which are similar, and which different, `(batch, batch)` bool.
-        margin: How much further the negative has to be.
-
-    Returns:
-        A float32 scalar; 0 where the batch has no triplet.
 
     Example:
         >>> relation = tag_relation(torch.eye(2).repeat_interleave(2, 0))
@@ -147,17 +114,7 @@ def deepsim_loss(
     margin: float = 0.1,
     track_weight: float = 0.5,
 ) -> Tensor:
-    """The loss L of the embedding, see the module.
-
-    Args:
-        embeddings: `(batch, hidden_size)`.
-        relations: Of `condition_relations`.
-        track_ids: `(batch,)`, equal for excerpts of one track; without it there is no track regularisation.
-        margin: Of all hinges.
-        track_weight: Of the track regularisation.
-
-    Returns:
-        A float32 scalar.
+    """The loss L of embeddings `(batch, hidden_size)`, see the module; without `track_ids` it has no L_track.
 
     Example:
         >>> relations = {"tempo": tempo_relation(torch.tensor([60.0, 61.0, 120.0]))}

@@ -36,16 +36,10 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 
 def gather_batch(rows: Tensor) -> Tensor:
-    """Stack the rows of all processes, in rank order, keeping every gradient.
+    """Stack the rows of all processes, equally many in each, in rank order, keeping every gradient.
 
     With the gradient averaging of data-parallel training, a loss over the gathered rows equals the loss of one
     process that holds the whole batch. Without a process group the rows come back as they are.
-
-    Args:
-        rows: `(batch, dim)`, the same batch size in every process.
-
-    Returns:
-        `(processes * batch, dim)`.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
@@ -57,17 +51,9 @@ def info_nce_loss(
 ) -> Tensor:
     """Symmetric InfoNCE over in-batch negatives: L(query → music) + L(music → query), a sum (paper equation 2).
 
-    A row of weight w counts as w equal rows: as a query, as a candidate, and as the match. So items of another kind
-    than those that are to be ranked can be learned from without being what the model is trained to tell apart.
-
-    Args:
-        query_embeds: `(batch, dim)`, L2-normalised. Row i belongs to row i of `audio_embeds`.
-        audio_embeds: `(batch, dim)`, L2-normalised.
-        temperature: The softmax temperature tau.
-        weights: `(batch,)`, above 0; all 1 by default.
-
-    Returns:
-        A float32 scalar.
+    Rows `(batch, dim)` are L2-normalised, and row i of the queries belongs to row i of the music. A row of weight w
+    counts as w equal rows: as a query, as a candidate, and as the match. So items of another kind than those that are
+    to be ranked can be learned from without being what the model is trained to tell apart.
 
     Example:
         >>> import torch
@@ -96,18 +82,7 @@ def triplet_loss(
     """Weighted two-way triplet loss on the cosine, over each anchor's hardest in-batch negatives (Prétet et al.).
 
     The hinge of anchor i and negative j is `max(0, margin + s_ij - s_ii)` with cosine s. "The 100 hardest" is read as
-    per anchor; a smaller batch uses all of its negatives.
-
-    Args:
-        query_embeds: `(batch, dim)`, L2-normalised.
-        audio_embeds: `(batch, dim)`, L2-normalised.
-        margin: How much more similar the match has to be.
-        num_hardest: Negatives averaged per anchor.
-        audio_to_query_weight: Weight of the direction music → query.
-        query_to_audio_weight: Weight of the direction query → music.
-
-    Returns:
-        A float32 scalar.
+    per anchor; a smaller batch uses all of its negatives. The rows `(batch, dim)` are L2-normalised.
     """
     similarity = at_least_float32(query_embeds) @ at_least_float32(audio_embeds).T
     batch_size = similarity.shape[0]
@@ -127,14 +102,7 @@ def structure_loss(embeds: Tensor, base_features: Tensor) -> Tensor:
 
     For every anchor i and pair (j, k) that the embeddings order otherwise than the base features, the amount by which
     they do: `max(0, -sign(t_ik - t_ij) * (s_ik - s_ij))`, averaged over all (i, j, k), with cosines t of the base
-    features and s of the embeddings. Memory grows with the cube of the batch size.
-
-    Args:
-        embeds: `(batch, dim)`, L2-normalised.
-        base_features: `(batch, base_dim)`, pooled over time.
-
-    Returns:
-        A float32 scalar.
+    features, pooled over time, and s of the L2-normalised embeddings. Memory grows with the cube of the batch size.
     """
     embeds = at_least_float32(embeds)
     base = F.normalize(at_least_float32(base_features), dim=-1)

@@ -21,19 +21,10 @@ from .loss_deepsim import condition_relations, deepsim_loss
 
 
 def pad_same(maps: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
-    """Pad maps as TensorFlow's "same" does, so that the output has ceil(size / stride) rows and columns.
+    """Pad `(batch, channels, height, width)` as TensorFlow's "same" does, for ceil(size / stride) rows and columns.
 
     torch pads both sides alike; TensorFlow's odd row or column goes to the end, and how much is missing depends on
     the size: with kernel 3 and stride 2 an even size gets 0 before and 1 after, an odd one 1 and 1.
-
-    Args:
-        maps: `(batch, channels, height, width)`.
-        kernel: Kernel size, not below the stride.
-        stride: Steps between two outputs.
-        value: What to pad with.
-
-    Returns:
-        The padded maps, for an operation without padding of its own.
 
     Example:
         >>> tuple(pad_same(torch.zeros(1, 1, 8, 9), kernel=3, stride=2).shape)
@@ -57,8 +48,7 @@ class DeepSimConv(nn.Module):
 
     def __init__(self, config: DeepSimConfig, in_channels: int, out_channels: int, kernel: int, stride: int = 1):
         super().__init__()
-        self.kernel = kernel
-        self.stride = stride
+        self.kernel, self.stride = kernel, stride
         self.convolution = nn.Conv2d(in_channels, out_channels, kernel, stride)
         self.normalization = nn.BatchNorm2d(out_channels, config.batch_norm_eps, config.batch_norm_momentum)
 
@@ -149,9 +139,6 @@ class DeepSimModel(DeepSimPreTrainedModel):
     which has no batch normalisation, and 2 at the input: one scale and one shift for the whole spectrogram, its only
     channel. Running statistics are not counted.
 
-    Args:
-        config: Sizes; the weights are random.
-
     Example:
         >>> import torch
         >>> from viml_hf.modeling.configuration_deepsim import DeepSimConfig
@@ -209,24 +196,15 @@ class DeepSimModel(DeepSimPreTrainedModel):
 
 @dataclass
 class DeepSimTaggingOutput(ModelOutput):
-    """Output of [`DeepSimForMusicTagging`].
+    """Output of [`DeepSimForMusicTagging`]."""
 
-    Args:
-        loss: Scalar, given `labels`.
-        logits: `(batch, num_labels)`; a tag's confidence is their sigmoid.
-        embeddings: `(batch, hidden_size)`, L2-normalised.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    embeddings: Tensor | None = None
+    loss: Tensor | None = None  # scalar, given `labels`
+    logits: Tensor | None = None  # (batch, num_labels); a tag's confidence is their sigmoid
+    embeddings: Tensor | None = None  # (batch, hidden_size), L2-normalised
 
 
 class DeepSimForMusicTagging(DeepSimPreTrainedModel):
     """DeepSim with a tag head: L2-normalised embedding → dense → sigmoid; 22,873 parameters for 89 tags.
-
-    Args:
-        config: Sizes, and the tags as labels; the weights are random.
 
     Example:
         >>> import torch
@@ -258,9 +236,9 @@ class DeepSimForMusicTagging(DeepSimPreTrainedModel):
     ) -> tuple | DeepSimTaggingOutput:
         """Tag windows of music.
 
-        The loss is the binary cross-entropy, averaged over windows and tags, plus
-        `triplet_weight` times the loss of the embedding (`loss_deepsim.py`), for which a batch needs excerpts that
-        are alike; without `label_categories` in the config the first part is all.
+        The loss is the binary cross-entropy, averaged over windows and tags, plus `triplet_weight` times the loss of
+        the embedding (`loss_deepsim.py`), for which a batch needs excerpts that are alike; without `label_categories`
+        in the config the first part is all.
 
         Args:
             input_features: `(batch, time, num_mel_bins)` of [`DeepSimFeatureExtractor`].
@@ -282,13 +260,8 @@ class DeepSimForMusicTagging(DeepSimPreTrainedModel):
             loss = F.binary_cross_entropy_with_logits(logits.float(), labels.float())
             if self.config.label_categories is not None:
                 relations = condition_relations(labels, self.config.label_categories, tempo, track_ids)
-                loss = loss + self.config.triplet_weight * deepsim_loss(
-                    embeddings,
-                    relations,
-                    track_ids,
-                    margin=self.config.triplet_margin,
-                    track_weight=self.config.track_weight,
-                )
+                weights = {"margin": self.config.triplet_margin, "track_weight": self.config.track_weight}
+                loss = loss + self.config.triplet_weight * deepsim_loss(embeddings, relations, track_ids, **weights)
         return DeepSimTaggingOutput(loss=loss, logits=logits, embeddings=embeddings)
 
 

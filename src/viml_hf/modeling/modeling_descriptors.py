@@ -40,11 +40,7 @@ class ViMLDescriptors(PreTrainedModel):
             init.constant_(self.version, DESCRIPTORS_VERSION)
 
     def check_version(self) -> None:
-        """Refuse a checkpoint whose numbers were measured in another way.
-
-        Raises:
-            ValueError: It was saved by another version of the descriptors.
-        """
+        """Refuse a checkpoint whose numbers were measured in another way, with a `ValueError`."""
         if int(self.version) != DESCRIPTORS_VERSION:
             raise ValueError(
                 f"The checkpoint holds descriptors of version {int(self.version)}, but this package has version "
@@ -87,14 +83,11 @@ class ViMLVideoDescriptors(ViMLDescriptors):
 
     @torch.no_grad()
     def forward(self, pixel_values: Tensor, frame_attention_mask: Tensor) -> BaseModelOutputWithPooling:
-        """Describe segments.
+        """Describe segments: `pooler_output` is `(segments, projection_dim)`.
 
         Args:
             pixel_values: `(segments, frames, 3, height, width)` RGB in [0, 1].
             frame_attention_mask: `(segments, frames)`, 1 where the frame exists, without gaps.
-
-        Returns:
-            `pooler_output` is `(segments, projection_dim)`.
         """
         frames = pixel_values.float()
         shots = frame_attention_mask.bool()
@@ -172,14 +165,11 @@ class ViMLAudioDescriptors(ViMLDescriptors):
 
     @torch.no_grad()
     def forward(self, input_features: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
-        """Describe segments.
+        """Describe segments: `pooler_output` is `(segments, projection_dim)`.
 
         Args:
             input_features: `(segments, time, num_bands)` of [`ViMLDescriptorsFeatureExtractor`]: log energies >= 0.
             attention_mask: `(segments, time)`, 1 where the frame exists, without gaps; by default everywhere.
-
-        Returns:
-            `pooler_output` is `(segments, projection_dim)`.
         """
         if attention_mask is None:
             attention_mask = torch.ones(input_features.shape[:2], device=input_features.device)
@@ -252,14 +242,11 @@ class ViMLTextDescriptors(ViMLDescriptors):
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
-        """Describe texts.
+        """Describe texts: `pooler_output` is `(texts, projection_dim)`, each row with a mean square of one, or zero.
 
         Args:
             input_ids: `(texts, length)` byte ids.
             attention_mask: `(texts, length)`, 1 where the token exists.
-
-        Returns:
-            `pooler_output` is `(texts, projection_dim)`, each row with a mean square of one, or zero.
         """
         valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         letters = torch.where(valid & (input_ids >= 3), input_ids - 3, 0)

@@ -19,14 +19,10 @@ NUM_STATISTICS = 6
 
 
 def mel_statistics(features: Tensor) -> Tensor:
-    """What a window sounds like, band by band: level, spread and changes over time.
+    """What a window `(batch, time, num_mel_bins)` of at least two frames sounds like: `(batch, 6 · num_mel_bins)`.
 
-    Args:
-        features: `(batch, time, num_mel_bins)`, at least two frames.
-
-    Returns:
-        `(batch, 6 · num_mel_bins)`: mean, standard deviation, low and high quantile (10 and 95 %), mean absolute
-        change from frame to frame, and the greatest rise, which tells drums.
+    Band by band: mean, standard deviation, low and high quantile (10 and 95 %), mean absolute change from frame to
+    frame, and the greatest rise, which tells drums.
 
     Example:
         >>> [round(value, 2) for value in mel_statistics(torch.tensor([[[0.0], [2.0], [1.0]]]))[0].tolist()]
@@ -40,9 +36,6 @@ def mel_statistics(features: Tensor) -> Tensor:
 
 class MelStatisticsForMusicTagging(CheckedLoadingMixin, PreTrainedModel):
     """Mel statistics → batch normalisation → hidden layer → dense → sigmoid.
-
-    Args:
-        config: Sizes, and the tags as labels; the weights are random.
 
     Example:
         >>> import torch
@@ -79,8 +72,8 @@ class MelStatisticsForMusicTagging(CheckedLoadingMixin, PreTrainedModel):
         Args:
             input_features: `(batch, time, num_mel_bins)` of [`DeepSimFeatureExtractor`].
             labels: `(batch, num_labels)`, 1 where a tag holds and 0 where not.
-            tempo: Accepted as [`DeepSimForMusicTagging`] does, and not used: there are no triplets here.
-            track_ids: Likewise.
+            tempo: Not used, nor `track_ids`: there are no triplets as in [`DeepSimForMusicTagging`].
+            track_ids: Not used.
             kwargs: `return_dict`.
 
         Returns:

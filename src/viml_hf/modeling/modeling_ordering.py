@@ -24,18 +24,13 @@ NO_SENTENCE = -100  # pads an order; the cross entropy leaves it out
 
 @dataclass
 class SentenceOrderingOutput(ModelOutput):
-    """Output of [`SentenceOrderingModel`].
+    """Output of [`SentenceOrderingModel`]."""
 
-    Args:
-        loss: Scalar, when an order is given as `labels`.
-        logits: `(batch, steps, sentences)`: how well each sentence of the input follows after `steps` of them. Columns
-            without a sentence hold the dtype's lowest number; steps past a row's last sentence mean nothing.
-        encoder_last_hidden_state: `(batch, time, d_model)`.
-    """
-
-    loss: Tensor | None = None
+    loss: Tensor | None = None  # scalar, when an order is given as `labels`
+    # (batch, steps, sentences): how well each sentence of the input follows after `steps` of them. Columns without a
+    # sentence hold the dtype's lowest number; steps past a row's last sentence mean nothing.
     logits: Tensor | None = None
-    encoder_last_hidden_state: Tensor | None = None
+    encoder_last_hidden_state: Tensor | None = None  # (batch, time, d_model)
 
 
 class SentencePointer(nn.Module):
@@ -79,11 +74,7 @@ class SentenceOrderingModel(BartPreTrainedModel):
 
     @classmethod
     def from_bart(cls, name_or_path: str, **kwargs: Any) -> "SentenceOrderingModel":
-        """Start from the weights of a BART checkpoint, with a random pointer head.
-
-        Args:
-            name_or_path: Folder or Hub id, such as `facebook/bart-base`.
-            **kwargs: For `from_pretrained`.
+        """Start from the weights of a BART checkpoint such as `facebook/bart-base`, with a random pointer head.
 
         Raises:
             ValueError: The checkpoint is of another family.
@@ -135,11 +126,7 @@ class SentenceOrderingModel(BartPreTrainedModel):
 
     @torch.no_grad()
     def order(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Choose the best sentence step by step, none of them twice.
-
-        Args:
-            input_ids: As for `forward`.
-            attention_mask: As for `forward`.
+        """Choose the best sentence step by step, none of them twice, of inputs as for `forward`.
 
         Returns:
             `(batch, sentences)`: positions in the input in reading order, -100 after a row's last.

@@ -1,7 +1,7 @@
 """`ViMLModel`: base features of video, text and music → embeddings in one space (McKee et al., CVPR 2023)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,29 +28,16 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.005, 1.0
 
 @dataclass
 class ViMLOutput(ModelOutput):
-    """Output of [`ViMLModel`] and [`ViMLForMusicRetrieval`].
+    """Output of [`ViMLModel`] and [`ViMLForMusicRetrieval`]; the logits are cosine similarities by the temperature."""
 
-    Args:
-        loss: Float32 scalar, when `return_loss=True`.
-        logits_per_query: `(batch, tracks)`, cosine similarity of query and music divided by the temperature.
-        logits_per_audio: `(tracks, batch)`, its transpose.
-        query_embeds: `(batch, projection_dim)` float32, L2-normalised.
-        audio_embeds: `(tracks, projection_dim)` float32, L2-normalised.
-        hidden_states: Hidden states of a `"transformer"` fusion, where asked for.
-        attentions: Attention weights of a `"transformer"` fusion, where asked for (`attn_implementation="eager"`).
-        video_model_output: Output of the video tower.
-        text_model_output: Output of the text tower.
-        audio_model_output: Output of the audio tower.
-    """
-
-    loss: Tensor | None = None
-    logits_per_query: Tensor | None = None
-    logits_per_audio: Tensor | None = None
-    query_embeds: Tensor | None = None
-    audio_embeds: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    video_model_output: BaseModelOutputWithPooling | None = None
+    loss: Tensor | None = None  # float32 scalar, when `return_loss=True`
+    logits_per_query: Tensor | None = None  # (batch, tracks)
+    logits_per_audio: Tensor | None = None  # (tracks, batch), its transpose
+    query_embeds: Tensor | None = None  # (batch, projection_dim) float32, L2-normalised
+    audio_embeds: Tensor | None = None  # (tracks, projection_dim) float32, L2-normalised
+    hidden_states: tuple[Tensor, ...] | None = None  # of a "transformer" fusion, where asked for
+    attentions: tuple[Tensor, ...] | None = None  # likewise, with `attn_implementation="eager"`
+    video_model_output: BaseModelOutputWithPooling | None = None  # of the towers
     text_model_output: BaseModelOutputWithPooling | None = None
     audio_model_output: BaseModelOutputWithPooling | None = None
 
@@ -88,12 +75,12 @@ class ViMLModel(ViMLPreTrainedModel):
         super().__init__(config)
         tower = TOWERS[config.encoder]
         size, out = config.hidden_size, config.projection_dim
-        has_video, has_text = ("video" in config.query_modalities, "text" in config.query_modalities)
+        has_video, has_text = "video" in config.query_modalities, "text" in config.query_modalities
         self.video_tower = tower(config, "video") if has_video else None
         self.text_tower = tower(config, "text") if has_text else None
         self.audio_tower = tower(config, "audio")
         if has_video and has_text:
-            self.fusion: nn.Module | None = FUSIONS[config.fusion](config)
+            self.fusion: Any = FUSIONS[config.fusion](config)
         else:
             self.fusion = None
             self.query_projection = nn.Identity() if size == out else nn.Linear(size, out, bias=False)
@@ -128,9 +115,7 @@ class ViMLModel(ViMLPreTrainedModel):
         return self.log_temperature.float().exp().clamp(MIN_TEMPERATURE, MAX_TEMPERATURE)
 
     def set_null_text(self, features: Tensor) -> None:
-        """Store the base feature of the empty string, `(text_dim,)`, as the null text.
-
-        It has no effect with `null_text="zero"`.
+        """Store the base feature of the empty string, `(text_dim,)`, as the null text, unless `null_text="zero"`.
 
         Raises:
             ValueError: The width is not `config.text_dim`, or a value is not finite.
@@ -165,7 +150,7 @@ class ViMLModel(ViMLPreTrainedModel):
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
-            `pooler_output` is the embedding, `(batch, projection_dim)` float32: projected and L2-normalised.
+            `pooler_output` is the embedding, `(batch, projection_dim)` float32, L2-normalised.
 
         Raises:
             ValueError: No input of `config.query_modalities` is given, or a shape is wrong.
@@ -182,11 +167,7 @@ class ViMLModel(ViMLPreTrainedModel):
         video_attention_mask: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
-        """Embed videos without a text: [`get_query_features`] of them alone.
-
-        Raises:
-            ValueError: `config.query_modalities` has no video, or a shape is wrong.
-        """
+        """Embed videos without a text: [`get_query_features`] of them alone."""
         self.config.check_query_modality("video")
         return self.get_query_features(video_features, video_attention_mask, **kwargs)
 
@@ -197,11 +178,7 @@ class ViMLModel(ViMLPreTrainedModel):
         text_attention_mask: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
-        """Embed texts without a video: [`get_query_features`] of them alone.
-
-        Raises:
-            ValueError: `config.query_modalities` has no text, or a shape is wrong.
-        """
+        """Embed texts without a video: [`get_query_features`] of them alone."""
         self.config.check_query_modality("text")
         return self.get_query_features(text_features=text_features, text_attention_mask=text_attention_mask, **kwargs)
 
@@ -220,21 +197,16 @@ class ViMLModel(ViMLPreTrainedModel):
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
-            `pooler_output` is the embedding, `(batch, projection_dim)` float32: projected and L2-normalised.
+            `pooler_output` is the embedding, `(batch, projection_dim)` float32, L2-normalised.
 
         Raises:
             ValueError: A shape is wrong.
         """
         output = self.audio_tower(audio_features, audio_attention_mask, **kwargs)
-        embeds = F.normalize(at_least_float32(self.audio_projection(output.pooler_output)), dim=-1)
+        embeds = _normalised(self.audio_projection(output.pooler_output))
         if audio_attention_mask is not None:
             embeds = embeds * audio_attention_mask.bool().any(1, keepdim=True)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=output.last_hidden_state,
-            pooler_output=embeds,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        return replace(output, pooler_output=embeds)
 
     @can_return_tuple
     def forward(
@@ -253,17 +225,17 @@ class ViMLModel(ViMLPreTrainedModel):
         """Embed queries and music, and compare each with each.
 
         Args:
-            video_features: `(batch, time, video_dim)`, see [`get_query_features`].
+            video_features: See [`get_query_features`], likewise the mask, the text and `null_text_features`.
             video_attention_mask: `(batch, time)`.
             text_features: `(batch, texts, text_dim)`.
-            text_attention_mask: `(batch, texts)`; a row of zeros = no text.
+            text_attention_mask: `(batch, texts)`.
             audio_features: `(tracks, time, audio_dim)`, see [`get_audio_features`].
             audio_attention_mask: `(tracks, time)`.
             sample_weights: `(batch,)` above 0: in InfoNCE an item of weight w counts as w equal ones. In data-parallel
                 training all processes give them, or none.
             return_loss: Compute `config.loss`. Query i and track i belong together; all other tracks of the batch, in
                 data-parallel training of all processes, are its negatives.
-            null_text_features: See [`get_query_features`].
+            null_text_features: `(text_dim,)`.
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
@@ -296,7 +268,9 @@ class ViMLModel(ViMLPreTrainedModel):
             with full_precision(query.pooler_output):
                 loss = self._loss(query.pooler_output, audio.pooler_output, *base_features, sample_weights)
             if self.config.textless_loss_weight and video is not None and text is not None:
-                embeds = self._embed_without_text(video, video_attention_mask, null_text_features, **kwargs)
+                # The video tower runs once for both.
+                without = self._fuse(video, video_attention_mask, None, None, null_text_features, **kwargs)
+                embeds = _normalised(without.pooler_output)
                 with full_precision(embeds):
                     textless = self._loss(embeds, audio.pooler_output, *base_features, sample_weights)
                 loss = loss + self.config.textless_loss_weight * textless
@@ -323,8 +297,11 @@ class ViMLModel(ViMLPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[BaseModelOutputWithPooling, BaseModelOutputWithPooling | None, BaseModelOutputWithPooling | None]:
         """The query's output, and those of the video and the text tower where they ran."""
-        video = self._run_tower(self.video_tower, video_features, video_attention_mask, **kwargs)
-        text = self._run_tower(self.text_tower, text_features, text_attention_mask, **kwargs)
+        video = text = None
+        if self.video_tower is not None and video_features is not None:
+            video = self.video_tower(video_features, video_attention_mask, **kwargs)
+        if self.text_tower is not None and text_features is not None:
+            text = self.text_tower(text_features, text_attention_mask, **kwargs)
         if video is None and text is None:
             raise ValueError(
                 f"The query is empty: give features of {' or '.join(self.config.query_modalities)}, which this model's "
@@ -338,48 +315,29 @@ class ViMLModel(ViMLPreTrainedModel):
                     "for all; a row of zeros in a mask says that something is absent."
                 )
         if self.fusion is None:
-            query = video or text
+            query: Any = video or text
             tower, mask = (self.video_tower, video_attention_mask) if video else (self.text_tower, text_attention_mask)
             embeds = self.query_projection(self._pooled_or_null(tower, query, mask, null_text))
         else:
-            video_pooled, text_pooled = torch.broadcast_tensors(
-                self._pooled_or_null(self.video_tower, video, video_attention_mask),
-                self._pooled_or_null(self.text_tower, text, text_attention_mask, null_text),
-            )
-            query = self.fusion(video_pooled, text_pooled, **kwargs)
+            query = self._fuse(video, video_attention_mask, text, text_attention_mask, null_text, **kwargs)
             embeds = query.pooler_output
-        output = BaseModelOutputWithPooling(
-            last_hidden_state=query.last_hidden_state,
-            pooler_output=F.normalize(at_least_float32(embeds), dim=-1),
-            hidden_states=query.hidden_states,
-            attentions=query.attentions,
-        )
-        return output, video, text
+        return replace(query, pooler_output=_normalised(embeds)), video, text
 
-    def _embed_without_text(
+    def _fuse(
         self,
-        video: BaseModelOutputWithPooling,
+        video: BaseModelOutputWithPooling | None,
         video_attention_mask: Tensor | None,
+        text: BaseModelOutputWithPooling | None,
+        text_attention_mask: Tensor | None,
         null_text: Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> Tensor:
-        """The queries `(batch, projection_dim)` as they are without their text; the video tower runs once for both."""
-        video_pooled, null_pooled = torch.broadcast_tensors(
+    ) -> BaseModelOutputWithPooling:
+        """The fusion's output for those of the towers; `None` is nothing, in every row."""
+        video_pooled, text_pooled = torch.broadcast_tensors(
             self._pooled_or_null(self.video_tower, video, video_attention_mask),
-            self._pooled_or_null(self.text_tower, None, None, null_text),
+            self._pooled_or_null(self.text_tower, text, text_attention_mask, null_text),
         )
-        assert self.fusion is not None  # there is a text tower
-        embeds = self.fusion(video_pooled, null_pooled, **kwargs).pooler_output
-        return F.normalize(at_least_float32(embeds), dim=-1)
-
-    def _run_tower(
-        self,
-        tower: nn.Module | None,
-        features: Tensor | None,
-        attention_mask: Tensor | None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPooling | None:
-        return None if tower is None or features is None else tower(features, attention_mask, **kwargs)
+        return self.fusion(video_pooled, text_pooled, **kwargs)
 
     def _pooled_or_null(
         self,
@@ -419,9 +377,8 @@ class ViMLModel(ViMLPreTrainedModel):
         gather = gather_batch if self.training else nn.Identity()
         query_embeds, audio_embeds = gather(query_embeds), gather(audio_embeds)
         if self.config.loss == "info_nce":
-            return info_nce_loss(
-                query_embeds, audio_embeds, self.temperature, None if weights is None else gather(weights)
-            )
+            weights = None if weights is None else gather(weights)
+            return info_nce_loss(query_embeds, audio_embeds, self.temperature, weights)
         loss = triplet_loss(
             query_embeds,
             audio_embeds,
@@ -431,11 +388,15 @@ class ViMLModel(ViMLPreTrainedModel):
             query_to_audio_weight=self.config.triplet_query_to_audio_weight,
         )
         if self.config.triplet_structure_weight:
-            structure = structure_loss(query_embeds, gather(query_rows)) + structure_loss(
-                audio_embeds, gather(audio_rows)
-            )
+            query_structure = structure_loss(query_embeds, gather(query_rows))
+            structure = query_structure + structure_loss(audio_embeds, gather(audio_rows))
             loss = loss + self.config.triplet_structure_weight * structure
         return loss
+
+
+def _normalised(embeds: Tensor) -> Tensor:
+    """Of length 1, in float32 also where the model is in half precision."""
+    return F.normalize(at_least_float32(embeds), dim=-1)
 
 
 __all__ = ["ViMLModel", "ViMLOutput"]

@@ -76,9 +76,6 @@ class ViMLWithEncoders(ViMLPreTrainedModel):
 
         Args:
             modalities: Any of `"video"`, `"text"` and `"audio"`; by default all.
-
-        Raises:
-            ValueError: An unknown modality.
         """
         for modality in self._known(modalities):
             self.encoders[modality].requires_grad_(False).eval()
@@ -105,10 +102,8 @@ class ViMLWithEncoders(ViMLPreTrainedModel):
         for modality in self._known(modalities):
             encoder = self.encoders[modality]
             if modalities is not None and next(encoder.parameters(), None) is None:
-                raise ValueError(
-                    f"The {modality} encoder has no weights to train: give a modality of another encoder than "
-                    "descriptors."
-                )
+                fix = "give a modality of another encoder than descriptors"
+                raise ValueError(f"The {modality} encoder has no weights to train: {fix}.")
             encoder.requires_grad_(True).train(self.training)
 
     def _known(self, modalities: list[str] | None) -> list[str]:
@@ -213,7 +208,7 @@ class ViMLWithEncoders(ViMLPreTrainedModel):
     def get_video_base_features(
         self, pixel_values: Tensor, frame_attention_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Segment features: the mean of the unnormalised projected embeddings of a segment's frames (paper section 3).
+        """Means of the unnormalised projected embeddings of a segment's frames (paper section 3).
 
         Returns:
             `(batch, segments, video_dim)` and the mask `(batch, segments)` of segments with a frame.
@@ -231,11 +226,7 @@ class ViMLWithEncoders(ViMLPreTrainedModel):
         return encode_images(self.video_encoder, pixel_values)
 
     def get_text_base_features(self, input_ids: Tensor, text_attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """One base feature per text.
-
-        Returns:
-            `(batch, 1, text_dim)` and the mask `(batch, 1)` of rows with a text.
-        """
+        """One base feature per text `(batch, 1, text_dim)`, and the mask `(batch, 1)` of rows with a text."""
         mask = text_attention_mask.bool().any(1, keepdim=True)
         with gradients_of(self.text_encoder):
             features = encode_text_tokens(self.text_encoder, input_ids, text_attention_mask)
@@ -248,11 +239,7 @@ class ViMLWithEncoders(ViMLPreTrainedModel):
         audio_frame_mask: Tensor | None = None,
         audio_window_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """One base feature per 10 s segment of music.
-
-        Returns:
-            `(batch, segments, audio_dim)` and the mask `(batch, segments)`.
-        """
+        """One base feature per segment of music, `(batch, segments, audio_dim)`, and the mask `(batch, segments)`."""
         batch, segments = input_features.shape[:2]
         if audio_segment_mask is None:
             audio_segment_mask = input_features.new_ones(batch, segments, dtype=torch.long)

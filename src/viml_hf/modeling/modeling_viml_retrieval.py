@@ -84,32 +84,21 @@ class ViMLForMusicRetrieval(ViMLWithEncoders):
             ValueError: An unknown name, a wrong kind of checkpoint, or trained heads of other widths.
         """
         kwargs = encoder_kwargs or {}
-        encoders = {
-            modality: load_encoder(modality, encoder, **kwargs)
-            for modality, encoder in zip(MODALITIES, (video, text, audio), strict=True)
-        }
+        names = dict(zip(MODALITIES, (video, text, audio), strict=True))
+        encoders = {modality: load_encoder(modality, name, **kwargs) for modality, name in names.items()}
         if viml is None:
-            widths: dict[str, Any] = {
-                f"{modality}_dim": encoder_width(encoder.config) for modality, encoder in encoders.items()
-            }
+            widths: Any = {f"{modality}_dim": encoder_width(encoder.config) for modality, encoder in encoders.items()}
             viml = ViMLModel(ViMLConfig(**widths, **viml_config))
         elif viml_config:
             raise ValueError(
                 f"Give trained heads (viml=…) or fields for new ones, not both: got {sorted(viml_config)}."
             )
-        configs: dict[str, Any] = {
-            f"{modality}_encoder_config": encoder.config for modality, encoder in encoders.items()
-        }
-        sources = {
-            modality: encoder_source(name, **kwargs)
-            for modality, name in zip(MODALITIES, (video, text, audio), strict=True)
-            if isinstance(name, str)
-        }
+        configs: Any = {f"{modality}_encoder_config": encoder.config for modality, encoder in encoders.items()}
         config = ViMLForMusicRetrievalConfig(
             viml_config=viml.config,
             freeze_encoders=freeze_encoders,
             encoder_dtypes=encoder_dtypes,
-            encoder_sources=sources,
+            encoder_sources={m: encoder_source(name, **kwargs) for m, name in names.items() if isinstance(name, str)},
             **configs,
         )
         with torch.device("meta"):  # the weights are at hand
@@ -127,10 +116,7 @@ class ViMLForMusicRetrieval(ViMLWithEncoders):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load a checkpoint (see `PreTrainedModel.from_pretrained`).
-
-        Encoders are frozen where `config.freeze_encoders` says so. Where no `dtype` is asked for they get their own.
-        """
+        """Load a checkpoint. Encoders are frozen as `config.freeze_encoders` says, and by default keep their dtype."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
@@ -219,10 +205,8 @@ class ViMLForMusicRetrieval(ViMLWithEncoders):
     ) -> BaseModelOutputWithPooling:
         """Embed queries whose videos may be of any length: the mean of a long one's windows of 30 s, as it was trained.
 
-        Of videos of up to 30 s it is `get_query_features`, of any it is the query of `viml_hf.Recommender`.
-
-        Returns:
-            `pooler_output` is the embedding, `(batch, projection_dim)` float32, L2-normalised.
+        `pooler_output` is the embedding, as of `get_query_features` for videos of up to 30 s, and as the query of
+        `viml_hf.Recommender` for any.
         """
         text_mask = _the_text_mask(text_attention_mask, attention_mask)
         query = self._query_base_features(pixel_values, frame_attention_mask, input_ids, text_mask)
@@ -245,11 +229,7 @@ class ViMLForMusicRetrieval(ViMLWithEncoders):
         audio_frame_mask: Tensor | None = None,
         audio_window_mask: Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
-        """Embed music of any length: the mean of a long track's windows of 30 s, hop 10 s, as an index holds them.
-
-        Returns:
-            `pooler_output` is the embedding, `(batch, projection_dim)` float32, L2-normalised.
-        """
+        """Embed music of any length: the mean of a long track's windows of 30 s, hop 10 s, as an index holds them."""
         rows, mask = self.get_audio_base_features(
             input_features, audio_segment_mask, audio_frame_mask, audio_window_mask
         )
@@ -296,14 +276,7 @@ class ViMLForMusicRetrieval(ViMLWithEncoders):
         attention_mask: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ViMLOutput:
-        """Embed queries and music, and compare each with each.
-
-        Args:
-            sample_weights: See [`ViMLModel.forward`]; likewise `return_loss` and `kwargs`.
-
-        Returns:
-            [`ViMLOutput`].
-        """
+        """Embed queries and music, and compare each with each: see [`ViMLModel.forward`]."""
         text_mask = _the_text_mask(text_attention_mask, attention_mask)
         inputs = self._query_base_features(pixel_values, frame_attention_mask, input_ids, text_mask)
         if input_features is not None:

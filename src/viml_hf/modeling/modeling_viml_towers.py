@@ -59,7 +59,7 @@ class ViMLAttention(nn.Module):
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple[Tensor, Tensor | None]:
-        """Map `(batch, time, hidden_size)` to the same shape, with the attention weights where they exist."""
+        """Map `(batch, time, hidden_size)` to the same shape, and give the attention weights where they exist."""
         batch_and_time = hidden_states.shape[:-1]
         per_head = (*batch_and_time, -1, self.head_dim)
         query, key, value = (
@@ -118,10 +118,7 @@ class ViMLPreTrainedModel(CheckedLoadingMixin, HubUploadMixin, PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _can_record_outputs = {  # noqa: RUF012
-        "hidden_states": ViMLEncoderLayer,
-        "attentions": ViMLAttention,
-    }
+    _can_record_outputs = {"hidden_states": ViMLEncoderLayer, "attentions": ViMLAttention}  # noqa: RUF012
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -182,7 +179,10 @@ def masked_mean(rows: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class ViMLTower(ViMLPreTrainedModel):
-    """Base features of one modality → one pooled vector. Its subclasses are the kinds of `config.encoder`."""
+    """Base features of one modality → one pooled vector. Its subclasses are the kinds of `config.encoder`.
+
+    They say how in `encode`: valid features `(batch, time, base_dim)` → `last_hidden_state` and `pooler_output`.
+    """
 
     projection: nn.Linear
 
@@ -195,12 +195,19 @@ class ViMLTower(ViMLPreTrainedModel):
         """The first layer: reentrant gradient checkpointing lets gradients begin at its output."""
         return self.projection
 
-    def valid_features(self, features: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """The features in the tower's dtype, zero where the mask is: padding may hold anything, NaN included.
+    encode: Callable[..., tuple[Tensor, Tensor]]
 
-        Raises:
-            ValueError: The features or the mask have the wrong shape.
-        """
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self, features: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling:
+        """Map `(batch, time, base_dim)` to pooled `(batch, hidden_size)`."""
+        features = self.valid_features(features, attention_mask)
+        return BaseModelOutputWithPooling(*self.encode(features, attention_mask, **kwargs))
+
+    def valid_features(self, features: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """The features in the tower's dtype, zero where the mask is: padding may hold anything, NaN included."""
         name, width = f"{self.modality}_features", self.input_dim
         if features.dim() != 3 or features.shape[-1] != width or features.shape[1] == 0:
             raise ValueError(
@@ -231,13 +238,10 @@ class ViMLTransformerTower(ViMLTower):
         self.layers = nn.ModuleList([ViMLEncoderLayer(config, size) for _ in range(config.num_tower_layers(modality))])
         self.post_init()
 
-    @merge_with_config_defaults
-    @capture_outputs
-    def forward(
-        self, features: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
-    ) -> BaseModelOutputWithPooling:
-        """Map `(batch, time, base_dim)` to pooled `(batch, hidden_size)`."""
-        features = self.valid_features(features, attention_mask)
+    def encode(
+        self, features: Tensor, attention_mask: Tensor | None, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple[Tensor, Tensor]:
+        """All states, and their mean or the CLS vector's."""
         if features.shape[1] > self.config.max_position_embeddings:
             raise ValueError(
                 f"{self.modality}_features has {features.shape[1]} rows, but max_position_embeddings="
@@ -260,10 +264,8 @@ class ViMLTransformerTower(ViMLTower):
         for layer in self.layers:
             hidden_states = layer(hidden_states, layer_mask, **kwargs)
         if self.cls_embedding is not None:
-            pooled = hidden_states[:, 0]
-        else:
-            pooled = masked_mean(hidden_states, attention_mask)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+            return hidden_states, hidden_states[:, 0]
+        return hidden_states, masked_mean(hidden_states, attention_mask)
 
     def positions(self, hidden_states: Tensor) -> Tensor | float:
         """Position embeddings `(time, hidden_size)` in the dtype of the hidden states."""
@@ -306,17 +308,12 @@ class ViMLMlpTower(ViMLTower):
         self.layers = nn.ModuleList([ViMLMlpBlock(config) for _ in range(config.num_tower_layers(modality))])
         self.post_init()
 
-    @merge_with_config_defaults
-    @capture_outputs
-    def forward(
-        self, features: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
-    ) -> BaseModelOutputWithPooling:
-        """Map `(batch, time, base_dim)` to pooled `(batch, hidden_size)`."""
-        hidden_states = self.projection(self.valid_features(features, attention_mask))
+    def encode(self, features: Tensor, attention_mask: Tensor | None, **kwargs: object) -> tuple[Tensor, Tensor]:
+        """All states, and their mean."""
+        hidden_states = self.projection(features)
         for layer in self.layers:
             hidden_states = layer(hidden_states)
-        pooled = masked_mean(hidden_states, attention_mask)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+        return hidden_states, masked_mean(hidden_states, attention_mask)
 
 
 class ViMLBatchNorm(nn.BatchNorm1d):
@@ -350,17 +347,13 @@ class ViMLLinearTower(ViMLTower):
         self.batch_norm = ViMLBatchNorm(config.hidden_size)
         self.post_init()
 
-    @merge_with_config_defaults
-    @capture_outputs
-    def forward(
-        self, features: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
-    ) -> BaseModelOutputWithPooling:
-        """Map `(batch, time, base_dim)` to pooled `(batch, hidden_size)`."""
-        pooled = masked_mean(self.valid_features(features, attention_mask), attention_mask)
+    def encode(self, features: Tensor, attention_mask: Tensor | None, **kwargs: object) -> tuple[Tensor, Tensor]:
+        """The one pooled vector, as the only state too."""
+        pooled = masked_mean(features, attention_mask)
         for layer in (self.projection, *self.layers):
             pooled = self.dropout(layer(pooled))
         pooled = self.batch_norm(pooled)
-        return BaseModelOutputWithPooling(last_hidden_state=pooled[:, None], pooler_output=pooled)
+        return pooled[:, None], pooled
 
 
 TOWERS: dict[str, type[ViMLTower]] = {
