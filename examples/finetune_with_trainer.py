@@ -13,6 +13,7 @@ from transformers import Trainer, TrainingArguments
 
 from viml_hf import EpochCallback, MediaItem, StoreDataset, ViMLDataCollator, ViMLModel, extract, make_compute_metrics
 from viml_hf.generated.corpus import generate_corpus
+from viml_hf.train.query_bank import leave_query_bank
 from viml_hf.train.training import new_model, save_retrieval_model
 
 
@@ -51,6 +52,7 @@ def main() -> None:
         )
         trainer.train()
         print({name: round(value, 2) for name, value in trainer.evaluate().items() if "R@" in name or "MR" in name})
+        leave_query_bank(model, store, train.items)  # so that the same few tracks are not recommended for everything
         save_retrieval_model(model, store, options.output)  # heads, encoders and processor in one folder
 
 

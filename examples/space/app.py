@@ -190,7 +190,7 @@ def _track_html(one: Recommendation, music_folder: Path) -> str:
         player = '<p class="facts">This file is not in the music folder.</p>'
     return (
         f'<li><span class="rank">{one.rank}</span><div><p class="name"><bdi>{name}</bdi></p>'
-        f'<p class="facts">similarity {one.score:.2f} · fits best at {_clock(one.start)}–{_clock(one.end)}</p>'
+        f'<p class="facts">score {one.score:.2f} · fits best at {_clock(one.start)}–{_clock(one.end)}</p>'
         f"{player}</div></li>"
     )
 

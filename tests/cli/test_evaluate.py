@@ -185,7 +185,9 @@ def test_the_table_says_what_was_ranked(evaluate, folder):
     assert lines[9].split("|")[2].strip() == f"{interval.estimate:.2f}"
     assert lines[10].split("|")[2].strip() == f"{interval.low:.2f}–{interval.high:.2f}"
     assert lines[12].startswith("mean log rank of video minus that of video+text: ")
-    assert len(lines) == 13
+    assert [line.partition(":")[0] for line in lines[14::2]] == ["video+text", "video"]
+    assert "among the first 10 of no query" in lines[14]
+    assert len(lines) == 17
 
 
 @pytest.fixture
@@ -289,3 +291,17 @@ def test_damaged_weights_are_named(evaluate, folder, tmp_path):
     shutil.copytree(folder / "heads", folder / "damaged", dirs_exist_ok=True)
     (folder / "damaged" / "model.safetensors").write_bytes(b"no weights")
     assert "damaged: its weights cannot be loaded" in refusal(evaluate(model="damaged"))
+
+
+def test_a_model_with_a_query_bank_is_corrected_for_hubs_unless_it_is_left_out(folder, figures, evaluate):
+    model = ViMLModel.from_pretrained(folder / "heads")
+    bank = torch.nn.functional.normalize(torch.randn(20, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    model.set_query_bank(bank, bank.flip(0))
+    model.save_pretrained(folder / "with-bank")
+    plain, corrected = figures("--no-hubness-correction", model="with-bank"), figures(model="with-bank")
+    heads = figures(model="heads")
+    assert [found["hubness_correction"] for found in (heads, plain, corrected)] == [None, False, True]
+    assert plain["rows"] == heads["rows"] != corrected["rows"]
+    assert plain["hubs"] == heads["hubs"]
+    for words, said in ((["--no-hubness-correction"], "not corrected for hubs"), ([], "\ncorrected for hubs")):
+        assert said in evaluate(*words, model="with-bank")[1]

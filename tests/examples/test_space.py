@@ -108,7 +108,7 @@ def test_the_ranking_is_that_of_the_recommender(ask, recommender, folder):
     for query in ((video, ""), (None, TEXT), (video, TEXT)):
         page, found = ask(*query), recommender.recommend(*query, k=5)
         assert names(page) == [one.track for one in found]
-        assert re.findall(r"similarity (-?\d\.\d\d)", page) == [f"{one.score:.2f}" for one in found]
+        assert re.findall(r"score (-?\d\.\d\d)", page) == [f"{one.score:.2f}" for one in found]
         assert [float(source.partition("#t=")[2]) for source in sources(page)] == [one.start for one in found]
         rankings.add(page)
     assert len(rankings) == 3
@@ -226,7 +226,7 @@ def test_two_users_at_once_get_their_own_results(url, recommender, monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         pages = [page for pages in zip(*pool.map(ask, range(4)), strict=True) for page in pages]
     assert [names(page) for page in pages] == expected
-    assert [re.findall(r"similarity (-?\d\.\d\d)", page) for page in pages] == scores
+    assert [re.findall(r"score (-?\d\.\d\d)", page) for page in pages] == scores
     assert 1 < most <= space.AT_ONCE
 
 

@@ -29,10 +29,11 @@ from viml_hf import (
 )
 from viml_hf.evaluation.metrics import retrieval_metrics
 from viml_hf.evaluation.ranks import retrieval_ranks
-from viml_hf.evaluation.store_evaluation import evaluate_ranks
+from viml_hf.evaluation.store_evaluation import embed_items, evaluate_ranks
 from viml_hf.features import RowRange
 from viml_hf.features.checksums import sealed, sha256_of, unsealed
 from viml_hf.features.splits import split_items
+from viml_hf.train.query_bank import bank_items
 from viml_hf.train.training import new_model
 
 HEADS = {"hidden_size": 16, "projection_dim": 16, "num_attention_heads": 2, "intermediate_size": 32}
@@ -362,13 +363,15 @@ def test_the_saved_model_is_the_one_that_was_measured(descriptors_store, tmp_pat
     whole, heads = ViMLForMusicRetrieval.from_pretrained(tmp_path), ViMLModel.from_pretrained(tmp_path)
     for name, value in whole.viml.state_dict().items():
         assert torch.equal(value, heads.state_dict()[name]), name
-    expected = retrieval_metrics(evaluate_ranks(heads, descriptors_store, held_out))
+    expected = retrieval_metrics(evaluate_ranks(heads, descriptors_store, held_out, hubness_correction=False))
     summary = json.loads((tmp_path / "training.json").read_text())
     assert summary["metrics"] == metrics
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)
     assert (summary["training_items"], summary["evaluation_items"]) == (len(train), len(held_out)) == (16, 4)
     assert summary["settings"]["learning_rate"] == 1e-2
     assert summary["store"] == descriptors_store.spec.encoders
+    bank = embed_items(heads, descriptors_store, bank_items(train), query_modalities=["video"])[0]
+    assert torch.equal(heads.query_bank.without_text, torch.from_numpy(bank))  # of training items alone
 
 
 def test_a_store_that_is_not_finite_is_refused(descriptors_store, tmp_path):

@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", metavar="NAME", help="items to rank (default: test, or what training holds out)")
     parser.add_argument("--texts", metavar="NAME", help="ask with texts of `viml describe` (default: the store's own)")
     parser.add_argument("--whole-tracks", action="store_true", help="compare whole tracks, not their middle 30 s")
+    parser.add_argument(
+        "--no-hubness-correction",
+        dest="hubness_correction",
+        action="store_false",
+        help="compare by similarity alone, also where the model keeps a query bank",
+    )
     parser.add_argument("--batch-size", type=int, default=256, help="items embedded at a time (default: 256)")
     parser.add_argument("--seed", type=int, default=0, help="of the pools and the bootstrap")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -49,8 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Rank, and print the figures."""
     from viml_hf.errors import ViMLError
+    from viml_hf.evaluation.hubs import hub_figures
     from viml_hf.evaluation.plots import check_plots, plot_recall
-    from viml_hf.evaluation.store_evaluation import check_query, evaluate_ranks, pools_of, select_items
+    from viml_hf.evaluation.ranks import retrieval_ranks
+    from viml_hf.evaluation.store_evaluation import check_query, corrections_of, embed_items, pools_of, select_items
     from viml_hf.features.store import Store
     from viml_hf.hub.evaluation_results import parse_benchmark
     from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
@@ -78,19 +86,21 @@ def run(options: argparse.Namespace) -> None:
         store, split=options.split, queries=[QUERIES[query] for query in queries], group_by=options.group_by
     )
     pools = pools_of(chosen.items, group_by=options.group_by, pool_size=options.pool_size, seed=options.seed)
-    ranks = {
-        query: evaluate_ranks(
+    corrected = None if model.query_bank is None else options.hubness_correction
+    ranks, hubs = {}, {}
+    for query in queries:
+        embeds = embed_items(
             model,
             store,
             chosen.items,
             query_modalities=QUERIES[query],
             clip_segments=None if options.whole_tracks else CLIP_SEGMENTS,
             batch_size=options.batch_size,
-            pools=pools,
         )
-        for query in queries
-    }
-    summary = _summary(options, chosen, pools, ranks)
+        corrections = corrections_of(model, embeds[1], QUERIES[query]) if corrected else None
+        ranks[query] = retrieval_ranks(*embeds, pools=pools, corrections=corrections)
+        hubs[query] = hub_figures(*embeds, pools=pools, corrections=corrections)
+    summary = {**_summary(options, chosen, pools, ranks), "hubness_correction": corrected, "hubs": hubs}
     print(json.dumps(summary, indent=1) if options.json else _text(summary))
     if options.save:
         _save(options.model, model, store, chosen, summary, benchmark)
@@ -213,4 +223,10 @@ def _text(summary: dict[str, Any]) -> str:
             for name, figure in figures.items()
         }
     lines = [*conditions(summary), "", format_table(rows, columns=COLUMNS)]
-    return "\n".join([*lines, *(f"\n{comparison_text(compared)}" for compared in summary["comparisons"])])
+    lines += [f"\n{comparison_text(compared)}" for compared in summary["comparisons"]]
+    for query, found in summary["hubs"].items():
+        lines.append(
+            f"\n{query}: {found['never']:.0f} % of the tracks are among the first 10 of no query; the skewness of how "
+            f"often they are is {found['skewness']:.2f}"
+        )
+    return "\n".join(lines)

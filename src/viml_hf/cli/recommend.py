@@ -15,6 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--index", required=True, help="folder made by `viml index`")
     parser.add_argument("--model", help="model folder or Hub id; by default the one that made the index")
     parser.add_argument("-k", type=int, default=10, help="how many tracks (default: 10)")
+    parser.add_argument(
+        "--no-hubness-correction", dest="hubness_correction", action="store_false", help="rank by similarity alone"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -35,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
     from viml_hf.retrieval.recommender import Recommender
 
     recommender = Recommender.from_pretrained(options.model, index=options.index)
-    found = recommender.recommend(options.video, options.text, options.k)
+    found = recommender.recommend(options.video, options.text, options.k, hubness_correction=options.hubness_correction)
     if options.json:
         results = [asdict(one) | {"path": printable(os.path.abspath(one.path))} for one in found]
         print(json.dumps({"query": {"video": options.video, "text": options.text}, "results": results}, indent=1))

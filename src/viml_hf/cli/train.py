@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     )
     if metrics:
         query = "+".join(config.get("query_modalities", QUERIES["video+text"]))
-        print(format_table({f"{recipe.name}, held out, {query}": metrics}))
+        print(format_table({f"{recipe.name}, held out, {query}, not corrected for hubs": metrics}))
     print(f"model: {options.output}")
 
 

@@ -13,7 +13,12 @@ _PAIRS_PER_BLOCK = 4096
 
 
 def retrieval_ranks(
-    query_embeds: Any, audio_embeds: Any, *, pools: Sequence[Pool] | None = None, chunk_size: int = 1024
+    query_embeds: Any,
+    audio_embeds: Any,
+    *,
+    pools: Sequence[Pool] | None = None,
+    corrections: np.ndarray | None = None,
+    chunk_size: int = 1024,
 ) -> np.ndarray:
     """Rank audio `i` for query `i` among the tracks of its pool (the protocol of the paper's tables 1 and 2).
 
@@ -25,6 +30,7 @@ def retrieval_ranks(
         query_embeds: `(n, dim)`, array or CPU tensor; rows of any length except zero.
         audio_embeds: `(n, dim)`; row `i` is the one match of query `i`.
         pools: Pools in which each of the `n` queries appears once; by default all `n` tracks are one pool.
+        corrections: `(n,)`, taken from the similarities of each track, as those of a [`QueryBank`] for hubs.
         chunk_size: Queries and tracks per block. Memory beyond the float64 inputs grows with its square, not with `n²`.
 
     Returns:
@@ -47,13 +53,18 @@ def retrieval_ranks(
         pools = [Pool(np.arange(len(queries)), np.arange(len(queries)))]
     else:
         _check_cover(pools, len(queries))
-    match_scores = _pair_scores(queries, audio)
+    taken = np.zeros(len(audio)) if corrections is None else np.asarray(corrections, np.float64)
+    if taken.shape != (len(audio),) or not np.isfinite(taken).all():
+        raise ViMLError(
+            f"corrections of shape {taken.shape}; accepted: one finite number for each of {len(audio)} tracks"
+        )
+    match_scores = _pair_scores(queries, audio) - taken
     ranks = np.zeros(len(queries), dtype=np.int64)
     for pool in pools:
         for rows in _chunks(pool.queries, chunk_size):
             for columns in _chunks(pool.tracks, chunk_size):
                 # The match is among its pool's tracks and counts itself: the sum over the pool is the rank.
-                ranks[rows] += _count_at_least(queries[rows], audio[columns], match_scores[rows])
+                ranks[rows] += _count_at_least(queries[rows], audio[columns], taken[columns], match_scores[rows])
     return ranks
 
 
@@ -80,20 +91,21 @@ def unit_rows(name: str, embeds: Any) -> np.ndarray:
     return scaled / np.sqrt(_pair_scores(scaled, scaled))[:, None]
 
 
-def _count_at_least(queries: np.ndarray, tracks: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Count, per query `(q, dim)`, the tracks `(t, dim)` whose pair score is at least the query's threshold `(q,)`.
+def _count_at_least(queries: np.ndarray, tracks: np.ndarray, taken: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Count, per query `(q, dim)`, the tracks `(t, dim)` whose pair score, less what is taken from it `(t,)`, is at
+    least the query's threshold `(q,)`.
 
     A matrix product is fast, but its last bits depend on the shapes and on the column: equal tracks may differ. It
     only decides pairs further from the threshold than rounding can reach; `_pair_scores` compares the others.
     """
-    margins = queries @ tracks.T - thresholds[:, None]
+    margins = queries @ tracks.T - taken - thresholds[:, None]
     # For unit rows, either way of summing is off by at most dim * eps / 2, a margin by twice that; doubled for safety.
-    tolerance = 2 * queries.shape[1] * np.finfo(np.float64).eps
+    tolerance = 2 * (queries.shape[1] + 4) * np.finfo(np.float64).eps
     counts = np.count_nonzero(margins > tolerance, axis=1)
     rows, columns = np.nonzero(np.abs(margins) <= tolerance)
     for start in range(0, len(rows), _PAIRS_PER_BLOCK):
         row, column = rows[start : start + _PAIRS_PER_BLOCK], columns[start : start + _PAIRS_PER_BLOCK]
-        reached = _pair_scores(queries[row], tracks[column]) >= thresholds[row]
+        reached = _pair_scores(queries[row], tracks[column]) - taken[column] >= thresholds[row]
         counts += np.bincount(row[reached], minlength=len(counts))
     return counts
 

@@ -154,15 +154,26 @@ def evaluate_ranks(
     clip_segments: int | None = CLIP_SEGMENTS,
     batch_size: int = 256,
     pools: Sequence[Pool] | None = None,
+    hubness_correction: bool = True,
 ) -> np.ndarray:
     """The rank of each item's own music in its pool, from 1, int64 `(items,)`.
 
     The arguments and errors are those of `embed_items`. `pools` hold items by their index, each once as a query; by
-    default all items are one pool.
+    default all items are one pool. Similarities are corrected for hubs where the model has a query bank.
     """
     options: dict[str, Any] = {"clip_segments": clip_segments, "batch_size": batch_size}
-    embeds = embed_items(model, store, items, query_modalities=query_modalities, **options)
-    return retrieval_ranks(*embeds, pools=pools)
+    queries, audio = embed_items(model, store, items, query_modalities=query_modalities, **options)
+    corrections = corrections_of(model, audio, query_modalities) if hubness_correction else None
+    return retrieval_ranks(queries, audio, pools=pools, corrections=corrections)
+
+
+@torch.inference_mode()
+def corrections_of(model: ViMLModel, audio_embeds: np.ndarray, query_modalities: Sequence[str]) -> np.ndarray | None:
+    """What is taken from the similarities of each track `(tracks,)` for these queries; `None` without a query bank."""
+    if model.query_bank is None:
+        return None
+    found = model.query_bank.corrections(torch.from_numpy(audio_embeds).to(model.device))
+    return found[:, int("text" in query_modalities)].cpu().numpy()
 
 
 def mean_features(

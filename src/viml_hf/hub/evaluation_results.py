@@ -26,6 +26,7 @@ METRIC_TYPES = {"R@1": "recall_at_1", "R@5": "recall_at_5", "R@10": "recall_at_1
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 # Results with equal values of these are of the same ranking; the newer one replaces the older one.
 SAME = ("store", "items", "items_sha256", "pools", "texts", "whole_tracks")
+SAME_IF_KNOWN = ("hubness_correction",)
 
 
 def parse_benchmark(text: str) -> dict[str, str]:
@@ -72,7 +73,7 @@ def save_evaluation(
         entry["benchmark"] = benchmark
     older = read_evaluations(folder)
     kept = [one for one in older if one["weights"] == entry["weights"]]
-    same = [one for one in kept if all(one[name] == entry[name] for name in SAME)]
+    same = [one for one in kept if all(one.get(name) == entry.get(name) for name in (*SAME, *SAME_IF_KNOWN))]
     others = [one for one in kept if one not in same or not set(one["rows"]) <= set(entry["rows"])]
     with replacing(Path(folder) / EVALUATION_FILE) as path:
         path.write_text(json.dumps([*others, entry], indent=1) + "\n", encoding="utf-8")
@@ -89,6 +90,9 @@ def conditions(summary: dict[str, Any]) -> list[str]:
         f"pool{'s' if pools['count'] > 1 else ''} of {size} tracks"
         + (f", one per {pools['group_by']}" if pools["group_by"] else "")
     ]
+    # Results of older versions do not say it: they were not corrected.
+    if summary.get("hubness_correction") is not None:
+        found.append("corrected for hubs" if summary["hubness_correction"] else "not corrected for hubs")
     if summary["left_out"]:
         found.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in summary["left_out"].items()))
     if summary["without_text"]:

@@ -46,7 +46,10 @@ def saved_parameters(folder: str | Path) -> dict[str, int]:
 
 def heads_settings(config: ViMLConfig) -> dict[str, Any]:
     """The fields of a heads' config that decide what they compute: its own, not those that every config has."""
-    return {name: getattr(config, name) for name in sorted(type(config).__annotations__)}
+    settings = {name: getattr(config, name) for name in sorted(type(config).__annotations__)}
+    if not settings["query_bank_size"]:
+        del settings["query_bank_size"]  # as in models that are older than the field, whose checksums stay
+    return settings
 
 
 def weights_checksum(folder: str | Path, heads: ViMLConfig) -> str:

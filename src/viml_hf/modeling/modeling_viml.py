@@ -22,6 +22,7 @@ from .modeling_viml_towers import (
     masked_mean,
     quantise_feed_forward_only,
 )
+from .query_bank import QueryBank
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.005, 1.0
 
@@ -88,6 +89,7 @@ class ViMLModel(ViMLPreTrainedModel):
         self.null_text_features: Tensor = nn.Buffer(torch.zeros(config.text_dim))
         learned = torch.tensor(math.log(config.temperature), dtype=torch.float32)
         self.log_temperature = nn.Parameter(learned) if config.learned_temperature else None
+        self.query_bank = QueryBank(config.query_bank_size, config) if config.query_bank_size else None
         self.post_init()
         quantise_feed_forward_only(self)
 
@@ -96,6 +98,8 @@ class ViMLModel(ViMLPreTrainedModel):
         super()._init_weights(module)
         if module is self:
             init.zeros_(self.null_text_features)
+            for bank in self.query_bank.buffers() if self.query_bank is not None else ():
+                init.zeros_(bank)
             if self.log_temperature is not None:
                 init.constant_(self.log_temperature, math.log(self.config.temperature))
 
@@ -128,6 +132,15 @@ class ViMLModel(ViMLPreTrainedModel):
         if self.config.null_text == "stored":
             with torch.no_grad():
                 self.null_text_features.copy_(features)
+
+    def set_query_bank(self, with_text: Tensor | None = None, without_text: Tensor | None = None) -> None:
+        """Keep embeddings of training queries, by which similarities are corrected for hubs.
+
+        Each is `(queries, projection_dim)`, L2-normalised: of queries with a text where the model takes texts, of as
+        many others where it takes videos. What is missing or of another shape is a `ValueError`.
+        """
+        self.query_bank = QueryBank.of(self.config, with_text, without_text).to(self.device)
+        self.config.query_bank_size = self.query_bank.size
 
     @can_return_tuple
     def get_query_features(

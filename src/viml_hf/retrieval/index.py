@@ -82,6 +82,8 @@ class MusicIndex:
         model: Folder or Hub id of the model that made it.
         fingerprint: Checksum of that model.
         encoders: Model types of its base encoders.
+        corrections: `(windows, 2)` float32, for hubs: what is taken from the similarities of queries without a text,
+            and of those with one; `None` where the model keeps no query bank.
     """
 
     embeddings: np.ndarray
@@ -89,6 +91,7 @@ class MusicIndex:
     model: str
     fingerprint: str
     encoders: dict[str, str] = field(default_factory=dict)
+    corrections: np.ndarray | None = None
 
     @property
     def usable(self) -> list[Track]:
@@ -115,6 +118,8 @@ class MusicIndex:
         table = io.BytesIO()
         pq.write_table(_tracks_to_table(self.tracks), table)
         tensors = {"embeddings": torch.from_numpy(np.ascontiguousarray(self.embeddings))}
+        if self.corrections is not None:
+            tensors["corrections"] = torch.from_numpy(np.ascontiguousarray(self.corrections))
         contents = {"embeddings.safetensors": serialize(tensors), "tracks.parquet": table.getvalue()}
         checksums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         description = {
@@ -225,7 +230,8 @@ def _read_file(folder: Path, name: str, checksum: str) -> bytes:
 def _assemble(folder: Path, description: dict[str, Any], contents: dict[str, bytes]) -> MusicIndex:
     """The index of verified files. A forged one can have the right checksums, so what it ranks by is looked at too."""
     try:
-        embeddings = deserialize(contents["embeddings.safetensors"])["embeddings"]
+        tensors = deserialize(contents["embeddings.safetensors"])
+        embeddings, corrections = tensors["embeddings"], tensors.get("corrections")
         tracks = _tracks_from_table(pq.read_table(pa.BufferReader(contents["tracks.parquet"])))
         facts = (description["model"], description["fingerprint"], description["encoders"])
     except (LookupError, ValueError, TypeError, SafetensorError, pa.ArrowException) as error:
@@ -238,7 +244,11 @@ def _assemble(folder: Path, description: dict[str, Any], contents: dict[str, byt
         )
     if len(embeddings) and not torch.allclose(embeddings.norm(dim=1), torch.ones(len(embeddings)), atol=1e-3):
         raise ViMLError(f"{folder}: the index is damaged (embeddings that are not of length 1); {_AGAIN}")
-    return MusicIndex(aligned(embeddings), tracks, *facts)
+    if corrections is None:
+        return MusicIndex(aligned(embeddings), tracks, *facts)
+    if corrections.dtype != torch.float32 or corrections.shape != (rows, 2) or not corrections.isfinite().all():
+        raise ViMLError(f"{folder}: the index is damaged (corrections that are not two numbers for each row); {_AGAIN}")
+    return MusicIndex(aligned(embeddings), tracks, *facts, corrections.numpy())
 
 
 def aligned(embeddings: torch.Tensor) -> np.ndarray:

@@ -24,12 +24,14 @@ class Recommendation:
     Args:
         rank: From 1.
         track: The track's name in the index.
-        score: Cosine similarity in [-1, 1] of the query and the track's best window.
+        score: What the ranking is by: the similarity of the track's best window, corrected for hubs where the index
+            has corrections.
         start: Where that window begins, in seconds.
         end: Where it ends, in seconds.
         path: Where the file was when it was indexed.
         duration: Of the track, in seconds.
         licence: Of the track, where its manifest states one.
+        similarity: Cosine similarity in [-1, 1] of the query and that window.
     """
 
     rank: int
@@ -40,6 +42,7 @@ class Recommendation:
     path: str
     duration: float | None = None
     licence: str | None = None
+    similarity: float | None = None
 
 
 class Recommender:
@@ -101,7 +104,14 @@ class Recommender:
             raise ViMLError(f"{error}; the index names this model: to download it, name it too (--model)") from error
         return cls(encoder, loaded, limits)
 
-    def recommend(self, video: Video | None = None, text: str | None = None, k: int = 10) -> list[Recommendation]:
+    def recommend(
+        self,
+        video: Video | None = None,
+        text: str | None = None,
+        k: int = 10,
+        *,
+        hubness_correction: bool = True,
+    ) -> list[Recommendation]:
         """Rank the library for a query.
 
         Args:
@@ -109,6 +119,8 @@ class Recommender:
                 height, width, 3)` uint8 at 6 per second.
             text: A free-form description of the music; empty or `None` for none.
             k: How many tracks; each comes once, with its best window.
+            hubness_correction: Take from each window's similarity how near it is to all queries, where the model keeps
+                a query bank: so the same few tracks are not recommended for everything.
 
         Returns:
             The tracks, best first; equal scores in the order of the index.
@@ -121,15 +133,18 @@ class Recommender:
         if k < 1:
             raise ViMLError(f"k={k}: give the number of tracks to recommend, 1 or more")
         # Row by row, not as a matrix product, which gives equal rows other last bits.
-        scores = np.einsum("nd,d->n", self.index.embeddings, self.embed_query(video, text))
+        similarities = scores = np.einsum("nd,d->n", self.index.embeddings, self.embed_query(video, text))
+        if hubness_correction and self.index.corrections is not None:
+            scores = similarities - self.index.corrections[:, int(bool((text or "").strip()))]
         best = np.maximum.reduceat(scores, self._first_rows)
         order = np.argsort(-best, kind="stable")[:k]
         found = []
         for rank, position in enumerate(order, start=1):
             track, first = self._tracks[position], self._first_rows[position]
-            window = track.windows[int(np.argmax(scores[first : first + len(track.windows)]))]
+            number = int(np.argmax(scores[first : first + len(track.windows)]))
+            window = track.windows[number]
             span, path = (window.start, window.end), file_name(track.path)
-            facts = (track.duration, track.licence)
+            facts = (track.duration, track.licence, float(similarities[first + number]))
             found.append(Recommendation(rank, track.name, float(best[position]), *span, path, *facts))
         return found
 

@@ -123,8 +123,12 @@ def assemble_index(
     if not rows:
         raise ViMLError(f"none of {len(tracks)} files could be indexed; the first error was: {tracks[0].error}")
     encoders = {modality: e.config.model_type for modality, e in encoder.model.encoders.items()}
-    embeddings = aligned(torch.from_numpy(np.concatenate(rows)))
-    return MusicIndex(embeddings, tuple(tracks), model, fingerprint(encoder), encoders)
+    embeddings, bank = torch.from_numpy(np.concatenate(rows)), encoder.model.viml.query_bank
+    corrections = None
+    if bank is not None:
+        with torch.inference_mode():
+            corrections = bank.corrections(embeddings.to(encoder.model.device)).cpu().numpy()
+    return MusicIndex(aligned(embeddings), tuple(tracks), model, fingerprint(encoder), encoders, corrections)
 
 
 @torch.inference_mode()

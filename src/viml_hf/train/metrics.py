@@ -34,7 +34,8 @@ def make_compute_metrics(
         A function from Trainer's predictions, `(query_embeds, audio_embeds)`, to the metrics.
 
     Example:
-        >>>         >>> from transformers import EvalPrediction
+        >>> import numpy as np
+        >>> from transformers import EvalPrediction
         >>> embeds = np.eye(4)
         >>> make_compute_metrics()(EvalPrediction((embeds, embeds), ()))["R@1"]
         100.0

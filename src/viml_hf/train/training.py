@@ -29,6 +29,7 @@ from viml_hf.train.data_collator import ViMLDataCollator
 from viml_hf.train.dataset import StoreDataset
 from viml_hf.train.epoch_callback import EpochCallback
 from viml_hf.train.metrics import make_compute_metrics
+from viml_hf.train.query_bank import leave_query_bank
 from viml_hf.train.settings import TrainingSettings, training_arguments
 from viml_hf.train.trainer import ViMLTrainer
 
@@ -203,6 +204,7 @@ def train_model(
     metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()} if eval_items else {}
     if not trainer.is_world_process_zero():
         return metrics
+    leave_query_bank(model, store, items, seed=settings.seed)
     save_retrieval_model(model, store, output)
     facts: dict[str, Any] = {"metrics": metrics, "texts": texts} | ({"recipe": recipe} if recipe else {})
     write_training_facts(output, settings, store, len(items), len(eval_items), **facts)

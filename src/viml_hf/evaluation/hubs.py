@@ -1,0 +1,49 @@
+"""Hubs: tracks that are among the first for far more queries than others, and tracks that never are."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from viml_hf.evaluation.pools import Pool
+from viml_hf.evaluation.ranks import unit_rows
+
+FIRST = 10
+
+
+def hub_figures(
+    query_embeds: np.ndarray,
+    audio_embeds: np.ndarray,
+    *,
+    pools: Sequence[Pool] | None = None,
+    corrections: np.ndarray | None = None,
+) -> dict[str, float]:
+    """How unevenly tracks are recommended (Radovanović et al., JMLR 2010).
+
+    Args:
+        query_embeds: `(n, dim)`.
+        audio_embeds: `(n, dim)`.
+        pools: As for `retrieval_ranks`.
+        corrections: As for `retrieval_ranks`.
+
+    Returns:
+        `skewness`: of the number of queries that a track is among the first 10 of; 0 where hubs and tracks that never
+        come balance. `never`: share of tracks, in percent, that are among the first 10 of none.
+
+    Example:
+        >>> hub_figures(np.eye(20), np.eye(20))["never"] < 100
+        True
+    """
+    queries, audio = unit_rows("query_embeds", query_embeds), unit_rows("audio_embeds", audio_embeds)
+    taken = np.zeros(len(audio)) if corrections is None else np.asarray(corrections, np.float64)
+    everything = np.arange(len(queries))
+    counts = []
+    for pool in [Pool(everything, everything)] if pools is None else pools:
+        found = np.zeros(len(pool.tracks), np.int64)
+        for row in pool.queries:
+            scores = audio[pool.tracks] @ queries[row] - taken[pool.tracks]
+            found[np.argsort(-scores, kind="stable")[:FIRST]] += 1
+        counts.append(found)
+    occurrence = np.concatenate(counts).astype(np.float64)
+    centred, spread = occurrence - occurrence.mean(), occurrence.std()
+    skewness = float(np.mean(centred**3) / spread**3) if spread else 0.0
+    return {"skewness": skewness, "never": 100 * float(np.mean(occurrence == 0))}
