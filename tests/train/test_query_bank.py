@@ -1,11 +1,22 @@
 """Correction for hubs: the pure function, the bank in a model, and one order of tracks wherever they are ranked."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from viml_hf import MediaEncoder, MusicIndex, Recommender, ViMLConfig, ViMLError, ViMLModel
+from viml_hf import (
+    EpochCallback,
+    MediaEncoder,
+    MusicIndex,
+    Recommender,
+    StoreDataset,
+    ViMLConfig,
+    ViMLError,
+    ViMLModel,
+)
 from viml_hf.evaluation.hubs import hub_figures
 from viml_hf.evaluation.pools import Pool
 from viml_hf.evaluation.ranks import retrieval_ranks
@@ -95,6 +106,14 @@ def test_the_bank_holds_training_queries_alone(model, store):
     for kind, query in (("with_text", ("video", "text")), ("without_text", ("video",))):
         expected = embed_items(model, store, chosen, query_modalities=query)[0]
         assert torch.equal(getattr(model.query_bank, kind), torch.from_numpy(expected))
+
+
+def test_training_removes_a_bank_that_it_makes_out_of_date(model, store):
+    leave_query_bank(model, store, store.usable())
+    state = SimpleNamespace(is_hyper_param_search=False)
+    EpochCallback(StoreDataset(store)).on_train_begin(SimpleNamespace(seed=0), state, None, model=model)
+    assert (model.query_bank, model.config.query_bank_size) == (None, 0)
+    assert not [name for name in model.state_dict() if "query_bank" in name]
 
 
 @pytest.mark.parametrize(("query", "kinds"), [(["video"], {"without_text"}), (["text"], {"with_text"})])

@@ -90,9 +90,11 @@ class EpochCallback(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         train_dataloader: DataLoader | None = None,
+        model: Any = None,
         **kwargs: Any,
     ) -> None:
         """Called by Trainer before its first epoch."""
+        _drop_query_bank(model)
         if state.is_hyper_param_search:
             logger.warning_once(
                 "The default objective of a hyperparameter search adds up all metrics, the median rank too: give "
@@ -110,6 +112,17 @@ class EpochCallback(TrainerCallback):
     ) -> None:
         """Called by Trainer; a resumed epoch begins at a fraction."""
         self._training.set_epoch(int(state.epoch or 0))
+
+
+def _drop_query_bank(model: Any) -> None:
+    """Training makes the queries that a model keeps those of another model."""
+    heads = getattr(model, "viml", model)  # of a ViMLForMusicRetrieval
+    if getattr(heads, "query_bank", None) is not None:
+        heads.query_bank, heads.config.query_bank_size = None, 0
+        logger.warning(
+            "The model's query bank, by which rankings are corrected for hubs, is of before this training and is "
+            "removed: viml_hf.train.query_bank.leave_query_bank(model, store, items) makes a new one."
+        )
 
 
 def _replace_collator(loader: Any, old: Any, new: Any) -> None:
