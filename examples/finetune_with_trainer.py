@@ -1,6 +1,6 @@
 """Fine-tune ViML with a plain `transformers.Trainer`: files → store of base features → training → a model folder.
 
-    python examples/finetune_with_trainer.py -o my-model [--start FOLDER_OR_HUB_ID] [--pairs 32] [--epochs 20]
+    python examples/finetune_with_trainer.py -o my-model [--model FOLDER_OR_HUB_ID] [--pairs 32] [--epochs 20]
 
 Replace `generate_corpus` by a list of your own files. The base features are extracted once; training then reads them
 from the store and takes seconds an epoch. Without a store: `train_on_columns.py` and `train_on_media.py`.
@@ -20,7 +20,7 @@ from viml_hf.train.training import new_model, save_retrieval_model
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", required=True)
-    parser.add_argument("--start", help="model folder or Hub id to start from; without it, random weights")
+    parser.add_argument("--model", help="model folder or Hub id to start from; without it, random weights")
     parser.add_argument("--pairs", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=20)
     options = parser.parse_args()
@@ -29,7 +29,7 @@ def main() -> None:
         corpus = generate_corpus(folder, options.pairs, duration=6)
         items = [MediaItem(i.id, f"{folder}/{i.video}", f"{folder}/{i.music}", (i.text,)) for i in corpus]
         store = extract(items, f"{folder}/store")
-        start = options.start
+        start = options.model
         model = ViMLModel.from_pretrained(start) if start else new_model(store, seed=0, num_hidden_layers=1)
         held_out = len(store.usable()) // 4
         train = StoreDataset(store, store.usable()[held_out:])

@@ -54,7 +54,7 @@ def main() -> None:
     # 4. Fine-tune it from the Hub.
     script = str(Path(__file__).with_name("finetune_with_trainer.py"))
     size = ["--pairs", str(options.pairs), "--epochs", str(options.epochs)]
-    sys.argv = [script, "--start", options.repo_id, "-o", options.output, *size]
+    sys.argv = [script, "--model", options.repo_id, "-o", options.output, *size]
     runpy.run_path(script, run_name="__main__")
 
 

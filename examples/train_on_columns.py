@@ -9,7 +9,7 @@ features, one row per 10 s or text. `Store.to_dataset` gives them. `--resume` go
 import argparse
 
 from datasets import load_from_disk
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, set_seed
 
 from viml_hf import EpochCallback, ViMLConfig, ViMLDataCollator, ViMLModel, make_compute_metrics
 
@@ -19,10 +19,12 @@ def main() -> None:
     parser.add_argument("dataset", metavar="DATASET")
     parser.add_argument("-o", "--output", required=True)
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=8, help="of each process")
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
 
     parts = load_from_disk(options.dataset).train_test_split(0.25, seed=0)
+    set_seed(0)
     widths = {f"{name}_dim": len(parts["train"][0][name][0]) for name in ("video", "audio", "text")}
     model = ViMLModel(ViMLConfig(**widths, num_hidden_layers=1, null_text="zero"))
     collator = ViMLDataCollator(text_dropout=0.8)
@@ -31,7 +33,7 @@ def main() -> None:
         TrainingArguments(
             output_dir=options.output,
             num_train_epochs=options.epochs,
-            per_device_train_batch_size=8,  # every other item of the batch is a negative
+            per_device_train_batch_size=options.batch_size,  # every other item of the batch is a negative
             learning_rate=5e-4,
             save_strategy="steps",
             save_steps=0.3,  # of all steps
@@ -45,7 +47,9 @@ def main() -> None:
         callbacks=[EpochCallback(collator)],  # tells the collator what is training, and which epoch
     )
     trainer.train(resume_from_checkpoint=options.resume or None)
-    print({name: round(value, 2) for name, value in trainer.evaluate().items() if "R@" in name or "MR" in name})
+    metrics = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        print({name: round(value, 2) for name, value in metrics.items() if "R@" in name or "MR" in name})
     trainer.save_model(options.output)
 
 

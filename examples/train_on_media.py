@@ -1,10 +1,9 @@
 """Train on raw media with a plain `transformers.Trainer`, encoders included: a manifest in, a model folder out.
 
-    python examples/train_on_media.py pairs.jsonl --start MODEL -o my-model --unfreeze video audio [--epochs 5]
+    python examples/train_on_media.py pairs.jsonl --model MODEL -o my-model --unfreeze video audio [--epochs 5]
 
 Each line of the manifest has `video`, `audio` and `text`: paths, and what the music is like. MODEL is a folder or Hub
-id; `ViMLForMusicRetrieval.from_encoders` makes one of any encoders. A clip of 30 s is decoded of each file for each
-step: this takes longer than training on features, and is worth it for encoders that are trained too.
+id; `ViMLForMusicRetrieval.from_encoders` makes one. Where no encoder is trained, features in columns are faster.
 """
 
 import argparse
@@ -18,7 +17,7 @@ from viml_hf import EpochCallback, ViMLDataCollator, ViMLForMusicRetrieval, ViML
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest")
-    parser.add_argument("--start", required=True, metavar="MODEL")
+    parser.add_argument("--model", required=True, metavar="MODEL")
     parser.add_argument("-o", "--output", required=True)
     parser.add_argument("--unfreeze", nargs="*", default=[], metavar="MODALITY", help="video, text, audio")
     parser.add_argument("--epochs", type=int, default=5)
@@ -26,10 +25,9 @@ def main() -> None:
     options = parser.parse_args()
 
     parts = load_dataset("json", data_files=options.manifest, split="train").train_test_split(0.25, seed=0)
-    model = ViMLForMusicRetrieval.from_pretrained(options.start)
-    processor = ViMLProcessor.from_pretrained(options.start)
-    if options.unfreeze:
-        model.unfreeze_encoders(options.unfreeze)
+    model = ViMLForMusicRetrieval.from_pretrained(options.model)
+    processor = ViMLProcessor.from_pretrained(options.model)
+    model.unfreeze_encoders(options.unfreeze)
     collator = ViMLDataCollator(processor=processor, text_dropout=0.8)
     arguments = TrainingArguments(
         output_dir=options.output,
@@ -45,15 +43,17 @@ def main() -> None:
         model,
         arguments,
         data_collator=collator,
+        processing_class=processor,  # saved with the model
         train_dataset=parts["train"],
         eval_dataset=parts["test"],
         compute_metrics=make_compute_metrics(model=model),
         callbacks=[EpochCallback(collator)],  # tells the collator what is training, and which epoch
     )
     trainer.train(resume_from_checkpoint=options.resume or None)
-    print({name: round(value, 2) for name, value in trainer.evaluate().items() if "R@" in name or "MR" in name})
+    metrics = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        print({name: round(value, 2) for name, value in metrics.items() if "R@" in name or "MR" in name})
     trainer.save_model(options.output)
-    processor.save_pretrained(options.output)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_train_on_media(monkeypatch, capsys, tmp_path):
         rows.append({"id": str(index), "video": str(video), "audio": str(audio), "text": f"text {index}"})
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    where = (tmp_path / "pairs.jsonl", "--start", tmp_path / "start", "-o", tmp_path / "model")
+    where = (tmp_path / "pairs.jsonl", "--model", tmp_path / "start", "-o", tmp_path / "model")
     arguments = (*where, "--epochs", 2, "--unfreeze", "video", "audio")
     run_script(monkeypatch, "examples/train_on_media.py", *arguments)
     start, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("start", "model"))

@@ -196,3 +196,11 @@ def test_arguments_that_do_harm_are_refused(columns, tmp_path, arguments, said):
 
 def test_a_median_rank_that_is_to_be_low_is_accepted(columns, tmp_path):
     make_trainer(columns, tmp_path, metric_for_best_model="MR", greater_is_better=False)
+
+
+def test_processes_that_would_train_one_model_each_are_an_error(columns, tmp_path, monkeypatch):
+    """Without a GPU, Trainer takes the processes of torchrun for runs of their own, which share one folder."""
+    monkeypatch.setattr("torch.distributed.is_torchelastic_launched", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ViMLError, match=r"2 processes were started.* set ACCELERATE_USE_CPU=true"):
+        make_trainer(columns, tmp_path)

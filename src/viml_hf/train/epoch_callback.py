@@ -1,9 +1,11 @@
 """`EpochCallback`: tells a `StoreDataset` or a `ViMLDataCollator` its epoch, and refuses arguments that do harm."""
 
+import os
 from copy import copy
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
@@ -34,6 +36,12 @@ def check_arguments(args: TrainingArguments) -> None:
     Raises:
         ViMLError: There is one.
     """
+    started = int(os.environ.get("WORLD_SIZE", 1)) if dist.is_torchelastic_launched() else 1
+    if started > args.world_size:
+        raise ViMLError(
+            f"{started} processes were started, and each would train a model of its own into {args.output_dir}: "
+            "without GPUs, set ACCELERATE_USE_CPU=true, or start one process"
+        )
     best = (args.metric_for_best_model or "").removeprefix("eval_")
     if best in _LOWER_IS_BETTER and args.greater_is_better:
         raise ViMLError(
