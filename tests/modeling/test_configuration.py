@@ -40,6 +40,7 @@ CHANGED = {
     "textless_loss_weight": 0.5,
     "null_text": "zero",
     "initializer_range": 0.1,
+    "query_bank_size": 3,
 }
 
 
