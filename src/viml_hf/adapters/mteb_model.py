@@ -73,18 +73,9 @@ class ViMLForMTEB(AbsEncoder):
         prompt_type: PromptType | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Embed a side of a task.
+        """Embed a side of a task: `(rows, dim)` float32, L2-normalised, in the order of the rows.
 
-        Args:
-            inputs: Over the rows of the side; its batches and collator are not used.
-            task_metadata: Says what the side is made of.
-            hf_split: Not used.
-            hf_subset: Not used.
-            prompt_type: The side; `None` for all modalities of the task.
-            kwargs: `show_progress_bar`; `batch_size` has no effect.
-
-        Returns:
-            `(rows, dim)` float32, L2-normalised, in the order of the rows.
+        Batches and collator of `inputs`, the split, the subset and `batch_size` have no effect.
 
         Raises:
             ViMLError: The side has nothing that this model takes, or another precision than float32 is asked for.

@@ -18,9 +18,6 @@ class SampleEmbedder:
     to the last bit. Its cosine similarity to a query is the mean of the windows' similarities over the length of their
     mean: a track counts as a whole, where [`Recommender`] takes its best window.
 
-    Args:
-        encoder: Encoders and heads.
-
     Example:
         >>> from viml_hf import ViMLForMusicRetrieval, ViMLProcessor
         >>> encoder = MediaEncoder(ViMLForMusicRetrieval.from_encoders(), ViMLProcessor.from_encoders())
@@ -32,12 +29,7 @@ class SampleEmbedder:
         self.encoder = encoder
 
     def embed(self, sample: Sample) -> np.ndarray:
-        """The embedding `(dim,)` float32, L2-normalised.
-
-        Raises:
-            ViMLError: The sample is empty, or the model takes no such query.
-            MediaDecodeError: A file cannot be decoded.
-        """
+        """The embedding `(dim,)` float32, L2-normalised."""
         if sample.audio is None:
             return embed_query(self.encoder, sample.video, sample.text)
         rows = self.encoder.encode_audio(sample.audio).rows

@@ -39,16 +39,11 @@ class ViMLModule(InputModule):
     [`read_sample`]; sampling rates and lengths may differ from one to the next. A prompt is put before the text where
     an input has one. Embeddings have length 1, so `normalize_embeddings` changes nothing; `truncate_dim` cuts them
     off without making them length 1 again, which the cosine `similarity` does itself. Nothing is trained through it.
-
-    Args:
-        model: Encoders and heads.
-        processor: Its processor.
     """
 
     def __init__(self, model: ViMLForMusicRetrieval, processor: ViMLProcessor):
         super().__init__()
-        self.model = model
-        self.processor = processor
+        self.model, self.processor = model, processor
 
     @cached_property
     def embedder(self) -> SampleEmbedder:
@@ -73,21 +68,11 @@ class ViMLModule(InputModule):
     def preprocess(
         self, inputs: Sequence[Any], prompt: str | None = None, task: str | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """Tell the inputs apart; they are decoded when they are embedded.
+        """Tell the inputs apart (see [`read_sample`]); they are decoded when they are embedded.
 
-        Args:
-            inputs: See [`read_sample`].
-            prompt: Put before texts.
-            task: `"document"` where they are to be found by queries.
-            kwargs: None is taken.
-
-        Raises:
-            ViMLError: An input cannot be told apart, or there are further options.
+        The prompt is put before texts. `task` is `"document"` for what is to be found by queries.
         """
-        if given := {name for name, value in kwargs.items() if value}:
-            raise ViMLError(
-                f"{', '.join(sorted(given))}: no such option; a ViML model's processor is set when it is made"
-            )
+        _refuse(kwargs, "a ViML model's processor is set when it is made")
         return {"samples": [read_sample(one, document=task == "document").prompted(prompt) for one in inputs]}
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -114,37 +99,23 @@ class ViMLModule(InputModule):
         trust_remote_code: bool = False,
         **kwargs: Any,
     ) -> "ViMLModule":
-        """Load a model folder or Hub repo; `SentenceTransformer` calls it.
+        """Load a model folder or Hub repo; `SentenceTransformer` calls it with arguments of its own.
 
-        Args:
-            model_name_or_path: A folder, or a Hub id.
-            subfolder: Of the folder, where the model lies.
-            token: For private repos.
-            cache_folder: Where downloads are kept.
-            revision: Of the repo.
-            local_files_only: Download nothing.
-            backend: `"torch"`.
-            trust_remote_code: Has no effect: the code is this package.
-            kwargs: None is taken.
-
-        Raises:
-            ViMLError: There is no such model, or an option that is not taken.
+        `trust_remote_code` has no effect: the code is this package. Other kwargs and backends are refused.
         """
-        if given := {name for name, value in kwargs.items() if value}:
-            raise ViMLError(
-                f"{', '.join(sorted(given))}: no such option; the model says itself how its parts are loaded"
-            )
+        _refuse(kwargs, "the model says itself how its parts are loaded")
         if backend != "torch":
             raise ViMLError(f"backend={backend!r}: give 'torch'; `viml export` writes other formats")
-        options: dict[str, Any] = {
-            "token": token,
-            "cache_dir": cache_folder,
-            "revision": revision,
-            "subfolder": subfolder,
-        }
-        given_options = {name: value for name, value in options.items() if value}
-        encoder = load_encoder_and_model(model_name_or_path, local_files_only=local_files_only, **given_options)
+        options: Any = {"token": token, "cache_dir": cache_folder, "revision": revision, "subfolder": subfolder}
+        given = {name: value for name, value in options.items() if value}
+        encoder = load_encoder_and_model(model_name_or_path, local_files_only=local_files_only, **given)
         return cls(encoder.model, encoder.processor)
+
+
+def _refuse(options: dict[str, Any], reason: str) -> None:
+    """Refuse options that are set, none of which is known."""
+    if given := sorted(name for name, value in options.items() if value):
+        raise ViMLError(f"{', '.join(given)}: no such option; {reason}")
 
 
 def load_sentence_transformer(model: str | Path, *, device: str | None = None, **kwargs: Any) -> SentenceTransformer:

@@ -31,36 +31,20 @@ _NON_COMMERCIAL = re.compile(r"\bnon-?commercial|\b(?:nc\d*|research|academic(?!
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """What is known of the base encoder of one modality.
+    """What is known of the base encoder of one modality."""
 
-    Args:
-        name: As given, `NAME[:HUB_ID[@REVISION]]`.
-        model_type: Of its config.
-        width: Length of a base feature.
-        rate: Frames or samples per second that it takes; `None` for text.
-        window: Seconds that it sees or hears at once; 0 for a single frame, `None` for a whole segment or text.
-        dtype: Of its weights.
-        licence: Of its weights, if its card states one.
-        revision: Commit on the Hub.
-    """
-
-    name: str
-    model_type: str
-    width: int
-    rate: float | None
-    window: float | None
-    dtype: str
-    licence: str | None = None
-    revision: str | None = None
+    name: str  # as given, `NAME[:HUB_ID[@REVISION]]`
+    model_type: str  # of its config
+    width: int  # of a base feature
+    rate: float | None  # frames or samples per second that it takes; `None` for text
+    window: float | None  # seconds that it sees or hears at once; 0 for a single frame, `None` for a segment or text
+    dtype: str  # of its weights
+    licence: str | None = None  # of its weights, if its card states one
+    revision: str | None = None  # commit on the Hub
 
     @property
     def non_commercial(self) -> bool:
-        """Whether the licence is known to forbid commercial use.
-
-        Example:
-            >>> EncoderInfo("x/y", "hubert", 768, 24000, None, "float32", licence="cc-by-nc-4.0").non_commercial
-            True
-        """
+        """Whether the licence is known to forbid commercial use."""
         return forbids_commercial_use(self.licence)
 
 

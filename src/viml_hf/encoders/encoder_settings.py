@@ -17,11 +17,7 @@ class EncoderLoader(Protocol):
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """The arguments of [`MediaEncoder.from_names`], with its kwargs as `load_options`.
-
-    Raises:
-        ValueError: A name is invalid.
-    """
+    """The arguments of [`MediaEncoder.from_names`], with its kwargs as `load_options`."""
 
     video: str = "descriptors"
     text: str = "descriptors"

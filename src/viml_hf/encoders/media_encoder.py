@@ -29,17 +29,11 @@ SEGMENTS_AHEAD = 2
 
 @dataclass(frozen=True, eq=False)
 class BaseFeatures:
-    """Base features of one file.
+    """Base features of one file."""
 
-    Args:
-        rows: `(segments, width)` float16, one row per 10 s segment.
-        bounds: `(start, end)` of every segment, in seconds from the beginning of the file or excerpt.
-        coverage: Share in [0, 1] of the declared length that could be decoded.
-    """
-
-    rows: np.ndarray
-    bounds: tuple[tuple[float, float], ...]
-    coverage: float = 1.0
+    rows: np.ndarray  # (segments, width) float16, one row per 10 s segment
+    bounds: tuple[tuple[float, float], ...]  # of every segment, in seconds from the beginning of the file or excerpt
+    coverage: float = 1.0  # share in [0, 1] of the declared length that could be decoded
 
     @property
     def duration(self) -> float:
@@ -102,9 +96,9 @@ class MediaEncoder:
         """Load encoders by their names, as in [`ViMLForMusicRetrieval.from_encoders`].
 
         Args:
-            video: `NAME[:HUB_ID[@REVISION]]`, a Hub id or a folder.
-            text: The same.
-            audio: The same.
+            video: `NAME[:HUB_ID[@REVISION]]`, a Hub id or a folder; likewise `text` and `audio`.
+            text: The text encoder.
+            audio: The audio encoder.
             dtypes: `"float32"`, `"bfloat16"`, or one per modality; `"auto"` is bfloat16 if encoder and device suit.
             fast: Decode only reference frames, see `viml_hf.processing.video_decoding.iter_frames`.
             threads: See the class.

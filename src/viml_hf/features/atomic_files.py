@@ -43,11 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all.
-
-    Raises:
-        OSError: It cannot be written, as where the disk is full.
-    """
+    """Write a safetensors file, whole or not at all; where it cannot be written, that is an `OSError`."""
     with replacing(path) as temporary:
         try:
             save_file(tensors, temporary, metadata)
@@ -70,16 +66,9 @@ def append_line(path: Path, line: str) -> None:
 
 
 def lock_folder(folder: Path, *, wait: bool = False) -> IO[bytes]:
-    """Let no second writer into a folder. The lock ends with `unlock_folder`, or with the process.
+    """Let no second writer into a folder, or wait for the first. The lock ends with `unlock_folder` or the process.
 
     Without `fcntl`, or on a file system without locks, there is none.
-
-    Args:
-        folder: The folder.
-        wait: Wait for another writer to end, instead of refusing.
-
-    Raises:
-        ViMLError: Another writer has it.
     """
     # A link planted under the lock's name would make a file elsewhere.
     flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)

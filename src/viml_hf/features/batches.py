@@ -22,10 +22,7 @@ Rows = TypeVar("Rows", bound=Sliced)
 
 
 def clip_room(video: int, audio: int, length: int) -> int:
-    """How many rows a clip of `length` rows can move inside both; where it is below 0, one of them is shorter.
-
-    Video and music are two streams of one file. Where their lengths differ, the clip is inside both.
-    """
+    """How many rows a clip of `length` rows can move inside both streams of a file; below 0 one of them is shorter."""
     return min(video, audio) - length
 
 

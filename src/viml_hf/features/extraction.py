@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,53 +36,30 @@ WORKERS_PER_GPU = 16  # they decode; beside a GPU that takes longer than encodin
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """What a run has to do.
+    """What a run has to do."""
 
-    Args:
-        kept: Ids that the store has already, unchanged.
-        missing: Items that are new, have changed, or had no features before.
-        dropped: Items of the store that are not among the kept: no longer asked for, or changed.
-        signatures: Signature of every wanted item by its id, as its files were before they are read: one that changes
-            while it is read is read again next time.
-    """
-
-    kept: list[str]
-    missing: list[MediaItem]
-    dropped: list[StoreItem]
-    signatures: dict[str, str] = field(default_factory=dict)
+    kept: list[str]  # ids that the store has already, unchanged
+    missing: list[MediaItem]  # new, changed, or without features before
+    dropped: list[StoreItem]  # of the store, no longer asked for or changed
+    # Of every wanted item by its id, as its files were before they are read: one that changes while it is read is read
+    # again next time.
+    signatures: dict[str, str]
 
 
 def check_ids(items: Sequence[MediaItem]) -> None:
-    """Refuse items that share an id.
-
-    Raises:
-        ViMLError: Two do.
-    """
+    """Refuse items that share an id."""
     ids = {item.id for item in items}
     if len(ids) != len(items):
         raise ViMLError(f"{len(items)} items, but only {len(ids)} ids; give every item an id of its own")
 
 
 def plan_extraction(items: Sequence[MediaItem], stored: Iterable[StoreItem]) -> ExtractionPlan:
-    """Compare what is wanted with what is there, by each item's signature.
-
-    Args:
-        items: What is wanted.
-        stored: What an earlier run left.
-
-    Raises:
-        ViMLError: Two items share an id.
-
-    Example:
-        >>> plan_extraction([MediaItem("a")], stored=[]).missing
-        [MediaItem(id='a', video=None, audio=None, texts=(), fields={}, start=None, end=None)]
-    """
+    """Compare what is wanted with what an earlier run left, by each item's signature."""
     check_ids(items)
     wanted = {item.id: signature(item) for item in items}
     kept, dropped = [], []
     for item in stored:
-        unchanged = item.has_features and wanted.get(item.id) == item.fields.get("signature")
-        if unchanged:
+        if item.has_features and wanted.get(item.id) == item.fields.get("signature"):
             kept.append(item.id)
         else:
             dropped.append(item)
@@ -114,7 +91,7 @@ def extract(
     Args:
         items: What to extract.
         folder: The store's folder.
-        video: Video encoder, `NAME[:HUB_ID[@REVISION]]`.
+        video: Video encoder, `NAME[:HUB_ID[@REVISION]]`; likewise `text` and `audio`.
         text: Text encoder.
         audio: Audio encoder.
         dtypes: Dtype of the encoders' weights per modality, one for all, or `"auto"`: that of the store if there is
@@ -161,11 +138,7 @@ class Run:
     title: str = "extract"
 
     def __post_init__(self) -> None:
-        """Refuse what no run can be.
-
-        Raises:
-            ViMLError: An unknown engine, or fewer than 1 worker.
-        """
+        """Refuse what no run can be."""
         if self.engine not in ENGINES:
             raise ViMLError(f"engine={self.engine!r}: give {' or '.join(ENGINES)}")
         if self.workers is not None and self.workers < 1:
@@ -180,16 +153,7 @@ def run_extraction(
     loader: EncoderLoader | None,
     run: Run,
 ) -> Store:
-    """Extract items by encoders at hand, see [`extract`].
-
-    Args:
-        items: What to extract.
-        folder: The store's folder.
-        encoder: The encoders.
-        spec: What the store says of its features.
-        loader: Loads the same encoders in a worker; without it everything runs in this process.
-        run: How to go about it.
-    """
+    """Extract items by encoders at hand, see [`extract`]. Without a loader of them everything runs in this process."""
     workers = default_workers(torch.cuda.device_count()) if run.workers is None else run.workers
     writer = StoreWriter(
         folder, spec, encoder.null_text(), shard_items=run.shard_items, commit_seconds=run.commit_seconds

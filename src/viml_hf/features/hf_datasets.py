@@ -39,10 +39,10 @@ def dataset_of_items(store: Any, with_errors: bool, cache_dir: str | Path | None
     columns |= {"texts": List(Value("string")), "error": Value("string"), "fields": Value("string")}
     columns |= {name: Value(kinds[kind]) for name, kind in FIELD_TYPES.items()}
     # The cache goes by this: by itself, `datasets` would pickle the store's items one by one.
-    names = [STORE_FILE, ITEMS_FILE, JOURNAL_FILE]
-    known = [with_errors, str(store.folder.resolve()), *(sha256_of(store.folder / name) for name in names)]
+    files = [store.folder / name for name in (STORE_FILE, ITEMS_FILE, JOURNAL_FILE)]
     if store.texts is not None:
-        known.append(sha256_of(path_of_texts(store.folder, store.texts)))
+        files.append(path_of_texts(store.folder, store.texts))
+    known = [with_errors, str(store.folder.resolve()), *map(sha256_of, files)]
     return Dataset.from_generator(
         examples,
         features=Features(columns),
@@ -106,11 +106,7 @@ def _with_our_names(dataset: "Dataset") -> "Dataset":
 
 
 def infer_widths(dataset: "Dataset", null_text: Any) -> dict[str, int]:
-    """Width per modality, of the first row that has features of it; of text also that of the null text.
-
-    Raises:
-        ViMLError: There is no such row.
-    """
+    """Width per modality, of the first row that has features of it; of text also that of the null text."""
     widths = {} if null_text is None else {"text": len(null_text)}
     for row in dataset:
         if len(widths) == len(MODALITIES):

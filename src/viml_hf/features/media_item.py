@@ -18,27 +18,18 @@ from viml_hf.errors import MediaDecodeError, in_one_line
 class MediaItem:
     """One item to extract.
 
-    Args:
-        id: Unique name.
-        video: File with the pictures; `None` for music alone.
-        audio: File with the sound, often the same; `None` for pictures alone.
-        texts: Descriptions of the music.
-        fields: Anything else to keep in the store: split, tags, licence.
-        start: Seconds into both files at which the excerpt begins; `None` for their beginning.
-        end: Seconds into both files at which it ends; `None` for their end.
-
     Example:
         >>> MediaItem("a", video="a.mp4", audio="a.mp4", start=30, end=60).paths
         ['a.mp4']
     """
 
-    id: str
-    video: str | None = None
-    audio: str | None = None
-    texts: tuple[str, ...] = ()
-    fields: dict[str, Any] = field(default_factory=dict)
-    start: float | None = None
-    end: float | None = None
+    id: str  # unique
+    video: str | None = None  # file with the pictures; `None` for music alone
+    audio: str | None = None  # file with the sound, often the same; `None` for pictures alone
+    texts: tuple[str, ...] = ()  # descriptions of the music
+    fields: dict[str, Any] = field(default_factory=dict)  # anything else to keep in the store: split, tags, licence
+    start: float | None = None  # seconds into both files at which the excerpt begins; `None` for their beginning
+    end: float | None = None  # seconds into both files at which it ends; `None` for their end
 
     @property
     def paths(self) -> list[str]:
@@ -48,19 +39,12 @@ class MediaItem:
 
 @dataclass(frozen=True, eq=False)
 class Extracted:
-    """What `extract_one` made of an item.
-
-    Args:
-        item: The item.
-        features: Features `(rows, width)` float16 per modality: of all that could be read.
-        facts: What was found out on the way: `sha256`, `bytes`, `…_seconds` and `…_coverage`.
-        error: What is missing and why; `None` if nothing is.
-    """
+    """What `extract_one` made of an item."""
 
     item: MediaItem
-    features: dict[str, np.ndarray] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
-    error: str | None = None
+    features: dict[str, np.ndarray] = field(default_factory=dict)  # (rows, width) float16, of all that could be read
+    facts: dict[str, Any] = field(default_factory=dict)  # `sha256`, `bytes`, `…_seconds` and `…_coverage`
+    error: str | None = None  # what is missing and why
 
 
 def extract_one(item: MediaItem, encoder: MediaEncoder) -> Extracted:
@@ -107,13 +91,7 @@ def signature(item: MediaItem) -> str:
 
 
 def same_reading(one: str, other: str | None) -> bool:
-    """Whether two signatures differ in the fields alone.
-
-    Example:
-        >>> item = MediaItem("a", texts=("pop",))
-        >>> same_reading(signature(item), signature(MediaItem("a", texts=("pop",), fields={"split": "test"})))
-        True
-    """
+    """Whether two signatures differ in the fields alone, if at all."""
     return one.partition(".")[0] == (other or "").partition(".")[0]
 
 
@@ -126,11 +104,7 @@ def _checksum(known: Any) -> str:
 
 
 def content_hash(item: MediaItem) -> str:
-    """SHA-256, in hex, of an item's file; of two files, that of their two checksums.
-
-    Raises:
-        OSError: A file cannot be read.
-    """
+    """SHA-256, in hex, of an item's file; of two files, that of their two checksums."""
     found = []
     for path in item.paths:
         status = os.stat(path)
@@ -145,9 +119,5 @@ def _file_hash(path: str, size: int, time_ns: int) -> str:
 
 
 def size_of(item: MediaItem) -> int:
-    """Bytes of an item's files.
-
-    Raises:
-        OSError: One is missing.
-    """
+    """Bytes of an item's files."""
     return sum(os.stat(path).st_size for path in item.paths)

@@ -26,19 +26,12 @@ FOLDER = "texts"
 
 @dataclass(frozen=True, eq=False)
 class NamedTexts:
-    """A set of texts.
-
-    Args:
-        name: Its name.
-        ids: Ids of the items that have a text.
-        texts: Their texts.
-        features: Base features `(texts, width)` float16.
-    """
+    """A set of texts."""
 
     name: str
-    ids: tuple[str, ...]
+    ids: tuple[str, ...]  # of the items that have a text
     texts: tuple[str, ...]
-    features: Tensor
+    features: Tensor  # (texts, width) float16
 
 
 def names_of_texts(store_folder: str | Path) -> list[str]:
@@ -52,17 +45,7 @@ def path_of_texts(store_folder: str | Path, name: str) -> Path:
 
 
 def write_texts(store_folder: str | Path, name: str, rows: Iterable[tuple[str, str, np.ndarray]], width: int) -> None:
-    """Write a set of texts, or replace the one of that name.
-
-    Args:
-        store_folder: The store's folder.
-        name: The set's name.
-        rows: Id, text and base feature `(width,)` of each; only the features are held in memory.
-        width: Of the store's text features.
-
-    Raises:
-        ViMLError: A feature has another width or is not finite, or an id comes twice.
-    """
+    """Write a set of texts, or replace the one of that name, from id, text and base feature `(width,)` of each."""
     folder = Path(store_folder) / FOLDER
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.json").unlink(missing_ok=True)
@@ -83,11 +66,7 @@ def write_texts(store_folder: str | Path, name: str, rows: Iterable[tuple[str, s
 
 
 def read_texts(store_folder: str | Path, name: str) -> NamedTexts:
-    """Read a set of texts.
-
-    Raises:
-        ViMLError: There is none of that name, or a file of it is damaged.
-    """
+    """Read a set of texts; one that is not there or is damaged is an error."""
     folder = Path(store_folder) / FOLDER
     if not (folder / f"{name}.json").is_file():
         known = ", ".join(names_of_texts(store_folder)) or "none yet"

@@ -14,29 +14,13 @@ class RecordJournal:
 
     A line is on the disk when `append` returns. An incomplete last line, left by a run that was killed, is cut off when
     the file is opened. Only ids and byte positions are held in memory.
-
-    Raises:
-        ViMLError: The file cannot be opened, or a complete line is not a record.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "descriptions.jsonl"
-        >>> RecordJournal(path).append({"id": "a", "text": "A pop song."})
-        >>> journal = RecordJournal(path)
-        >>> "a" in journal.done, journal.get("a")["text"]
-        (True, 'A pop song.')
     """
 
     def __init__(self, path: str | Path):
         self._path = Path(path)
-        self._places: dict[str, int] = {}
         try:
             self._cut_last_line()
-            with self._path.open("rb") as file:
-                place = 0
-                for number, line in enumerate(file, 1):
-                    self._places[self._parse(line, number)["id"]] = place
-                    place += len(line)
+            self._places = {record["id"]: place for record, place in self._records()}
         except OSError as error:
             raise ViMLError(f"{path} cannot be written ({error.strerror}): give another file") from error
 
@@ -53,13 +37,7 @@ class RecordJournal:
 
     def read(self) -> Iterator[dict[str, Any]]:
         """The records in file order; of several with one id, the last."""
-        with self._path.open("rb") as file:
-            place = 0
-            for number, line in enumerate(file, 1):
-                record = self._parse(line, number)
-                if self._places[record["id"]] == place:
-                    yield record
-                place += len(line)
+        return (record for record, place in self._records() if self._places[record["id"]] == place)
 
     def get(self, record_id: str) -> dict[str, Any]:
         """The record of an id; the last, if there are several."""
@@ -74,13 +52,18 @@ class RecordJournal:
             whole = sum(len(line) for line in file if line.endswith(b"\n"))
             file.truncate(whole)
 
-    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict) or not isinstance(record.get("id"), str):
-                raise ValueError("it has no id")
-        except ValueError as error:
-            raise ViMLError(
-                f"{self._path} line {number} is no record ({error}): delete it, and it is made again"
-            ) from error
-        return record
+    def _records(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """The record of every line, with its position in bytes."""
+        place = 0
+        with self._path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    record = json.loads(line)
+                    if not isinstance(record, dict) or not isinstance(record.get("id"), str):
+                        raise ValueError("it has no id")
+                except ValueError as error:
+                    raise ViMLError(
+                        f"{self._path} line {number} is no record ({error}): delete it, and it is made again"
+                    ) from error
+                yield record, place
+                place += len(line)

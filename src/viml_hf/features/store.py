@@ -46,12 +46,6 @@ NAMED_TEXTS = -1  # in the place of a shard's number: the rows of the texts that
 class Store:
     """A finished store, opened for reading.
 
-    Args:
-        folder: The store's folder.
-
-    Attributes:
-        texts: The name of the texts that `with_texts` put in the place of the store's own.
-
     Raises:
         ViMLError: The folder is not a store, is unfinished, is of another schema, or a shard is damaged.
 
@@ -76,7 +70,7 @@ class Store:
         self.items = read_items(self.folder / ITEMS_FILE)
         self.null_text = self._load_null_text()
         self._shards: dict[tuple[str, int], Tensor] = {}
-        self.texts: str | None = None
+        self.texts: str | None = None  # the name of those that `with_texts` put in the place of the store's own
         self._verify_once()
 
     def __len__(self) -> int:
@@ -102,9 +96,6 @@ class Store:
     def with_texts(self, name: str) -> "Store":
         """The same store with other texts: those that `viml describe` wrote under a name. An item without has none.
 
-        Args:
-            name: Such as "tags" or "prompt2text".
-
         Raises:
             ViMLError: There are no such texts, or they are damaged.
 
@@ -126,11 +117,7 @@ class Store:
         return other
 
     def check_finite(self) -> None:
-        """Refuse a store with NaN or infinite features, naming the first item.
-
-        Raises:
-            ViMLError: An item has such a row.
-        """
+        """Refuse a store with NaN or infinite features, with a `ViMLError` that names the first item."""
         for item in self.items:
             for modality in MODALITIES:
                 if not torch.isfinite(self.rows(modality, getattr(item, modality))).all():
@@ -182,8 +169,7 @@ class Store:
             The finished store.
 
         Raises:
-            ViMLError: A width is neither given nor found, an item is unfit, or the folder holds a
-                store.
+            ViMLError: A width is neither given nor found, an item is unfit, or the folder holds a store.
 
         Example:
             >>> Store.from_dataset(dataset, "copy", null_text=store.null_text, **asdict(store.spec))  # doctest: +SKIP
@@ -192,11 +178,7 @@ class Store:
         return cls(folder)
 
     def verify(self) -> None:
-        """Compare every shard with its checksum.
-
-        Raises:
-            ViMLError: A shard is missing or damaged; the message names it.
-        """
+        """Compare every shard with its checksum; a `ViMLError` names one that is missing or damaged."""
         name = damaged_file(self.folder, self.checksums) or self._damaged_journal()
         if name is not None:
             state = "damaged" if (self.folder / name).exists() else "missing"

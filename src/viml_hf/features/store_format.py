@@ -26,31 +26,18 @@ FIELD_TYPES: dict[str, type] = dict.fromkeys(TEXT_COLUMNS, str) | dict.fromkeys(
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """What the features of a store are: the same for all of its items.
+    """What the features of a store are, the same for all of its items; dicts are by modality."""
 
-    Args:
-        encoders: Encoder name per modality, as `NAME[:HUB_ID[@REVISION]]`.
-        widths: Width of the base features per modality.
-        fingerprints: Checksum per modality of the encoder's weights and settings.
-        frames_per_second: Frames read per second of video.
-        segment_seconds: Seconds per row of video and audio; 0 where a row is the mean of a whole file.
-        dtype: Of the stored rows.
-        dtypes: Dtype per modality that the encoder computes in, such as "bfloat16".
-        revisions: Commit per modality of the encoder; information only, as the fingerprints decide.
-        licences: Licence per modality of the encoder; information only.
-        fast: Whether only reference frames of the videos were decoded.
-    """
-
-    encoders: dict[str, str]
-    widths: dict[str, int]
-    fingerprints: dict[str, str] = field(default_factory=dict)
-    frames_per_second: float = 6
-    segment_seconds: float = 10.0
-    dtype: str = "float16"
-    dtypes: dict[str, str] = field(default_factory=dict)
-    revisions: dict[str, str | None] = field(default_factory=dict)
-    licences: dict[str, str | None] = field(default_factory=dict)
-    fast: bool = False
+    encoders: dict[str, str]  # names, as `NAME[:HUB_ID[@REVISION]]`
+    widths: dict[str, int]  # of the base features
+    fingerprints: dict[str, str] = field(default_factory=dict)  # checksums of the encoders' weights and settings
+    frames_per_second: float = 6  # read of a video
+    segment_seconds: float = 10.0  # per row of video and audio; 0 where a row is the mean of a whole file
+    dtype: str = "float16"  # of the stored rows
+    dtypes: dict[str, str] = field(default_factory=dict)  # that the encoders compute in, such as "bfloat16"
+    revisions: dict[str, str | None] = field(default_factory=dict)  # commits; information only: fingerprints decide
+    licences: dict[str, str | None] = field(default_factory=dict)  # of the encoders; information only
+    fast: bool = False  # whether only reference frames of the videos were decoded
 
 
 @dataclass(frozen=True)
@@ -71,26 +58,17 @@ class RowRange:
 
 @dataclass(frozen=True)
 class StoreItem:
-    """One item: a video with its music, or one of the two.
-
-    Args:
-        id: Unique name of the item.
-        video: Its rows of video features, one per 10 s segment.
-        audio: Its rows of audio features.
-        text: Its rows of text features, one per text.
-        texts: The texts.
-        fields: Everything else that is known. Those of `FIELD_TYPES` with a value of that type (paths, licence, split,
-            times, coverage) are columns of `items.parquet`; all others are kept as JSON.
-        error: What could not be extracted, and why. Features of other modalities may be there all the same.
-    """
+    """One item: a video with its music, or one of the two."""
 
     id: str
-    video: RowRange = field(default_factory=RowRange)
-    audio: RowRange = field(default_factory=RowRange)
-    text: RowRange = field(default_factory=RowRange)
+    video: RowRange = field(default_factory=RowRange)  # one row per 10 s segment
+    audio: RowRange = field(default_factory=RowRange)  # likewise
+    text: RowRange = field(default_factory=RowRange)  # one per text
     texts: tuple[str, ...] = ()
+    # Everything else that is known. Those of `FIELD_TYPES` with a value of that type (paths, licence, split, times,
+    # coverage) are columns of `items.parquet`; all others are kept as JSON.
     fields: dict[str, Any] = field(default_factory=dict)
-    error: str | None = None
+    error: str | None = None  # what could not be extracted, and why; other modalities may be there all the same
 
     @property
     def has_features(self) -> bool:
@@ -118,11 +96,7 @@ def read_journal(folder: Path) -> Iterator[dict[str, Any] | None]:
 
 
 def read_items(path: Path) -> list[StoreItem]:
-    """The items of `items.parquet`.
-
-    Raises:
-        ViMLError: The file is missing or damaged.
-    """
+    """The items of `items.parquet`; a file that is missing or damaged is an error."""
     try:
         table = pq.read_table(path)
         rows = table.to_pylist()
@@ -174,11 +148,7 @@ def item_from_record(record: dict[str, Any]) -> StoreItem:
 
 
 def as_rows(name: str, features: Any, width: int) -> np.ndarray:
-    """Features as float16 rows `(length, width)`.
-
-    Raises:
-        ViMLError: The shape is another one, or a value is not finite in float16.
-    """
+    """Features as float16 rows `(length, width)`; another shape, or a value that is not finite then, is an error."""
     rows = np.asarray(features)
     if rows.ndim != 2 or rows.shape[1] != width:
         raise ViMLError(f"{name}: features of shape {rows.shape}, but this store holds rows of width {width}")

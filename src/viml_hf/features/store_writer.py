@@ -82,10 +82,8 @@ class StoreWriter:
         shard_items: int = 256,
         commit_seconds: float = 300.0,
     ):
-        self.folder = Path(folder)
-        self.spec = spec
-        self.shard_items = shard_items
-        self.commit_seconds = commit_seconds
+        self.folder, self.spec = Path(folder), spec
+        self.shard_items, self.commit_seconds = shard_items, commit_seconds
         self._new: list[tuple[StoreItem, dict[str, np.ndarray]]] = []
         self._first_added = 0.0
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -155,19 +153,15 @@ class StoreWriter:
     def add_item(self, item: StoreItem, features: Mapping[str, Any]) -> None:
         """Add one item with its features by modality; its row ranges are set here.
 
-        An item with features may have an error too: what of it could not be extracted.
-
-        Raises:
-            ViMLError: As `add`.
+        An item with features may have an error too: what of it could not be extracted. Refused is what `add` refuses.
         """
         rows = {
             modality: as_rows(f"{item.id}: {modality}", given, self.spec.widths[modality])
             for modality, given in features.items()
         }
-        if len(item.texts) != len(rows.get("text", ())):
-            raise ViMLError(
-                f"{item.id}: {len(item.texts)} texts, but {len(rows.get('text', ()))} rows of text features"
-            )
+        text_rows = len(rows.get("text", ()))
+        if len(item.texts) != text_rows:
+            raise ViMLError(f"{item.id}: {len(item.texts)} texts, but {text_rows} rows of text features")
         if item.id in self.done:
             raise ViMLError(f"item {item.id!r} is in {self.folder} already; give every item an id of its own")
         if not all(isinstance(text, str) for text in (item.id, *item.texts, item.error or "")):
@@ -193,16 +187,9 @@ class StoreWriter:
             self.done.discard(item_id)
 
     def load_rows(self, item: StoreItem) -> dict[str, np.ndarray]:
-        """Features of a committed item, by modality: to add them again under another id, as `add_item` takes them.
+        """Rows `(length, width)` float16 of each modality of a committed item, also of one that has been forgotten.
 
-        Args:
-            item: One of `items`, which may have been forgotten since.
-
-        Returns:
-            Rows `(length, width)` float16 of each modality that it has.
-
-        Raises:
-            ViMLError: A shard cannot be read.
+        They are to be added again under another id, as `add_item` takes them. A shard that cannot be read is an error.
         """
         features = {}
         for modality in MODALITIES:
@@ -272,22 +259,15 @@ class StoreWriter:
         counts |= {modality: sum(len(getattr(item, modality)) for item in order) for modality in MODALITIES}
         description = {"schema_version": SCHEMA_VERSION, "spec": asdict(self.spec), "counts": counts}
         self._write_json(STORE_FILE, sealed(description))
-        self._leave_out_superseded()
+        # Items that were forgotten or extracted again leave the journal, and so do the shards that they leave empty.
+        kept = [replace(s, items=[item for item in s.items if self._items.get(item.id) is item]) for s in self._shards]
+        if kept != self._shards:
+            self._shards = [shard for shard in kept if shard.items]
+            self._write_journal(self._shards)
         named = {name for shard in self._shards for name in shard.files}
         for path in self.folder.iterdir():
             if OWN_FILE.fullmatch(path.name) and path.name not in named and path.is_file():
                 path.unlink()
-
-    def _leave_out_superseded(self) -> None:
-        """Take out of the journal the items that were forgotten or extracted again, and the shards they leave empty."""
-        kept = [
-            replace(shard, items=[item for item in shard.items if self._items.get(item.id) is item])
-            for shard in self._shards
-        ]
-        if kept != self._shards:
-            kept = [shard for shard in kept if shard.items]
-            self._write_journal(kept)
-            self._shards = kept
 
     def _check_same_features(self) -> None:
         """Refuse to mix features: the spec is stored from the first shard on."""

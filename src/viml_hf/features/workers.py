@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -31,23 +31,14 @@ _READY = "ready"
 def extract_in_processes(
     items: Sequence[MediaItem], loader: EncoderLoader, workers: int
 ) -> Generator[Extracted, None, None]:
-    """Extract items in worker processes, each with a thread that decodes, one that encodes, and a GPU if there is any.
+    """Extract items in worker processes, each with a thread that decodes, one that encodes, and a share of the GPUs.
 
-    Args:
-        items: What to extract.
-        loader: Loads the encoders in each worker.
-        workers: How many processes; they share the GPUs out among them.
-
-    Yields:
-        Results in the order of the items, whatever the number of workers. An item whose worker died `MAX_ATTEMPTS`
-        times is a result with an error.
-
-    Raises:
-        ViMLError: Workers cannot start.
+    Results come in the order of the items, whatever the number of workers. An item whose worker died `MAX_ATTEMPTS`
+    times is a result with an error.
     """
     pool = [_Worker(loader, device) for device in worker_devices(workers, torch.cuda.device_count())]
     try:
-        yield from _in_order(items, pool)
+        yield from _in_order(items, workers, lambda take: _from_processes(items, pool, take))
     finally:
         for worker in pool:
             worker.stop()
@@ -63,20 +54,35 @@ def worker_devices(workers: int, gpus: int) -> list[str]:
     return [f"cuda:{index % gpus}" if gpus else "cpu" for index in range(workers)]
 
 
-def _in_order(items: Sequence[MediaItem], pool: list["_Worker"]) -> Generator[Extracted, None, None]:
+Take = Callable[[], int | None]  # gives the index of the next item to begin with; `None` if there is none for now
+
+
+def _in_order(
+    items: Sequence[MediaItem], workers: int, run: Callable[[Take], Iterator[tuple[int, Extracted]]]
+) -> Generator[Extracted, None, None]:
+    """Results in the order of the items. `run` takes items as its workers get idle, and yields results as they come."""
     fresh, following = iter(range(len(items))), 0
+    results: dict[int, Extracted] = {}
+    for index, result in run(lambda: next(fresh, None) if len(results) < ITEMS_AHEAD * workers else None):
+        results[index] = result
+        while following in results:
+            yield results.pop(following)
+            following += 1
+
+
+def _from_processes(
+    items: Sequence[MediaItem], pool: list["_Worker"], take: Take
+) -> Generator[tuple[int, Extracted], None, None]:
     retries: deque[int] = deque()
     attempts = [0] * len(items)
-    results: dict[int, Extracted] = {}
     failed_starts = 0
-    while following < len(items):
+    while True:
         for worker in pool:
             if worker.index is None:
-                if retries:
-                    worker.begin(retries.popleft(), items)
-                elif len(results) < ITEMS_AHEAD * len(pool):
-                    worker.begin(next(fresh, None), items)
+                worker.begin(retries.popleft() if retries else take(), items)
         busy = {worker.connection: worker for worker in pool if worker.index is not None}
+        if not busy:
+            return
         for connection in wait(list(busy)):
             worker = busy[connection]  # type: ignore[index]  # what `wait` was given
             index = worker.index
@@ -96,14 +102,12 @@ def _in_order(items: Sequence[MediaItem], pool: list["_Worker"]) -> Generator[Ex
                 if attempts[index] < MAX_ATTEMPTS:
                     retries.append(index)
                 else:
-                    results[index] = Extracted(items[index], error=_death_of(items[index]))
+                    yield index, Extracted(items[index], error=_death_of(items[index]))
                 continue
             worker.ready, failed_starts = True, 0
             if answer != _READY:
-                results[index], worker.index = answer, None
-        while following in results:
-            yield results.pop(following)
-            following += 1
+                worker.index = None
+                yield index, answer
 
 
 def _death_of(item: MediaItem) -> str:
@@ -210,54 +214,43 @@ class _RayWorker:
 def extract_on_ray(items: Sequence[MediaItem], loader: EncoderLoader, workers: int) -> Generator[Extracted, None, None]:
     """Extract items on a Ray cluster: the one that `RAY_ADDRESS` names, or one on this machine.
 
-    The files must be reachable under the same paths everywhere.
-
-    Args:
-        items: What to extract.
-        loader: Loads the encoders in each worker.
-        workers: How many actors, each with one CPU, and one GPU where the cluster has any.
-
-    Yields:
-        Results in the order of the items. An item whose actor died `MAX_ATTEMPTS` times is a result with an error.
-
-    Raises:
-        ViMLError: Ray is not installed.
+    The files must be reachable under the same paths everywhere. Each worker is an actor with one CPU, and one GPU where
+    the cluster has any. Results are those of `extract_in_processes`.
     """
-    ray = _import_ray()
+    try:
+        import ray
+    except ImportError as error:
+        raise ViMLError("--engine ray: Ray is not installed; run `pip install 'viml-hf[ray]'`") from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
     resources = ray.cluster_resources()
     gpus = 1 if resources.get("GPU") else 0
     # An actor that the cluster has no room for would never begin, and its item never end.
     workers = max(1, min(workers, len(items), int(resources.get("GPU" if gpus else "CPU", 1))))
-    actor_class = ray.remote(max_restarts=-1, max_task_retries=MAX_ATTEMPTS - 1, num_cpus=1, num_gpus=gpus)(_RayWorker)
+    needs: dict[str, Any] = {"num_cpus": 1, "num_gpus": gpus}
+    actor_class: Any = ray.remote(max_restarts=-1, max_task_retries=MAX_ATTEMPTS - 1, **needs)(_RayWorker)
     idle = deque(actor_class.remote(loader) for _ in range(workers))
     try:
         ray.get([actor.ready.remote() for actor in idle])
     except ray.exceptions.RayActorError as error:
         raise ViMLError(f"workers cannot begin on the cluster: {in_one_line(error)[-300:]}") from error
-    fresh, following = iter(range(len(items))), 0
+    yield from _in_order(items, workers, lambda take: _from_actors(ray, items, idle, take))
+
+
+def _from_actors(
+    ray: Any, items: Sequence[MediaItem], idle: deque[Any], take: Take
+) -> Generator[tuple[int, Extracted], None, None]:
     running: dict[Any, tuple[int, Any]] = {}
-    results: dict[int, Extracted] = {}
-    while following < len(items):
-        while idle and len(results) < ITEMS_AHEAD * workers and (index := next(fresh, None)) is not None:
+    while True:
+        while idle and (index := take()) is not None:
             actor = idle.popleft()
             running[actor.extract.remote(items[index])] = (index, actor)
+        if not running:
+            return
         (done,), _ = ray.wait(list(running))
         index, actor = running.pop(done)
         idle.append(actor)
         try:
-            results[index] = ray.get(done)
+            yield index, ray.get(done)
         except ray.exceptions.RayActorError:
-            results[index] = Extracted(items[index], error=_death_of(items[index]))
-        while following in results:
-            yield results.pop(following)
-            following += 1
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise ViMLError("--engine ray: Ray is not installed; run `pip install 'viml-hf[ray]'`") from error
-    return ray
+            yield index, Extracted(items[index], error=_death_of(items[index]))

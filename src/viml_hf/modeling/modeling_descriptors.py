@@ -12,11 +12,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 
-from .configuration_descriptors import (
-    ViMLAudioDescriptorsConfig,
-    ViMLTextDescriptorsConfig,
-    ViMLVideoDescriptorsConfig,
-)
+from .configuration_descriptors import ViMLAudioDescriptorsConfig, ViMLTextDescriptorsConfig, ViMLVideoDescriptorsConfig
 
 DESCRIPTORS_VERSION = 1  # raised whenever the numbers change: see `check_version`
 

@@ -175,10 +175,7 @@ class ViMLModel(ViMLPreTrainedModel):
 
     @can_return_tuple
     def get_video_features(
-        self,
-        video_features: Tensor,
-        video_attention_mask: Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        self, video_features: Tensor, video_attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple | BaseModelOutputWithPooling:
         """Embed videos without a text: [`get_query_features`] of them alone."""
         self.config.check_query_modality("video")
@@ -186,10 +183,7 @@ class ViMLModel(ViMLPreTrainedModel):
 
     @can_return_tuple
     def get_text_features(
-        self,
-        text_features: Tensor,
-        text_attention_mask: Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        self, text_features: Tensor, text_attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple | BaseModelOutputWithPooling:
         """Embed texts without a video: [`get_query_features`] of them alone."""
         self.config.check_query_modality("text")
@@ -197,10 +191,7 @@ class ViMLModel(ViMLPreTrainedModel):
 
     @can_return_tuple
     def get_audio_features(
-        self,
-        audio_features: Tensor,
-        audio_attention_mask: Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        self, audio_features: Tensor, audio_attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple | BaseModelOutputWithPooling:
         """Embed music.
 
@@ -376,12 +367,7 @@ class ViMLModel(ViMLPreTrainedModel):
         return torch.where(present, output.pooler_output, null_pooled)
 
     def _loss(
-        self,
-        query_embeds: Tensor,
-        audio_embeds: Tensor,
-        query_rows: Tensor,
-        audio_rows: Tensor,
-        weights: Tensor | None,
+        self, query_embeds: Tensor, audio_embeds: Tensor, query_rows: Tensor, audio_rows: Tensor, weights: Tensor | None
     ) -> Tensor:
         """`config.loss` over the batch; in training over the batches of all processes.
 

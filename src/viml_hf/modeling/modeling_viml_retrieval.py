@@ -150,10 +150,7 @@ class ViMLForMusicRetrieval(ViMLWithEncoders):
 
     @can_return_tuple
     def get_video_features(
-        self,
-        pixel_values: Tensor,
-        frame_attention_mask: Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        self, pixel_values: Tensor, frame_attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple | BaseModelOutputWithPooling:
         """Embed videos without a text, see [`ViMLModel.get_video_features`]."""
         self.config.viml_config.check_query_modality("video")
