@@ -1,3 +1,6 @@
+import contextlib
+import io
+
 import pytest
 
 from viml_hf.cli.main import main
@@ -7,7 +10,9 @@ SMALL = ["--pairs=14", "--held-out=6", "--seeds=1", "--epochs=2", "--workers=1",
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
-    """A small demo, left by the command itself."""
+    """A small demo, left by the command itself; `printed.txt` beside it is what it printed."""
     folder = tmp_path_factory.mktemp("demo") / "out"
-    assert main(["demo", "-o", str(folder), *SMALL]) == 0
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["demo", "-o", str(folder), *SMALL]) == 0
+    (folder.parent / "printed.txt").write_text(printed.getvalue())
     return folder

@@ -78,9 +78,7 @@ def test_a_manifest_gives_excerpts_texts_and_licences(viml, media, tmp_path):
     )
     status, out, err = extract(viml, manifest, "-o", tmp_path / "store")
     assert (status, out) == (0, [f"2 items in {tmp_path / 'store'}, rows: video 1, audio 2, text 1"])
-    assert err == [
-        f"left out: {manifest} line 4: end=2: not after start=3; give the end of the excerpt in seconds",
-    ]
+    assert err == [f"left out: {manifest} line 4: end=2: not after start=3; give the end of the excerpt in seconds"]
     first, second = Store(tmp_path / "store").items
     assert (first.id, first.texts) == ("media/good.mp4", ("slow blues",))
     expected = {"start": 0.5, "end": 2.0, "licence": "CC0", "mood": "calm", "video_seconds": 1.5}

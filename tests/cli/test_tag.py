@@ -6,7 +6,6 @@ import torch
 
 from tests.media import sine, write_audio
 from viml_hf import DeepSimConfig, DeepSimFeatureExtractor, DeepSimForMusicTagging, MediaItem, extract
-from viml_hf.cli.main import main
 from viml_hf.tagging.store_tags import open_tags, read_tags
 
 
@@ -34,55 +33,49 @@ def music(tmp_path_factory):
     return folder
 
 
-def viml(capsys, *arguments):
-    capsys.readouterr()
-    status = main([str(argument) for argument in arguments])
-    return status, *(text.splitlines() for text in capsys.readouterr())
-
-
-def test_files_are_tagged_and_bad_ones_named(tagger, music, capsys):
-    status, out, err = viml(capsys, "tag", music, "--tagger", tagger, "--threshold", 0, "--quiet")
+def test_files_are_tagged_and_bad_ones_named(viml, tagger, music):
+    status, out, err = viml("tag", music, "--tagger", tagger, "--threshold", 0, "--quiet")
     assert status == 0
     assert len(out) == 1
     assert out[0].startswith("good.wav: pop ")
     assert "sad" in out[0]
     assert any("bad.wav" in line and line.startswith("skipped: ") for line in err)
-    _, (line,), _ = viml(capsys, "tag", music, "--tagger", tagger, "--json")
+    _, (line,), _ = viml("tag", music, "--tagger", tagger, "--json")
     assert set(json.loads(line)["tags"]) == {"genre", "mood", "instrument"}
 
 
-def test_a_store_is_tagged_once_and_described(tagger, music, tmp_path, capsys):
+def test_a_store_is_tagged_once_and_described(tagger, music, tmp_path, viml):
     items = [
         MediaItem("a", audio=str(music / "good.wav")),
         MediaItem("b", audio=str(music / "good.wav"), start=2, end=5),
     ]
     store = extract(items, tmp_path / "store", workers=1, progress=False)
-    assert viml(capsys, "tag", store.folder, "--tagger", tagger, "--quiet")[0] == 0
+    assert viml("tag", store.folder, "--tagger", tagger, "--quiet")[0] == 0
     first = (store.folder / "tags.jsonl").read_bytes()
-    assert viml(capsys, "tag", store.folder, "--tagger", tagger, "--quiet")[0] == 0
+    assert viml("tag", store.folder, "--tagger", tagger, "--quiet")[0] == 0
     assert (store.folder / "tags.jsonl").read_bytes() == first
     tags = dict(read_tags(open_tags(store.folder)))
     assert sorted(tags) == ["a", "b"]
     assert not np.isclose(tags["a"].confidences["mood"]["sad"], tags["b"].confidences["mood"]["sad"], atol=1e-6)
     shorter = [items[0], MediaItem("b", audio=str(music / "good.wav"), start=2, end=4)]
     store = extract(shorter, tmp_path / "store", workers=1, progress=False)
-    assert viml(capsys, "tag", store.folder, "--tagger", tagger, "--quiet")[0] == 0
+    assert viml("tag", store.folder, "--tagger", tagger, "--quiet")[0] == 0
     assert [json.loads(line)["source"][1:] for line in (store.folder / "tags.jsonl").read_text().splitlines()] == [
         [None, None],
         [2, 5],
         [2, 4],
     ]
     options = ["--method", "tags", "--threshold", 0, "--report", "--quiet"]
-    status, out, _ = viml(capsys, "describe", store.folder, *options)
+    status, out, _ = viml("describe", store.folder, *options)
     assert status == 0
     assert any(line.startswith("| tags | 2 |") for line in out)
     assert all(len(item.texts[0].split(", ")) == 3 for item in store.with_texts("tags").items)
-    status, _, err = viml(capsys, "tag", store.folder, "--tagger", f"deepsim:{tagger}")
+    status, _, err = viml("tag", store.folder, "--tagger", f"deepsim:{tagger}")
     assert (status, len(err)) == (2, 1)
     assert "delete the file to tag anew" in err[0]
 
 
-def test_what_is_no_tagger_is_refused(music, capsys):
-    status, _, err = viml(capsys, "tag", music, "--tagger", "descriptors")
+def test_what_is_no_tagger_is_refused(music, viml):
+    status, _, err = viml("tag", music, "--tagger", "descriptors")
     assert (status, len(err)) == (2, 1)
     assert "no tagger; give `clap`" in err[0]

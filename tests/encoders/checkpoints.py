@@ -45,12 +45,7 @@ from transformers import (
 from viml_hf import DeepSimConfig, DeepSimFeatureExtractor, DeepSimModel, MediaEncoder
 from viml_hf.modeling.encoder_families import FAMILIES, MODALITIES
 
-LAYERS: dict[str, Any] = {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-}
+LAYERS: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 WORDS = ["slow", "piano", "fast", "drums", "and", "a", "calm", "guitar", "langsames", "klavier"]
 SENTENCES = [f"{first} {second} {third}" for first in WORDS for second in WORDS for third in WORDS[:3]]
 EVEN_WEIGHTS = 0.3  # standard deviation: large enough that inputs make a difference

@@ -64,7 +64,8 @@ def rows(store):
     }
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_company_order_workers_reload_and_streaming_change_no_bit(encoders, films, tmp_path, dtype):
     options = {**encoders, "dtypes": dtype, "progress": False}
     expected = rows(extract(items(films), tmp_path / "all", workers=1, **options))

@@ -22,6 +22,11 @@ WIDTHS = {"video": 3, "audio": 2, "text": 4}
 SPEC = StoreSpec(dict.fromkeys(WIDTHS, "descriptors"), WIDTHS)
 
 
+@pytest.fixture(autouse=True)
+def no_wait_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
 def features(index):
     generator = np.random.default_rng(index)
     return {
@@ -78,36 +83,6 @@ def test_items_without_a_modality_and_with_an_error(tmp_path):
     assert store.rows("audio", by_id["silent"].audio).shape == (0, 2)
 
 
-def test_an_interrupted_store_is_refused_and_then_finished(tmp_path):
-    with pytest.raises(RuntimeError, match="power"):
-        fill(tmp_path, range(7), fail_after=5)
-    with pytest.raises(ViMLError, match="unfinished: run it again"):
-        Store(tmp_path)
-    fill(tmp_path, range(7))
-    check(Store(tmp_path), range(7))
-
-
-def test_a_torn_journal_line_and_a_left_over_file_lose_nothing_else(tmp_path):
-    with pytest.raises(RuntimeError, match="power"):
-        fill(tmp_path, range(7), fail_after=4)
-    journal = tmp_path / "journal.jsonl"
-    lines = journal.read_text().splitlines(keepends=True)
-    assert len(lines) == 2
-    journal.write_text(lines[0] + lines[1][: len(lines[1]) // 2])
-    (tmp_path / "video-00009.safetensors.tmp").write_bytes(b"half a file")
-    fill(tmp_path, range(7))
-    check(Store(tmp_path), range(7))
-    Store(tmp_path).verify()
-
-
-def test_a_failed_item_is_tried_again_and_counts_once(tmp_path):
-    with StoreWriter(tmp_path, SPEC, np.zeros(4)) as writer:
-        writer.add_error("00", "no such file")
-        writer.add("01", **features(1), number=1)
-    fill(tmp_path, range(2))
-    check(Store(tmp_path), range(2))
-
-
 def test_forgotten_items_are_left_out(tmp_path):
     fill(tmp_path, range(4))
     with StoreWriter(tmp_path, SPEC, np.arange(4) / 8) as writer:
@@ -118,27 +93,10 @@ def test_forgotten_items_are_left_out(tmp_path):
     assert store.items[1].texts == ("text 7",)
 
 
-def test_a_store_can_be_sent_to_a_worker(tmp_path):
-    fill(tmp_path, range(3))
-    store = Store(tmp_path)
-    check(store, range(3))
-    sent = pickle.dumps(store)
-    assert len(sent) < 10_000
-    check(pickle.loads(sent), range(3))
-
-
-def test_other_features_are_refused(tmp_path):
-    fill(tmp_path, range(2))
-    other = StoreSpec({**SPEC.encoders, "video": "clip"}, WIDTHS)
-    with pytest.raises(ViMLError, match="another folder"):
-        fill(tmp_path, range(3), spec=other)
-
-
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"video": [[np.nan, 0, 0]]}, "not finite"),
-        ({"video": [[1e6, 0, 0]]}, "not finite"),
         ({"video": np.zeros((2, 4))}, "width 3"),
         ({"audio": np.zeros(2)}, "width 2"),
         ({"text": np.zeros((2, 4)), "texts": ["one"]}, "1 texts, but 2 rows"),
@@ -149,20 +107,11 @@ def test_bad_features_are_refused_by_name(tmp_path, given, message):
         writer.add("item-7", **given)
 
 
-def test_an_id_is_taken_once(tmp_path):
-    with StoreWriter(tmp_path, SPEC, np.zeros(4)) as writer:
-        writer.add("a", **features(0))
-        with pytest.raises(ViMLError, match="'a'"):
-            writer.add("a", **features(0))
-
-
 def test_verify_names_a_damaged_and_a_missing_file(tmp_path):
     fill(tmp_path, range(4))
     Store(tmp_path).verify()
     path = tmp_path / "audio-00001.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+    flip_a_bit(path)
     with pytest.raises(ViMLError, match=r"audio-00001.*damaged"):
         Store(tmp_path).verify()
     path.unlink()
@@ -178,11 +127,6 @@ def test_another_schema_and_no_store_at_all_are_refused(tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
     with pytest.raises(ViMLError, match="99"):
         Store(tmp_path)
-
-
-def test_a_row_range_knows_its_length():
-    assert len(RowRange(3, 5, 9)) == 4
-    assert len(RowRange()) == 0
 
 
 @pytest.mark.parametrize("added", range(6))
@@ -214,27 +158,9 @@ def test_a_killed_process_loses_only_what_the_journal_does_not_name(tmp_path, jo
     Store(tmp_path).verify()
 
 
-def test_a_crash_while_a_finished_store_grows_leaves_it_as_it_was(tmp_path):
-    fill(tmp_path, range(3))
-    with pytest.raises(RuntimeError, match="power"):
-        fill(tmp_path, range(6), fail_after=5)
-    check(Store(tmp_path), range(3))
-
-
 def flip_a_bit(path):
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-
-
-@pytest.mark.parametrize("shard", [0, 1, 2])
-def test_another_run_repairs_a_damaged_store(tmp_path, shard):
-    fill(tmp_path, range(6))
-    flip_a_bit(tmp_path / f"video-{shard:05d}.safetensors")
-    with pytest.raises(ViMLError, match=rf"video-{shard:05d}.*damaged.*extract"):
-        Store(tmp_path).verify()
-    fill(tmp_path, range(6))
-    check(Store(tmp_path), range(6))
-    Store(tmp_path).verify()
 
 
 @pytest.mark.parametrize("shard", [0, 1, 2])
@@ -316,6 +242,7 @@ def test_what_is_sent_to_a_worker_does_not_grow_with_what_was_read(tmp_path):
     before = len(pickle.dumps(store))
     check(store, range(40))
     assert len(pickle.dumps(store)) == before
+    check(pickle.loads(pickle.dumps(store)), range(40))
 
 
 def test_texts_and_fields_come_back_as_they_were(tmp_path):
@@ -365,14 +292,14 @@ def test_known_fields_are_columns_and_come_back_as_fields(tmp_path):
     assert [item.fields for item in Store(tmp_path).items] == [{**KNOWN, "tags": ["pop"]}, {}]
 
 
-@pytest.mark.parametrize("name", KNOWN)
-@pytest.mark.parametrize("value", [None, 3, True, ["a"], {"a": 0.1}, "text", 0.25])
-def test_a_known_field_of_any_type_comes_back_exactly(tmp_path, name, value):
+@pytest.mark.parametrize("name", ["split", "start"])
+def test_a_known_field_of_any_type_comes_back_exactly(tmp_path, name):
+    values = [None, 3, True, ["a"], {"a": 0.1}, "text", 0.25]
     with StoreWriter(tmp_path, SPEC, np.zeros(4)) as writer:
-        writer.add("a", **{name: value})
-    (item,) = Store(tmp_path).items
-    assert item.fields == {name: value}
-    assert type(item.fields[name]) is type(value)
+        for index, value in enumerate(values):
+            writer.add(str(index), **{name: value})
+    found = [item.fields[name] for item in Store(tmp_path).items]
+    assert [(value, type(value)) for value in found] == [(value, type(value)) for value in values]
 
 
 def test_a_writer_holds_fields_as_they_are_read_later(tmp_path):
@@ -395,12 +322,6 @@ def test_an_id_a_text_and_an_error_are_strings(tmp_path, item):
         pytest.raises(ViMLError, match=f"item {item.id!r}: its id, texts and error are to be strings"),
     ):
         writer.add_item(item, {"text": np.zeros((len(item.texts), 4))})
-
-
-def test_a_spec_comes_back_as_it_was(tmp_path):
-    spec = replace(SPEC, dtypes={"video": "bfloat16"}, revisions={"video": None}, licences={"video": "MIT"}, fast=True)
-    fill(tmp_path, range(1), spec=spec)
-    assert Store(tmp_path).spec == spec
 
 
 def test_another_revision_or_licence_is_no_other_feature(tmp_path):
@@ -589,16 +510,6 @@ def test_an_item_that_fails_again_and_again_is_in_the_journal_once(tmp_path):
         with StoreWriter(tmp_path, SPEC, np.zeros(4)) as writer:
             writer.add_error("a", "no such file")
     assert [[item["id"] for item in line["items"]] for line in journal_of(tmp_path)] == [["a"]]
-
-
-def test_nothing_is_removed_before_the_store_is_finished(tmp_path):
-    fill(tmp_path, range(4))
-    before = names_in(tmp_path)
-    writer = StoreWriter(tmp_path, SPEC, np.arange(4) / 8)
-    writer.forget(["00", "01"])
-    writer.__exit__(RuntimeError, None, None)
-    assert names_in(tmp_path) == before
-    check(Store(tmp_path), range(4))
 
 
 def grow(folder):

@@ -76,16 +76,10 @@ def test_a_pickle_instead(folder):
     assert "asks for a pickle" in refusal(folder, use_safetensors=False)
 
 
-@pytest.mark.parametrize("by", ["index", "config"])
-def test_a_pickle_that_another_file_names(folder, by):
+def test_a_pickle_that_the_config_names(folder):
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
-    if by == "index":
-        (folder / "model.safetensors").unlink()
-        index = {"metadata": {}, "weight_map": {WEIGHT: "pytorch_model.bin"}}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    else:
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "transformers_weights": "pytorch_model.bin"}))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "transformers_weights": "pytorch_model.bin"}))
     assert "pytorch_model.bin" in refusal(folder)
 
 

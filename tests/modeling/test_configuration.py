@@ -77,14 +77,8 @@ def test_two_configs_share_no_list():
     ("name", "value"),
     [
         ("encoder", "lstm"),
-        ("position_embedding", "rotary"),
-        ("pooling", "max"),
         ("query_modalities", ["video", "sound"]),
         ("query_modalities", ("video", "text")),
-        ("query_modalities", "video"),
-        ("fusion", "attention"),
-        ("loss", "nce"),
-        ("null_text", "learned"),
         ("hidden_size", 24.0),
         ("learned_temperature", "yes"),
     ],
@@ -100,17 +94,16 @@ def test_types_and_choices_are_enforced(name, value):
         ({"query_modalities": []}, r"query_modalities=\[\]: give \[\"video\", \"text\"\]"),
         ({"query_modalities": ["text", "text"]}, r"query_modalities=\['text', 'text'\].*each once"),
         ({"video_dim": 0}, "video_dim=0: give a whole number of at least 1"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers=0"),
         ({"num_fusion_layers": -1}, "num_fusion_layers=-1"),
-        ({"max_position_embeddings": 0}, "max_position_embeddings=0"),
+        ({"audio_num_hidden_layers": 0}, "audio_num_hidden_layers=0"),
+        ({"triplet_num_hardest": 0}, "triplet_num_hardest=0"),
+        ({"encoder": "linear", "intermediate_size": 2, "num_hidden_layers": 4}, "intermediate_size=2"),
         ({"num_attention_heads": 0}, "num_attention_heads=0"),
         ({"hidden_size": 250}, "hidden_size=250 is not a multiple of num_attention_heads=8"),
         ({"projection_dim": 250}, "projection_dim=250 is not a multiple of num_attention_heads=8"),
         ({"fusion": "addition", "projection_dim": 128}, "hidden_size=256 equal to projection_dim=128"),
         ({"pooling": "cls", "encoder": "mlp"}, r"pooling=\"cls\" needs encoder=\"transformer\", not 'mlp'"),
-        ({"pooling": "cls", "encoder": "linear"}, "not 'linear'"),
         ({"temperature": 0.001}, r"temperature=0.001: give a value in \[0.005, 1\]"),
-        ({"temperature": 2}, "temperature=2"),
         ({"temperature": float("nan")}, "temperature=nan"),
         ({"dropout": 1.0}, r"dropout=1.0: give a rate in \[0, 1\)"),
         ({"attention_dropout": -0.1}, "attention_dropout=-0.1"),
@@ -120,12 +113,6 @@ def test_types_and_choices_are_enforced(name, value):
 def test_what_cannot_be_built_is_refused(fields, message):
     with pytest.raises(StrictDataclassError, match=message):
         ViMLConfig(**fields)
-
-
-@pytest.mark.parametrize("name", ["audio_num_hidden_layers", "triplet_num_hardest"])
-def test_counts_of_nothing_are_refused(name):
-    with pytest.raises(StrictDataclassError, match=f"{name}=0"):
-        ViMLConfig(**{name: 0})
 
 
 @pytest.mark.parametrize(
@@ -141,11 +128,6 @@ def test_counts_of_nothing_are_refused(name):
 def test_what_can_be_built_is_not_refused(fields):
     small = {"hidden_size": 32, "projection_dim": 32, "intermediate_size": 32, "num_attention_heads": 8}
     ViMLModel(ViMLConfig(**{**small, **fields}))
-
-
-def test_a_linear_stack_does_not_narrow_to_nothing():
-    with pytest.raises(StrictDataclassError, match="intermediate_size=2"):
-        ViMLConfig(encoder="linear", intermediate_size=2, num_hidden_layers=4)
 
 
 def test_layers_and_widths_by_modality():

@@ -9,24 +9,16 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from viml_hf import ViMLConfig, ViMLModel
+from viml_hf.modeling import loss_viml
 
 BATCH = 8
+SMALL = {"hidden_size": 32, "projection_dim": 32, "num_attention_heads": 4, "intermediate_size": 64}
 
 
 def make_model(loss, dtype):
     torch.manual_seed(0)
-    config = ViMLConfig(
-        video_dim=12,
-        audio_dim=14,
-        text_dim=10,
-        hidden_size=32,
-        projection_dim=32,
-        num_attention_heads=4,
-        intermediate_size=64,
-        dropout=0.0,
-        loss=loss,
-        learned_temperature=loss == "info_nce",
-    )
+    sizes = {"video_dim": 12, "audio_dim": 14, "text_dim": 10, **SMALL}
+    config = ViMLConfig(**sizes, dropout=0.0, loss=loss, learned_temperature=loss == "info_nce")
     return ViMLModel(config).to(dtype).train()
 
 
@@ -76,6 +68,32 @@ def run_process(rank, port, folder):
     dist.destroy_process_group()
 
 
+class TwoProcesses:
+    """What a process sees of itself (rank 1) and another that holds half of its rows, and finds half its gradients."""
+
+    is_available = is_initialized = staticmethod(lambda: True)
+    get_world_size = staticmethod(lambda: 2)
+    get_rank = staticmethod(lambda: 1)
+
+    @staticmethod
+    def all_gather(gathered, rows):
+        gathered[0].copy_(rows / 2)
+        gathered[1].copy_(rows)
+
+    @staticmethod
+    def all_reduce(gradient):
+        gradient.mul_(1.5)
+
+
+def test_rows_are_gathered_in_order_and_gradients_are_added(monkeypatch):
+    monkeypatch.setattr(loss_viml, "dist", TwoProcesses)
+    rows = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    everything = loss_viml.gather_batch(rows)
+    assert torch.equal(everything, torch.cat([rows / 2, rows]))
+    (everything * torch.arange(8).view(4, 2)).sum().backward()
+    assert rows.grad.tolist() == [[6, 7.5], [9, 10.5]]  # of the second half, from both
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """What process 0 of two found in every case."""
@@ -90,6 +108,7 @@ def results(tmp_path_factory):
     return {name: torch.load(folder / f"{name}.pt") for name in CASES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", list(CASES))
 def test_two_processes_equal_one(results, case):
     loss, dtype, tolerance = CASES[case]

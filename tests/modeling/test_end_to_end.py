@@ -2,36 +2,13 @@
 
 import pytest
 import torch
-from transformers import (
-    AutoModel,
-    AutoProcessor,
-    ByT5Tokenizer,
-    CLIPConfig,
-    CLIPModel,
-    CLIPTextConfig,
-    Wav2Vec2Config,
-    Wav2Vec2Model,
-)
+from transformers import AutoModel, AutoProcessor, ByT5Tokenizer, Wav2Vec2Config, Wav2Vec2Model
 
 from tests.encoders.checkpoints import raw_sound_config
-from tests.modeling.tiny import AST, CLAP_AUDIO, CLIP_TEXT, CLIP_VISION, HEADS, tiny_model
+from tests.modeling.tiny import HEADS, make_inputs, tiny_model
 from viml_hf import ViMLForMusicRetrieval, ViMLForMusicRetrievalConfig, ViMLModel, ViMLProcessor
 from viml_hf.modeling.configuration_deepsim import DeepSimConfig
-from viml_hf.modeling.frozen_encoders import load_encoder
 from viml_hf.modeling.modeling_deepsim import DeepSimModel
-
-
-def make_inputs(audio="ast"):
-    generator = torch.Generator().manual_seed(0)
-    sound = (2, 3, 32, 16) if audio == "ast" else (2, 3, 1, 64, 16)
-    return {
-        "pixel_values": torch.randn(2, 3, 4, 3, 16, 16, generator=generator),
-        "frame_attention_mask": torch.tensor([[[1, 1, 1, 1], [1, 1, 1, 0], [0, 0, 0, 0]], [[1] * 4] * 3]),
-        "input_ids": torch.tensor([[5, 6, 7, 1], [8, 1, 0, 0]]),
-        "text_attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
-        "input_features": torch.randn(*sound, generator=generator),
-        "audio_segment_mask": torch.tensor([[1, 1, 0], [1, 1, 1]]),
-    }
 
 
 @pytest.fixture(params=["ast", "clap"])
@@ -133,43 +110,6 @@ def test_encoders_can_be_trained(tmp_path):
     for encoder in model.encoders.values():
         assert encoder.training
         assert any(p.grad is not None and p.grad.any() for p in encoder.parameters())
-
-
-def test_configs_survive_json(tmp_path):
-    for audio in (AST, CLAP_AUDIO):
-        viml = {"video_dim": 12, "text_dim": 10, "audio_dim": 16, **HEADS}
-        config = ViMLForMusicRetrievalConfig(
-            viml_config=viml,
-            video_encoder_config=CLIP_VISION,
-            text_encoder_config=CLIP_TEXT.to_dict(),
-            audio_encoder_config=audio,
-        )
-        config.save_pretrained(tmp_path)
-        again = ViMLForMusicRetrievalConfig.from_pretrained(tmp_path)
-        assert type(again.audio_encoder_config) is type(audio)
-        assert type(again.text_encoder_config) is CLIPTextConfig
-        assert again.viml_config.hidden_size == 16
-        assert again.to_dict() == config.to_dict()
-
-
-def test_a_clip_folder_serves_both_towers(tmp_path):
-    torch.manual_seed(0)
-    projected = {"projection_dim": 12}
-    clip = CLIPModel(
-        CLIPConfig(
-            text_config={**CLIP_TEXT.to_dict(), **projected},
-            vision_config={**CLIP_VISION.to_dict(), **projected},
-            **projected,
-        )
-    )
-    clip.save_pretrained(tmp_path)
-    ByT5Tokenizer().save_pretrained(tmp_path)
-    names = {"video": f"clip:{tmp_path}", "text": str(tmp_path)}
-    model = ViMLForMusicRetrieval.from_encoders(**names, **HEADS)
-    assert torch.equal(model.video_encoder.visual_projection.weight, clip.visual_projection.weight)
-    assert torch.equal(model.text_encoder.text_projection.weight, clip.text_projection.weight)
-    with pytest.raises(ValueError, match="'clip' checkpoint, not 'clap'"):
-        load_encoder("audio", f"clap:{tmp_path}")
 
 
 def test_descriptors_reload_through_the_auto_classes(tmp_path):

@@ -234,16 +234,6 @@ def test_features_are_rounded_as_a_store_rounds_them():
 
 
 class TestPooledEmbedding:
-    def test_a_projected_embedding_comes_first(self):
-        encoder = CLIPTextModelWithProjection(CLIP_TEXT).eval()
-        output = encoder(torch.tensor([[5, 6, 1]]))
-        assert pooled_embedding("text", encoder, output) is output.text_embeds
-
-    def test_an_audio_model_gives_its_pooled_output(self):
-        encoder = ASTModel(AST).eval()
-        output = encoder(torch.randn(1, 32, 16))
-        assert pooled_embedding("audio", encoder, output) is output.pooler_output
-
     def test_a_model_without_any_gives_the_mean_of_its_valid_states(self):
         states, encoder = torch.randn(2, 3, 4), BertModel(BertConfig(**LAYERS, vocab_size=400))
         output = type("Output", (), {"last_hidden_state": states})()

@@ -18,13 +18,7 @@ from viml_hf.modeling.loss_deepsim import (
 
 CATEGORIES = ["genre", "genre", "mood", "mood", "instrument", "instrument", "instrument"]
 LABELS = torch.tensor(
-    [
-        [1, 0, 1, 0, 1, 1, 0],
-        [1, 0, 0, 1, 1, 0, 0],
-        [0, 1, 1, 0, 0, 0, 1],
-        [0, 1, 0, 1, 0, 0, 1],
-        [0, 1, 0, 0, 0, 1, 1],
-    ]
+    [[1, 0, 1, 0, 1, 1, 0], [1, 0, 0, 1, 1, 0, 0], [0, 1, 1, 0, 0, 0, 1], [0, 1, 0, 1, 0, 0, 1], [0, 1, 0, 0, 0, 1, 1]]
 )
 TEMPO = torch.tensor([100.0, 103.0, 150.0, 155.0, math.nan])
 TRACKS = torch.tensor([0, 1, 1, 3, 4])

@@ -9,6 +9,9 @@ from torch.nn.functional import normalize
 from viml_hf import ViMLConfig, ViMLModel
 from viml_hf.modeling.loss_viml import info_nce_loss, structure_loss, triplet_loss
 
+# The defaults of ViMLConfig.
+TRIPLET = {"margin": 0.1, "num_hardest": 100, "audio_to_query_weight": 3.0, "query_to_audio_weight": 1.0}
+
 
 @pytest.fixture
 def rows():
@@ -36,17 +39,12 @@ def test_triplet_loss(rows, num_hardest):
             hinges = sorted(max(0.0, 0.1 + float(one[i] @ other[j]) - match) for j in range(6) if j != i)
             hardest = hinges[-num_hardest:]
             total += weight * sum(hardest) / len(hardest) / 6
-    found = triplet_loss(
-        query, audio, margin=0.1, num_hardest=num_hardest, audio_to_query_weight=3.0, query_to_audio_weight=1.0
-    )
+    found = triplet_loss(query, audio, **{**TRIPLET, "num_hardest": num_hardest})
     assert found.item() == pytest.approx(total, rel=1e-5)
 
 
 def test_without_negatives_there_is_nothing_to_learn(rows):
-    loss = triplet_loss(
-        rows[0][:1], rows[1][:1], margin=0.1, num_hardest=1, audio_to_query_weight=1, query_to_audio_weight=1
-    )
-    assert loss.item() == 0
+    assert triplet_loss(rows[0][:1], rows[1][:1], **TRIPLET).item() == 0
     assert info_nce_loss(rows[0][:1], rows[1][:1], 0.03).item() == 0
 
 
@@ -79,14 +77,7 @@ def test_the_model_adds_what_its_config_says():
     model = ViMLModel(config).eval()
     video, audio = torch.randn(6, 3, 5), torch.randn(6, 2, 4)
     output = model(video_features=video, audio_features=audio, return_loss=True)
-    expected = triplet_loss(
-        output.query_embeds,
-        output.audio_embeds,
-        margin=0.1,
-        num_hardest=100,
-        audio_to_query_weight=3.0,
-        query_to_audio_weight=1.0,
-    )
+    expected = triplet_loss(output.query_embeds, output.audio_embeds, **TRIPLET)
     structure = structure_loss(output.query_embeds, video.mean(1)) + structure_loss(output.audio_embeds, audio.mean(1))
     assert output.loss.item() == pytest.approx((expected + 0.2 * structure).item(), rel=1e-5)
 

@@ -45,9 +45,3 @@ def test_it_reloads_with_its_running_statistics(tmp_path):
     reloaded = MelStatisticsForMusicTagging.from_pretrained(tmp_path)
     assert torch.equal(reloaded(features).logits, model(features).logits)
     assert reloaded.config.label_categories == ["genre", "mood"]
-
-
-def test_silence_is_finite():
-    output = tiny_model()(torch.zeros(1, 2, 5))
-    assert output.logits.isfinite().all()
-    assert output.embeddings.isfinite().all()

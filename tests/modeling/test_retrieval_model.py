@@ -5,21 +5,14 @@ import torch
 from transformers import ByT5Tokenizer
 
 from tests.media import sine
+from tests.modeling import tiny
 from tests.modeling.tiny import HEADS, tiny_model
 from viml_hf import ViMLForMusicRetrieval, ViMLModel, ViMLProcessor
 
 
 def make_inputs(audio="ast"):
-    generator = torch.Generator().manual_seed(0)
-    sound = (2, 3, 32, 16) if audio == "ast" else (2, 3, 1, 64, 16)
-    return {
-        "pixel_values": torch.randn(2, 3, 4, 3, 16, 16, generator=generator),
-        "frame_attention_mask": torch.tensor([[[1, 1, 1, 1], [1, 1, 1, 0], [0, 0, 0, 0]], [[1] * 4] * 3]),
-        "input_ids": torch.tensor([[5, 6, 7, 1], [8, 1, 0, 0]]),
-        "text_attention_mask": torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]]),
-        "input_features": torch.randn(*sound, generator=generator),
-        "audio_segment_mask": torch.tensor([[1, 1, 0], [1, 1, 1]]),
-    }
+    """The second item has no text."""
+    return tiny.make_inputs(audio, text=(0, 0, 0, 0))
 
 
 def embeds(model, inputs):
@@ -111,12 +104,6 @@ def test_gradients_of_trained_encoders_are_not_rounded_to_float16():
     whole, small = found
     assert whole.norm() > 0
     assert (small - whole).norm() < 1e-4 * whole.norm()
-
-
-def test_the_null_text_is_not_learned():
-    model = tiny_model(freeze_encoders=False)
-    assert not model.viml.null_text_features.requires_grad
-    assert "viml.null_text_features" in model.state_dict()
 
 
 def test_trained_heads_move_into_a_whole_model_unchanged(tmp_path):

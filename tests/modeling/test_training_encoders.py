@@ -6,8 +6,7 @@ import pytest
 import torch
 from transformers import AutoModel, ByT5Tokenizer, Trainer, TrainingArguments
 
-from tests.modeling.test_end_to_end import make_inputs
-from tests.modeling.tiny import tiny_model
+from tests.modeling.tiny import make_inputs, tiny_model
 from viml_hf import MediaEncoder, ViMLForMusicRetrieval, ViMLModel
 
 

@@ -117,15 +117,6 @@ def test_the_temperature_in_use_is_the_learned_one():
     torch.testing.assert_close(output.logits_per_query, cosine / temperature)
 
 
-def test_a_learned_temperature_is_not_rounded_with_the_weights(tmp_path):
-    model = make_model(learned_temperature=True)
-    model.log_temperature.data.fill_(-3.3333333)
-    model.save_pretrained(tmp_path)
-    half = ViMLModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    assert torch.equal(half.log_temperature, model.log_temperature)
-    assert half.audio_tower.projection.weight.dtype == torch.bfloat16
-
-
 def test_getters_give_what_forward_gives():
     model, batch = make_model(), make_batch()
     output = model(**batch)
@@ -193,14 +184,3 @@ def test_batches_that_do_not_fit_are_refused():
     batch = make_batch()
     with pytest.raises(ValueError, match=r"video_features.*2.*text_features.*4"):
         make_model().get_query_features(batch["video_features"][:2], text_features=batch["text_features"])
-
-
-def test_training_does_not_depend_on_unused_positions():
-    """A model with room for longer sequences gives the same embeddings."""
-    short, long = (make_model(max_position_embeddings=length) for length in (8, 64))
-    state = {name: value for name, value in short.state_dict().items() if "position_embedding" not in name}
-    long.load_state_dict(state, strict=False)
-    for tower in ("video_tower", "text_tower", "audio_tower"):
-        weight = getattr(short, tower).position_embedding.weight
-        getattr(long, tower).position_embedding.weight.data[:8] = weight.data
-    assert torch.equal(short(**make_batch()).logits_per_query, long(**make_batch()).logits_per_query)

@@ -3,20 +3,22 @@
 import argparse
 from pathlib import Path
 
+from viml_hf.cli.shared import add_encoder_options
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `viml demo`."""
-    parser.add_argument("-o", "--output", default="viml-demo", help="folder for everything (default: ./viml-demo)")
-    parser.add_argument("--pairs", type=int, default=400, help="generated videos with music (default: 400)")
-    parser.add_argument("--held-out", type=int, default=120, help="of these, the test pool (default: 120)")
-    parser.add_argument("--library", type=int, default=280, help="tagged tracks to train the tagger on (default: 280)")
-    parser.add_argument("--seeds", type=int, default=3, help="training runs per system (default: 3)")
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the corpus")
-    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    for modality in ("video", "text", "audio"):
-        parser.add_argument(f"--{modality}-encoder", default="descriptors", metavar="NAME[:HUB_ID[@REVISION]]")
+    add = parser.add_argument
+    add("-o", "--output", default="viml-demo", help="folder for everything (default: ./viml-demo)")
+    add("--pairs", type=int, default=400, help="generated videos with music (default: 400)")
+    add("--held-out", type=int, default=120, help="of these, the test pool (default: 120)")
+    add("--library", type=int, default=280, help="tagged tracks to train the tagger on (default: 280)")
+    add("--seeds", type=int, default=3, help="training runs per system (default: 3)")
+    add("--epochs", type=int, default=60)
+    add("--seed", type=int, default=0, help="seed of the corpus")
+    add("--workers", type=int, help="processes (default: one per core)")
+    add("--quiet", action="store_true", help="no progress bars")
+    add_encoder_options(parser, "video", "text", "audio")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -14,24 +14,23 @@ METHODS = ("tags", "data2text-rules", "data2text", "prompt2text")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `viml describe`."""
-    parser.add_argument("store", metavar="STORE", help="folder of a store with tags (`viml tag STORE`)")
-    parser.add_argument("--method", choices=METHODS, help="how to describe")
-    parser.add_argument("--report", action="store_true", help="compare the methods that were run, with examples")
-    parser.add_argument(
-        "--model", help="prompt2text: a causal language model, Hub id or folder, or its name on --server"
-    )
-    parser.add_argument("--server", metavar="URL", help="prompt2text: an OpenAI-compatible server such as vLLM")
-    parser.add_argument("--examples", metavar="CSV", help="prompt2text: described tracks in the format of MusicCaps")
-    parser.add_argument("-k", type=int, default=8, help="prompt2text: examples in a prompt (default: 8)")
-    parser.add_argument("--nearest", action="store_true", help="prompt2text: examples nearest in tags, not at random")
-    parser.add_argument("--retries", type=int, default=2, help="prompt2text: further attempts per track (default: 2)")
-    parser.add_argument("--batch-size", type=int, default=8, help="tracks written for at a time (default: 8)")
+    add = parser.add_argument
+    add("store", metavar="STORE", help="folder of a store with tags (`viml tag STORE`)")
+    add("--method", choices=METHODS, help="how to describe")
+    add("--report", action="store_true", help="compare the methods that were run, with examples")
+    add("--model", help="prompt2text: a causal language model, Hub id or folder, or its name on --server")
+    add("--server", metavar="URL", help="prompt2text: an OpenAI-compatible server such as vLLM")
+    add("--examples", metavar="CSV", help="prompt2text: described tracks in the format of MusicCaps")
+    add("-k", type=int, default=8, help="prompt2text: examples in a prompt (default: 8)")
+    add("--nearest", action="store_true", help="prompt2text: examples nearest in tags, not at random")
+    add("--retries", type=int, default=2, help="prompt2text: further attempts per track (default: 2)")
+    add("--batch-size", type=int, default=8, help="tracks written for at a time (default: 8)")
     for part in ("ordering", "aggregation", "compression"):
-        parser.add_argument(f"--{part}", metavar="MODEL", help=f"data2text: folder or Hub id of the {part} model")
-    parser.add_argument("--threshold", type=float, default=0.3, help="tags above this confidence are told")
-    parser.add_argument("--vocabulary", metavar="FILE", help="JSON file with your own tags")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+        add(f"--{part}", metavar="MODEL", help=f"data2text: folder or Hub id of the {part} model")
+    add("--threshold", type=float, default=0.3, help="tags above this confidence are told")
+    add("--vocabulary", metavar="FILE", help="JSON file with your own tags")
+    add("--seed", type=int, default=0)
+    add("--quiet", action="store_true", help="no progress bar")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -23,33 +23,32 @@ COLUMNS = ("R@1", "R@5", "R@10", "MR", "MRR", "mean_log_rank")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `viml evaluate`."""
-    parser.add_argument("model", metavar="MODEL", help="model folder or Hub id")
-    parser.add_argument("store", metavar="STORE", help="folder of a store")
-    parser.add_argument(
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="model folder or Hub id")
+    add("store", metavar="STORE", help="folder of a store")
+    add(
         "--query",
         action="append",
         choices=list(QUERIES),
         help="what the queries hold; several times for several rows (default: all that the model knows, together)",
     )
-    parser.add_argument("--pool-size", type=int, metavar="N", help="tracks per pool (default: all items in one)")
-    parser.add_argument("--group-by", metavar="FIELD", help="one pool per value of a field, such as a genre")
-    parser.add_argument("--split", metavar="NAME", help="items to rank (default: test, or what training holds out)")
-    parser.add_argument("--texts", metavar="NAME", help="ask with texts of `viml describe` (default: the store's own)")
-    parser.add_argument("--whole-tracks", action="store_true", help="compare whole tracks, not their middle 30 s")
-    parser.add_argument(
+    add("--pool-size", type=int, metavar="N", help="tracks per pool (default: all items in one)")
+    add("--group-by", metavar="FIELD", help="one pool per value of a field, such as a genre")
+    add("--split", metavar="NAME", help="items to rank (default: test, or what training holds out)")
+    add("--texts", metavar="NAME", help="ask with texts of `viml describe` (default: the store's own)")
+    add("--whole-tracks", action="store_true", help="compare whole tracks, not their middle 30 s")
+    add(
         "--no-hubness-correction",
         dest="hubness_correction",
         action="store_false",
         help="compare by similarity alone, also where the model keeps a query bank",
     )
-    parser.add_argument("--batch-size", type=int, default=256, help="items embedded at a time (default: 256)")
-    parser.add_argument("--seed", type=int, default=0, help="of the pools and the bootstrap")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--plot", metavar="FILE.png", help="draw recall over the number of tracks looked at")
-    parser.add_argument("--save", action="store_true", help="keep the figures in MODEL/evaluation.json, for its card")
-    parser.add_argument(
-        "--benchmark", metavar="HUB_ID[:TASK]", help="with --save: the one on the Hub that STORE was made of"
-    )
+    add("--batch-size", type=int, default=256, help="items embedded at a time (default: 256)")
+    add("--seed", type=int, default=0, help="of the pools and the bootstrap")
+    add("--json", action="store_true", help="print JSON")
+    add("--plot", metavar="FILE.png", help="draw recall over the number of tracks looked at")
+    add("--save", action="store_true", help="keep the figures in MODEL/evaluation.json, for its card")
+    add("--benchmark", metavar="HUB_ID[:TASK]", help="with --save: the one on the Hub that STORE was made of")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -109,11 +108,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _load_model(name: str, store: "Store") -> "ViMLModel":
-    """The heads of a saved model, which must be for features like the store's.
-
-    Raises:
-        ViMLError: There is no such model, or the store's features are of other widths or by other encoders.
-    """
+    """The heads of a saved model; a store with features of other widths, or by other encoders, is an error."""
     from viml_hf.encoders.media_encoder import MediaEncoder, best_device
     from viml_hf.errors import ViMLError
     from viml_hf.retrieval.model_loading import load_model
@@ -181,14 +176,8 @@ def _summary(
 
 
 def _comparison(first: str, other: str, compared: "PairedComparison") -> dict[str, Any]:
-    return {
-        "a": first,
-        "b": other,
-        "mean_log_rank_of_b_minus_a": compared.mean_difference,
-        "low": compared.low,
-        "high": compared.high,
-        "significant": compared.significant,
-    }
+    figures = {"mean_log_rank_of_b_minus_a": compared.mean_difference, "low": compared.low, "high": compared.high}
+    return {"a": first, "b": other, **figures, "significant": compared.significant}
 
 
 def _save(

@@ -5,10 +5,11 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `viml export`."""
-    parser.add_argument("model", metavar="MODEL", help="model folder or Hub id")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="a new folder; export.json explains it")
-    parser.add_argument("--format", choices=["onnx", "torch"], default="onnx", help="kind of file (default: onnx)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="model folder or Hub id")
+    add("-o", "--output", required=True, metavar="DIR", help="a new folder; export.json explains it")
+    add("--format", choices=["onnx", "torch"], default="onnx", help="kind of file (default: onnx)")
+    add(
         "--part",
         choices=["heads", "whole"],
         default="heads",

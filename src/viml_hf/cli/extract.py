@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from viml_hf.cli.shared import add_encoder_options, read_media, row_counts
+
 if TYPE_CHECKING:
     from viml_hf.features.media_item import MediaItem
     from viml_hf.features.store import Store
@@ -20,43 +22,33 @@ SHOWN = 10  # of the files that are missing
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `viml extract`."""
+    add = parser.add_argument
     parser.epilog = MANIFEST
-    parser.add_argument(
+    add(
         "sources",
         nargs="+",
         metavar="SOURCE",
         help="folder of media, folder with metadata.csv or .jsonl, manifest (.csv .tsv .jsonl .parquet), or media file",
     )
-    parser.add_argument("-o", "--output", required=True, metavar="STORE", help="folder of the store; a rerun goes on")
-    parser.add_argument(
-        "--media", metavar="FOLDER", help="videos named by their ids, for a CSV of YouTube8M-MusicTextClips"
-    )
-    for modality in ("video", "text", "audio"):
-        parser.add_argument(
-            f"--{modality}-encoder",
-            default="descriptors",
-            metavar="NAME",
-            help=f"{modality} encoder, NAME[:HUB_ID[@REVISION]] or a folder (default: descriptors)",
-        )
-    parser.add_argument("--only", choices=["video", "audio"], help="read the pictures or the sound alone")
-    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of encoder weights")
-    parser.add_argument("--fast", action="store_true", help="decode only the frames that others refer to")
-    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
-    parser.add_argument("--engine", choices=["processes", "ray"], default="processes", help="what runs the workers")
-    parser.add_argument("--local-files-only", action="store_true", help="never ask the network for an encoder")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add("-o", "--output", required=True, metavar="STORE", help="folder of the store; a rerun goes on")
+    add("--media", metavar="FOLDER", help="videos named by their ids, for a CSV of YouTube8M-MusicTextClips")
+    add_encoder_options(parser, "video", "text", "audio")
+    add("--only", choices=["video", "audio"], help="read the pictures or the sound alone")
+    add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of encoder weights")
+    add("--fast", action="store_true", help="decode only the frames that others refer to")
+    add("--workers", type=int, help="processes (default: one per core)")
+    add("--engine", choices=["processes", "ray"], default="processes", help="what runs the workers")
+    add("--local-files-only", action="store_true", help="never ask the network for an encoder")
+    add("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    add("--quiet", action="store_true", help="no progress bar")
 
 
 def run(options: argparse.Namespace) -> None:
     """Extract, and print what the store holds."""
-    from viml_hf.data.sources import read_sources
-    from viml_hf.errors import ViMLError, shown
+    from viml_hf.errors import ViMLError
     from viml_hf.features.extraction import extract
 
-    sources = read_sources(options.sources, media=options.media)
-    for problem in sources.problems:
-        print(f"left out: {shown(problem)}", file=sys.stderr)
+    sources = read_media(options.sources, options.media)
     items = _only(options.only, sources.items)
     if len(items) < len(sources.items):
         print(f"left out, as without {options.only}: {len(sources.items) - len(items)} items", file=sys.stderr)
@@ -95,8 +87,7 @@ def _print_result(store: "Store", output: str) -> None:
     """What the store holds; on stderr what is wrong with it."""
     errors = [item for item in store.items if item.error is not None]
     failed = sum(not item.has_features for item in errors)
-    rows = {modality: sum(len(getattr(item, modality)) for item in store.items) for modality in store.spec.widths}
-    print(f"{len(store.items) - failed} items in {output}, rows: {', '.join(f'{m} {n}' for m, n in rows.items())}")
+    print(f"{len(store.items) - failed} items in {output}, {row_counts(store)}")
     counts = {"could not be read": failed, "only in part": len(errors) - failed}
     if errors:
         said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)

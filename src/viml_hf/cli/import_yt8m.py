@@ -5,6 +5,8 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from viml_hf.cli.shared import add_encoder_options, row_counts
+
 if TYPE_CHECKING:
     from viml_hf.data.youtube8m_store import Selection
 
@@ -17,17 +19,18 @@ SHOWN = 10  # problems of one file
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `viml import-yt8m`."""
+    add = parser.add_argument
     parser.epilog = DESCRIPTION
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="TFRecord files of one level, or folders of them")
-    parser.add_argument("--vocabulary", required=True, metavar="CSV", help="the vocabulary.csv of YouTube-8M")
-    parser.add_argument("-o", "--output", required=True, metavar="STORE", help="folder of the store")
-    parser.add_argument(
+    add("paths", nargs="+", metavar="PATH", help="TFRecord files of one level, or folders of them")
+    add("--vocabulary", required=True, metavar="CSV", help="the vocabulary.csv of YouTube-8M")
+    add("-o", "--output", required=True, metavar="STORE", help="folder of the store")
+    add(
         "--labels",
         metavar="NAME,…",
         help="take only videos with one of these labels, by name or index; music: Concert, Musician, Guitar, String "
         "instrument, Musical ensemble, Music video",
     )
-    parser.add_argument(
+    add(
         "--split",
         action="append",
         default=[],
@@ -35,28 +38,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take only these files, as a split: train=0-49 by the number that ends a file's name, or train='train*'; "
         "repeat it for every split",
     )
-    parser.add_argument(
-        "--text-encoder",
-        default="descriptors",
-        metavar="NAME",
-        help="text encoder, NAME[:HUB_ID[@REVISION]] or a folder (default: descriptors)",
-    )
-    parser.add_argument(
+    add_encoder_options(parser, "text")
+    add(
         "--others",
         type=float,
         metavar="WEIGHT",
         help="take videos without these labels into the split train too, each of which counts as much (such as 0.25)",
     )
-    parser.add_argument(
+    add(
         "--pool-shards",
         type=int,
         metavar="N",
         help="a field `pool` for every N consecutive file numbers, to rank within",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the order of label names")
-    parser.add_argument("--local-files-only", action="store_true", help="never ask the network for an encoder")
-    parser.add_argument("--dry-run", action="store_true", help="count, and write nothing")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add("--seed", type=int, default=0, help="of the order of label names")
+    add("--local-files-only", action="store_true", help="never ask the network for an encoder")
+    add("--dry-run", action="store_true", help="count, and write nothing")
+    add("--quiet", action="store_true", help="no progress bar")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -88,10 +86,8 @@ def run(options: argparse.Namespace) -> None:
         progress=not options.quiet,
         **({"local_files_only": True} if options.local_files_only else {}),
     )
-    rows = {modality: sum(len(getattr(item, modality)) for item in store.items) for modality in store.spec.widths}
     distinct = len({text for item in store.items for text in item.texts})
-    shown = ", ".join(f"{modality} {count}" for modality, count in rows.items())
-    print(f"{len(store.items)} items in {options.output}, rows: {shown}; {distinct} distinct texts")
+    print(f"{len(store.items)} items in {options.output}, {row_counts(store)}; {distinct} distinct texts")
 
 
 def _print_selection(selection: "Selection", files: int) -> None:

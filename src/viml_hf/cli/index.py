@@ -4,28 +4,28 @@ import argparse
 import sys
 from pathlib import Path
 
+from viml_hf.cli.shared import read_media
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `viml index`."""
-    parser.add_argument("music", metavar="MUSIC", help="folder of music, a manifest (see `viml extract`), or one file")
-    parser.add_argument("-o", "--output", required=True, metavar="INDEX", help="folder of the index; a rerun goes on")
-    parser.add_argument("--model", required=True, help="model folder or Hub id")
-    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add = parser.add_argument
+    add("music", metavar="MUSIC", help="folder of music, a manifest (see `viml extract`), or one file")
+    add("-o", "--output", required=True, metavar="INDEX", help="folder of the index; a rerun goes on")
+    add("--model", required=True, help="model folder or Hub id")
+    add("--workers", type=int, help="processes (default: one per core)")
+    add("--quiet", action="store_true", help="no progress bar")
 
 
 def run(options: argparse.Namespace) -> None:
     """Index a library; what an earlier run into the same folder has analysed is kept."""
-    from viml_hf.data.sources import read_sources
     from viml_hf.encoders.media_encoder import best_device
-    from viml_hf.errors import ViMLError, shown
+    from viml_hf.errors import ViMLError
     from viml_hf.retrieval.index import MusicIndex
     from viml_hf.retrieval.indexing import FEATURES_FOLDER, build_index
     from viml_hf.retrieval.model_loading import SavedModel, load_encoder_and_model
 
-    sources = read_sources(options.music)
-    for problem in sources.problems:
-        print(f"left out: {shown(problem)}", file=sys.stderr)
+    items = read_media(options.music).items
     encoder = load_encoder_and_model(options.model, device=best_device())
     model = str(Path(options.model).resolve()) if Path(options.model).is_dir() else options.model
     try:
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
     except ViMLError:  # there is none, or one that is of no use
         previous = None
     index = build_index(
-        sources.items,
+        items,
         encoder,
         model=model,
         features=Path(options.output) / FEATURES_FOLDER,

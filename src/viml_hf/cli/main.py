@@ -65,14 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: Words after `viml`; by default those of the process.
-
-    Returns:
-        0 when the work was done, also with some bad files skipped; 2 for input that cannot be used.
-    """
+    """Run the words after `viml`: 0 when the work was done, with bad files skipped, 2 for input that cannot be used."""
     options = make_parser().parse_args(arguments)
     command = COMMANDS[options.command]
     for stream in (sys.stdout, sys.stderr):

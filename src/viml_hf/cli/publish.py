@@ -10,17 +10,18 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `viml publish`."""
-    parser.add_argument("model", metavar="MODEL", help="folder of a saved model")
-    parser.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub; made if there is none")
-    parser.add_argument("--with-code", action="store_true", help="so that it loads where viml_hf is not installed")
-    parser.add_argument("--private", action="store_true", help="make the repo private; refused where it is public")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be uploaded, and the card; no upload")
-    parser.add_argument("--accept-licences", action="store_true", help="publish encoders under non-commercial licences")
-    parser.add_argument("--licence", help="of the model, as the Hub spells it (default: follows from the encoders')")
-    parser.add_argument("--dataset", action="append", default=[], metavar="HUB_ID", help="trained on; repeatable")
-    parser.add_argument("--language", action="append", default=[], metavar="CODE", help="of its texts; repeatable")
-    parser.add_argument("--data", metavar="TEXT", help="for the card: what it was trained on, in a sentence")
-    parser.add_argument("--message", help="of the commit")
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="folder of a saved model")
+    add("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub; made if there is none")
+    add("--with-code", action="store_true", help="so that it loads where viml_hf is not installed")
+    add("--private", action="store_true", help="make the repo private; refused where it is public")
+    add("--dry-run", action="store_true", help="show what would be uploaded, and the card; no upload")
+    add("--accept-licences", action="store_true", help="publish encoders under non-commercial licences")
+    add("--licence", help="of the model, as the Hub spells it (default: follows from the encoders')")
+    add("--dataset", action="append", default=[], metavar="HUB_ID", help="trained on; repeatable")
+    add("--language", action="append", default=[], metavar="CODE", help="of its texts; repeatable")
+    add("--data", metavar="TEXT", help="for the card: what it was trained on, in a sentence")
+    add("--message", help="of the commit")
 
 
 def run(options: argparse.Namespace) -> None:

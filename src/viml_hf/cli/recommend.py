@@ -10,15 +10,14 @@ from viml_hf.errors import ViMLError, shown, unreadable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `viml recommend`."""
-    parser.add_argument("video", nargs="?", metavar="VIDEO", help="video file; leave it out to ask by text alone")
-    parser.add_argument("--text", help='what the music should be like, such as "upbeat pop with female vocals"')
-    parser.add_argument("--index", required=True, help="folder made by `viml index`")
-    parser.add_argument("--model", help="model folder or Hub id; by default the one that made the index")
-    parser.add_argument("-k", type=int, default=10, help="how many tracks (default: 10)")
-    parser.add_argument(
-        "--no-hubness-correction", dest="hubness_correction", action="store_false", help="rank by similarity alone"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add = parser.add_argument
+    add("video", nargs="?", metavar="VIDEO", help="video file; leave it out to ask by text alone")
+    add("--text", help='what the music should be like, such as "upbeat pop with female vocals"')
+    add("--index", required=True, help="folder made by `viml index`")
+    add("--model", help="model folder or Hub id; by default the one that made the index")
+    add("-k", type=int, default=10, help="how many tracks (default: 10)")
+    add("--no-hubness-correction", dest="hubness_correction", action="store_false", help="rank by similarity alone")
+    add("--json", action="store_true", help="print JSON")
 
 
 def check(options: argparse.Namespace) -> None:

@@ -11,20 +11,19 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `viml tables`."""
+    add = parser.add_argument
     parser.epilog = """Every system is trained once per seed and kept in OUT/systems; a run that was stopped goes on
 with the system it was at. Tables and figures are written to OUT, too."""
-    parser.add_argument("store", metavar="STORE", help="folder of a store with the splits train, validation and test")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for systems, tables and figures")
-    parser.add_argument(
-        "--table", action="append", type=int, choices=range(1, 6), help="1 to 5; repeat it (default: all)"
-    )
-    parser.add_argument("--seeds", type=int, default=1, help="training runs per system (default: 1)")
-    parser.add_argument("--group-by", metavar="FIELD", help="field of the items that says which pool they are in")
-    parser.add_argument("--epochs", type=int, help="for all systems, instead of their recipes' own")
-    parser.add_argument("--batch-size", type=int, help="likewise")
-    parser.add_argument("--learning-rate", type=float, help="likewise")
-    parser.add_argument("--bf16", action="store_true", default=None, help="compute in bfloat16 where that is safe")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    add("store", metavar="STORE", help="folder of a store with the splits train, validation and test")
+    add("-o", "--output", required=True, metavar="OUT", help="folder for systems, tables and figures")
+    add("--table", action="append", type=int, choices=range(1, 6), help="1 to 5; repeat it (default: all)")
+    add("--seeds", type=int, default=1, help="training runs per system (default: 1)")
+    add("--group-by", metavar="FIELD", help="field of the items that says which pool they are in")
+    add("--epochs", type=int, help="for all systems, instead of their recipes' own")
+    add("--batch-size", type=int, help="likewise")
+    add("--learning-rate", type=float, help="likewise")
+    add("--bf16", action="store_true", default=None, help="compute in bfloat16 where that is safe")
+    add("--quiet", action="store_true", help="no progress bars")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -6,18 +6,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from viml_hf.cli.shared import read_media
+
 if TYPE_CHECKING:
     from viml_hf.tagging.tagger import MusicTagger
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `viml tag`."""
-    parser.add_argument("music", metavar="STORE_OR_MUSIC", help="a store, or a folder, manifest or file of music")
-    parser.add_argument("--tagger", required=True, metavar="NAME", help="folder of a trained tagger, or clap[:HUB_ID]")
-    parser.add_argument("--threshold", type=float, default=0.3, help="of the tags that are printed (default: 0.3)")
-    parser.add_argument("--vocabulary", metavar="FILE", help="JSON file with your own tags, for a zero-shot tagger")
-    parser.add_argument("--json", action="store_true", help="print one JSON object per track, with all confidences")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add = parser.add_argument
+    add("music", metavar="STORE_OR_MUSIC", help="a store, or a folder, manifest or file of music")
+    add("--tagger", required=True, metavar="NAME", help="folder of a trained tagger, or clap[:HUB_ID]")
+    add("--threshold", type=float, default=0.3, help="of the tags that are printed (default: 0.3)")
+    add("--vocabulary", metavar="FILE", help="JSON file with your own tags, for a zero-shot tagger")
+    add("--json", action="store_true", help="print one JSON object per track, with all confidences")
+    add("--quiet", action="store_true", help="no progress bar")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -40,13 +43,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _print_tags(options: argparse.Namespace, tagger: "MusicTagger") -> None:
-    from viml_hf.data.sources import read_sources
     from viml_hf.errors import ViMLError, in_one_line, shown
 
-    sources = read_sources(options.music)
-    for problem in sources.problems:
-        print(f"left out: {shown(problem)}", file=sys.stderr)
-    for item in sources.items:
+    for item in read_media(options.music).items:
         try:
             tags = tagger.tag(item.audio or item.paths[0], start=item.start, end=item.end)
         except (ViMLError, OSError) as error:

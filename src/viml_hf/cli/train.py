@@ -12,27 +12,26 @@ QUERIES = {"video+text": ["video", "text"], "video": ["video"], "text": ["text"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `viml train`."""
-    parser.add_argument("store", metavar="STORE", help="folder of a store")
-    parser.add_argument("-o", "--output", required=True, metavar="MODEL", help="folder of the model")
-    parser.add_argument(
-        "--recipe", metavar="NAME", help="how a system is trained: a name (a wrong one lists all) or a JSON file"
-    )
-    parser.add_argument("--query", choices=list(QUERIES), help="what a query is made of")
-    parser.add_argument("--texts", metavar="NAME", help="train on texts of `viml describe` (default: the store's own)")
-    parser.add_argument("--fusion", choices=["transformer", "mlp", "linear", "addition"])
-    parser.add_argument("--config", metavar="FILE", help="JSON file with further fields of ViMLConfig")
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--batch-size", type=int)
-    parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--text-dropout", type=float, help="share of texts dropped (0.8 in the paper)")
-    parser.add_argument("--video-dropout", type=float, help="share of videos dropped among items that keep their text")
-    parser.add_argument("--whole-tracks", action="store_true", help="train on whole tracks, not on 30 s clips")
-    parser.add_argument("--pool-size", type=int, help="tracks per evaluation pool (default: all)")
-    parser.add_argument("--loader-workers", type=int, help="processes that gather batches")
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    parser.add_argument("--bf16", action="store_true", default=None, help="compute in bfloat16 where that is safe")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    add = parser.add_argument
+    add("store", metavar="STORE", help="folder of a store")
+    add("-o", "--output", required=True, metavar="MODEL", help="folder of the model")
+    add("--recipe", metavar="NAME", help="how a system is trained: a name (a wrong one lists all) or a JSON file")
+    add("--query", choices=list(QUERIES), help="what a query is made of")
+    add("--texts", metavar="NAME", help="train on texts of `viml describe` (default: the store's own)")
+    add("--fusion", choices=["transformer", "mlp", "linear", "addition"])
+    add("--config", metavar="FILE", help="JSON file with further fields of ViMLConfig")
+    add("--epochs", type=int)
+    add("--batch-size", type=int)
+    add("--learning-rate", type=float)
+    add("--text-dropout", type=float, help="share of texts dropped (0.8 in the paper)")
+    add("--video-dropout", type=float, help="share of videos dropped among items that keep their text")
+    add("--whole-tracks", action="store_true", help="train on whole tracks, not on 30 s clips")
+    add("--pool-size", type=int, help="tracks per evaluation pool (default: all)")
+    add("--loader-workers", type=int, help="processes that gather batches")
+    add("--seed", type=int)
+    add("--resume", action="store_true", help="go on from the last checkpoint")
+    add("--bf16", action="store_true", default=None, help="compute in bfloat16 where that is safe")
+    add("--quiet", action="store_true", help="no progress bars")
 
 
 def run(options: argparse.Namespace) -> None:

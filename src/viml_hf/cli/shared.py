@@ -1,0 +1,34 @@
+"""What several commands do alike."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from viml_hf.data.sources import Sources
+    from viml_hf.features.store import Store
+
+
+def add_encoder_options(parser: argparse.ArgumentParser, *modalities: str) -> None:
+    """The option of each modality's encoder."""
+    for modality in modalities:
+        about = f"{modality} encoder, NAME[:HUB_ID[@REVISION]] or a folder (default: descriptors)"
+        parser.add_argument(f"--{modality}-encoder", default="descriptors", metavar="NAME", help=about)
+
+
+def read_media(sources: Sequence[str] | str, media: str | None = None) -> "Sources":
+    """The items of folders, manifests and files; on stderr what is wrong with them."""
+    from viml_hf.data.sources import read_sources
+    from viml_hf.errors import shown
+
+    found = read_sources(sources, media=media)
+    for problem in found.problems:
+        print(f"left out: {shown(problem)}", file=sys.stderr)
+    return found
+
+
+def row_counts(store: "Store") -> str:
+    """How many rows a store has of each modality."""
+    rows = {modality: sum(len(getattr(item, modality)) for item in store.items) for modality in store.spec.widths}
+    return "rows: " + ", ".join(f"{modality} {count}" for modality, count in rows.items())
