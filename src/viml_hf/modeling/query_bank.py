@@ -10,15 +10,9 @@ TRACKS_PER_BLOCK = 1024
 
 
 def bank_similarity(audio_embeds: Tensor, bank: Tensor, beta: float = BETA) -> Tensor:
-    """How near each track is to the queries of a bank on the whole: log(mean(exp(beta · cosine))) / beta.
+    """How near each track is to the queries of a bank on the whole: log(mean(exp(beta · cosine))) / beta, `(tracks,)`.
 
-    Args:
-        audio_embeds: `(tracks, dim)`, L2-normalised.
-        bank: Embeddings of training queries `(queries, dim)`, L2-normalised.
-        beta: The larger, the more the nearest queries count.
-
-    Returns:
-        `(tracks,)` float32 in [-1, 1], to be taken from a track's similarity to any query.
+    It is to be taken from the track's similarity to any query. The larger beta, the more the nearest queries count.
 
     Example:
         >>> bank_similarity(torch.eye(2), torch.tensor([[1.0, 0.0]])).tolist()
