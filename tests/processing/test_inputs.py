@@ -317,10 +317,10 @@ WAVE = np.zeros(22050, np.float32)
     ("inputs", "options", "message"),
     [
         ({"videos": FRAMES}, {"return_tensors": "tf"}, "return_tensors='tf': give 'pt' or 'np'"),
-        ({"videos": FRAMES}, {"num_frames": 3}, "num_frames: no such option; accepted are .*fps"),
+        ({"videos": FRAMES}, {"num_frames": 3}, "num_frames: no such option; .*accepted are .*fps"),
         ({"videos": FRAMES}, {"do_sample_frames": True}, "do_sample_frames: no such option"),
-        ({"text": "a"}, {"max_lenght": 3}, "max_lenght: no such option; accepted are .*max_length"),
-        ({"text": "a"}, {"images": FRAMES}, "images: no such option"),
+        ({"text": "a"}, {"max_lenght": 3}, "max_lenght: no such option; .*accepted are .*max_length"),
+        ({"text": "a"}, {"images": FRAMES}, "images: no such option; inputs are videos="),
         ({"text": "a"}, {"return_offsets_mapping": True}, "return_offsets_mapping: no such option"),
         ({"text": "a"}, {"text_kwargs": {"fps": 3}}, "fps: no such option; accepted are .*padding"),
         ({"videos": FRAMES}, {"videos_kwargs": {"num_frames": 3}}, "num_frames: no such option"),

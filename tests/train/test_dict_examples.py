@@ -12,6 +12,7 @@ from viml_hf import (
     ViMLDataCollator,
     ViMLError,
     ViMLModel,
+    ViMLTrainer,
     make_compute_metrics,
 )
 
@@ -136,6 +137,11 @@ def test_another_collator_than_that_of_the_trainer_is_an_error(columns, tmp_path
         trainer.train()
 
 
+def test_a_callback_without_an_epoch_to_tell_is_an_error(columns):
+    with pytest.raises(ViMLError, match="EpochCallback of a Dataset: give it the StoreDataset, or"):
+        EpochCallback(columns)
+
+
 def test_every_form_of_rows_is_the_same():
     rows = [[1.0, 2.0], [3.0, 4.0]]
     forms = [rows, np.array(rows), np.array(rows, np.float16), torch.tensor(rows), [np.array(row) for row in rows]]
@@ -154,6 +160,9 @@ def test_a_modality_that_no_item_has_is_left_out_and_weights_are_kept():
     batch = collator([{"video": [[1.0]], "audio": [[1.0]], "text": [], "weight": 2.0}])
     assert "text_features" not in batch
     assert batch["sample_weights"].tolist() == [2.0]
+    weights = [{"weight": None}, {"sample_weights": torch.tensor(3)}, {"weight": 4.0}]
+    batch = collator([{"audio": [[1.0]], **weight} for weight in weights])
+    assert batch["sample_weights"].tolist() == [1.0, 3.0, 4.0]
 
 
 @pytest.mark.parametrize(
@@ -164,6 +173,9 @@ def test_a_modality_that_no_item_has_is_left_out_and_weights_are_kept():
         ({"audio": [[1.0], [1.0, 2.0]], "text": None}, "audio features that are no rows of numbers"),
         ({"audio": [[[1.0]]], "text": None}, r"shape \(1, 1, 1\)"),
         ({"audio": [[1.0]], "video": [[1.0]]}, "text_dropout=0.8, but the examples have no text"),
+        ({"id": "a", "audio": [[float("nan")]], "text": None}, "audio features of a with a NaN or infinity"),
+        ({"audio": [[1.0]], "text": [[float("inf")]]}, "text features of an example with a NaN or infinity"),
+        ({"id": "a", "audio": [[1.0]], "text": None, "weight": 0}, "Example a has the weight 0"),
     ],
 )
 def test_unfit_examples_are_refused(example, said):
@@ -185,6 +197,8 @@ def test_rows_of_several_widths_are_refused():
     [
         ({"metric_for_best_model": "MR"}, "keeps the worst model"),
         ({"metric_for_best_model": "eval_mean_log_rank", "greater_is_better": True}, "keeps the worst model"),
+        ({"metric_for_best_model": "clips_MR"}, "keeps the worst model"),  # of one of several evaluation sets
+        ({"metric_for_best_model": "clips_loss"}, "take 'R@10'"),
         ({"load_best_model_at_end": True, "eval_strategy": "steps"}, "take 'R@10'"),
         ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy='group_by_length'"),
     ],
@@ -196,6 +210,20 @@ def test_arguments_that_do_harm_are_refused(columns, tmp_path, arguments, said):
 
 def test_a_median_rank_that_is_to_be_low_is_accepted(columns, tmp_path):
     make_trainer(columns, tmp_path, metric_for_best_model="MR", greater_is_better=False)
+
+
+@pytest.mark.parametrize("kind", ["stream", "several"])
+def test_a_card_is_written_of_data_without_one_length(columns, tmp_path, kind):
+    stream = columns.to_iterable_dataset()
+    evaluation = stream if kind == "stream" else {"one": columns, "two": columns}
+    arguments = TrainingArguments(str(tmp_path), max_steps=1, report_to="none", remove_unused_columns=False)
+    model = ViMLModel(ViMLConfig(video_dim=6, audio_dim=5, text_dim=4))
+    trainer = ViMLTrainer(model, arguments, train_dataset=stream, eval_dataset=evaluation)
+    trainer.create_model_card()
+    card = (tmp_path / "README.md").read_text()
+    assert "steps 1," in card
+    assert "epochs" not in card
+    assert "held-out items" not in card
 
 
 def test_processes_that_would_train_one_model_each_are_an_error(columns, tmp_path, monkeypatch):

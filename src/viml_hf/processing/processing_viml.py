@@ -273,7 +273,8 @@ class ViMLProcessor(ProcessorMixin):
         for name, value in options.items():
             known, given_here = groups.get(name, anything), value if name in groups else {name: value}
             if unknown := set(given_here) - known:
-                raise ViMLError(f"{min(unknown)}: no such option; accepted are {', '.join(sorted(known))}")
+                inputs = "; inputs are videos=, text= and audio=" if name not in groups else ""
+                raise ViMLError(f"{min(unknown)}: no such option{inputs}; accepted are {', '.join(sorted(known))}")
             if (tensors := given_here.get("return_tensors")) not in (None, "pt", "np"):
                 raise ViMLError(f"return_tensors={tensors!r}: give 'pt' or 'np'")
             takers = {taker for taker, names in accepted.items() if name in names}

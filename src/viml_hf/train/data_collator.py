@@ -15,7 +15,7 @@ from viml_hf.features.store import Store
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.modeling.encoder_families import MODALITIES
 from viml_hf.processing.processing_viml import ViMLProcessor
-from viml_hf.train.dataset import StoreExample
+from viml_hf.train.dataset import StoreExample, checked_weight
 from viml_hf.train.draws import chosen_text, clip_first, draw, keeps
 from viml_hf.train.media_examples import media_inputs, media_rows
 
@@ -137,9 +137,8 @@ class ViMLDataCollator:
             batch |= media_inputs(self.processor, chosen)
         else:
             batch |= self._feature_inputs(items, chosen)
-        weights = [item.weight for item in items if item.weight is not None]
-        if weights:
-            batch["sample_weights"] = torch.tensor(weights)
+        if any(item.weight is not None for item in items):
+            batch["sample_weights"] = torch.tensor([1.0 if item.weight is None else item.weight for item in items])
         return batch | {"return_loss": True}  # last: accelerate takes the size of a batch from the first
 
     def _read(self, example: StoreExample | Mapping[str, Any]) -> _Item:
@@ -165,7 +164,8 @@ class ViMLDataCollator:
                 f"text_dropout={self.text_dropout}, but the examples have no text, only {', '.join(example)}: add a "
                 "column, set remove_unused_columns=False if there is one, or set text_dropout=0"
             )
-        return _Item(name, epoch, rows, example.get("weight"))
+        weight = example.get("sample_weights", example.get("weight"))
+        return _Item(name, epoch, rows, None if weight is None else checked_weight(weight, f"Example {name}"))
 
     def _feature_inputs(self, items: Sequence[_Item], chosen: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         batch: dict[str, Tensor] = {}
@@ -224,6 +224,10 @@ def feature_rows(example: Mapping[str, Any]) -> dict[str, Tensor]:
             array = array[None]
         if array.ndim != 2:
             raise ViMLError(f"{modality} features of shape {array.shape}: give (time, width), one row per 10 s segment")
+        if not np.isfinite(array).all():
+            raise ViMLError(
+                f"{modality} features of {example.get('id', 'an example')} with a NaN or infinity: leave it out"
+            )
         rows[modality] = torch.from_numpy(array)
     if not len(rows["audio"]):
         raise ViMLError(

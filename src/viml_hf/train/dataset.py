@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -49,7 +51,11 @@ class StoreDataset(Dataset):
                 f"{store.folder}: no item has both video and audio features; see its errors in items.parquet"
             )
         self.training = training
-        weights = [_weight(store, item) for item in self.items] if training else []
+        weights = [
+            checked_weight(item.fields.get("weight", 1.0), f"{store.folder}: {item.id}")
+            for item in self.items
+            if training
+        ]
         self.weights = weights if set(weights) - {1.0} else None
         # Shared memory: loader workers that outlive an epoch see the next one.
         self._epoch = torch.full((1,), -1, dtype=torch.long).share_memory_()
@@ -74,8 +80,14 @@ class StoreDataset(Dataset):
         return StoreExample(item.id, epoch, item.video, item.audio, item.text, weight)
 
 
-def _weight(store: Store, item: StoreItem) -> float:
-    weight = item.fields.get("weight", 1.0)
+def checked_weight(weight: Any, of: str) -> float:
+    """The weight of an item in the loss.
+
+    Raises:
+        ViMLError: It is no number above 0.
+    """
+    if isinstance(weight, np.generic | torch.Tensor):
+        weight = weight.item()
     if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight < float("inf"):
-        raise ViMLError(f"{store.folder}: {item.id} has the weight {weight!r}; give a number above 0, 1 as usual")
+        raise ViMLError(f"{of} has the weight {weight!r}; give a number above 0, 1 as usual")
     return float(weight)

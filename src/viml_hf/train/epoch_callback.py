@@ -17,7 +17,7 @@ from viml_hf.train.dataset import StoreDataset
 logger = logging.get_logger(__name__)
 
 # The lower, the better: `Trainer` takes the greatest value of a metric for the best, unless its name ends in "loss".
-_LOWER_IS_BETTER = {"MR", "mean_log_rank"}
+_LOWER_IS_BETTER = ("_MR", "_mean_log_rank")
 
 
 def give_own_generator(loader: DataLoader, seed: int) -> None:
@@ -43,15 +43,16 @@ def check_arguments(args: TrainingArguments) -> None:
             "without GPUs, set ACCELERATE_USE_CPU=true, or start one process"
         )
     best = (args.metric_for_best_model or "").removeprefix("eval_")
-    if best in _LOWER_IS_BETTER and args.greater_is_better:
+    # With several evaluation sets, the set's name comes first.
+    if f"_{best}".endswith(_LOWER_IS_BETTER) and args.greater_is_better:
         raise ViMLError(
             f"metric_for_best_model={best!r} with greater_is_better=True keeps the worst model: set "
             "greater_is_better=False, or take 'R@10'"
         )
-    if best == "loss":
+    if f"_{best}".endswith("_loss"):
         raise ViMLError(
-            "metric_for_best_model='loss' (transformers' default): the loss depends on how many negatives a batch has; "
-            "take 'R@10', or 'mean_log_rank' with greater_is_better=False"
+            f"metric_for_best_model={best!r} ('loss' is transformers' default): the loss depends on how many negatives "
+            "a batch has; take 'R@10', or 'mean_log_rank' with greater_is_better=False"
         )
     if args.train_sampling_strategy not in ("random", "sequential"):
         raise ViMLError(
@@ -71,6 +72,9 @@ class EpochCallback(TrainerCallback):
     Args:
         source: The training dataset, or the collator where examples are dicts: what has `set_epoch`.
 
+    Raises:
+        ViMLError: The source has no `set_epoch`.
+
     Example:
         >>> collator = ViMLDataCollator(text_dropout=0.8)  # doctest: +SKIP
         >>> Trainer(model, args, train_dataset=dataset, data_collator=collator, callbacks=[EpochCallback(collator)])
@@ -78,6 +82,11 @@ class EpochCallback(TrainerCallback):
     """
 
     def __init__(self, source: Any):
+        if not hasattr(source, "set_epoch"):
+            raise ViMLError(
+                f"EpochCallback of a {type(source).__name__}: give it the StoreDataset, or the ViMLDataCollator where "
+                "examples are dicts"
+            )
         self.source = source
         self._training = source
 

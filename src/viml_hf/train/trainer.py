@@ -1,6 +1,6 @@
 """The Trainer of this package: `transformers.Trainer` with whole evaluations and a card of the model's facts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +100,15 @@ class ViMLTrainer(Trainer):
 
     def _training_facts(self) -> dict[str, Any]:
         """What `write_training_facts` notes, as far as a Trainer knows it."""
-        settings = {"epochs": self.args.num_train_epochs, "batch_size": self.args.train_batch_size}
+        steps, epochs = self.args.max_steps, self.args.num_train_epochs
+        settings: dict[str, Any] = {"steps": steps} if steps > 0 else {"epochs": epochs}
+        settings["batch_size"] = self.args.train_batch_size
         settings |= {name: getattr(self.args, name) for name in ("learning_rate", "weight_decay", "seed")}
         data: dict[str, Any] = {"training_items": self.train_dataset, "evaluation_items": self.eval_dataset}
         last = next((entry for entry in reversed(self.state.log_history) if "eval_R@10" in entry), {})
         metrics = {name.removeprefix("eval_"): value for name, value in last.items()}
-        items = {name: len(dataset) for name, dataset in data.items() if dataset is not None}
+        # A stream has no length, and several evaluation sets have no figures in common.
+        items = {n: len(d) for n, d in data.items() if isinstance(d, Sized) and not isinstance(d, dict)}
         encoders = {}
         if isinstance(collator := self.data_collator, ViMLDataCollator):
             if collator.store is not None:
