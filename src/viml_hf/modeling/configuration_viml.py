@@ -19,8 +19,15 @@ from .configuration_descriptors import (
 )
 
 # Trainer would otherwise hand `compute_metrics` the logits of each batch, and with them a recall among the batch only.
-NOT_FOR_METRICS = ["logits_per_query", "logits_per_audio", "hidden_states", "attentions"]
-NOT_FOR_METRICS += ["video_model_output", "text_model_output", "audio_model_output"]
+NOT_FOR_METRICS = [
+    "logits_per_query",
+    "logits_per_audio",
+    "hidden_states",
+    "attentions",
+    "video_model_output",
+    "text_model_output",
+    "audio_model_output",
+]
 
 
 @strict
@@ -29,6 +36,45 @@ class ViMLConfig(PreTrainedConfig):
 
     The baselines are the same class: MVPt+ is `query_modalities=["video"]`, MT is `["text"]`, and Prétet et al. is
     `encoder="linear"` with `loss="triplet"`.
+
+    Args:
+        video_dim: Width of the video base features (512 for CLIP ViT-B/32).
+        audio_dim: Width of the music base features (256 for DeepSim).
+        text_dim: Width of the text base features (512 for CLIP ViT-B/32).
+        hidden_size: Width inside the towers.
+        projection_dim: Width of the embeddings. `fusion="addition"` needs it equal to `hidden_size`.
+        encoder: What a tower is: `"transformer"`, `"mlp"` (residual blocks, row by row) or `"linear"` (the linear
+            stack of Prétet et al. over the mean of the rows). The paper uses Transformers.
+        num_hidden_layers: Layers per tower. The paper states 2 for the text tower and leaves the others open.
+        audio_num_hidden_layers: Layers of the audio tower; `None` means `num_hidden_layers`.
+        num_attention_heads: Attention heads (open in the paper; 8 as in the nearest published recipe).
+        intermediate_size: Width of the feed-forward part (2048: pinned by the paper's parameter counts).
+        hidden_act: Activation of the feed-forward part.
+        dropout: Dropout of the residual branches.
+        attention_dropout: Dropout of the attention weights.
+        layer_norm_eps: Epsilon of the layer norms.
+        position_embedding: `"learned"`, `"sinusoidal"` or `"none"` (open in the paper).
+        max_position_embeddings: Longest sequence of 10 s segments.
+        pooling: `"mean"` over the valid rows, or `"cls"` (open in the paper).
+        query_modalities: What a query is made of: `["video", "text"]`, `["video"]` or `["text"]`.
+        fusion: How the pooled video and text become one query: `"transformer"`, `"mlp"`, `"linear"`, `"addition"`
+            (paper table 4).
+        num_fusion_layers: Layers of the `"transformer"` fusion: 1 or 2 in table 4.
+        loss: `"info_nce"` (paper equation 2, a sum over both directions) or `"triplet"` (Prétet et al.).
+        temperature: Temperature of InfoNCE, 0.03 in the paper.
+        learned_temperature: Learn the temperature, kept in [0.005, 1].
+        triplet_margin: Margin on the cosine.
+        triplet_num_hardest: Hinges averaged per anchor: those of its hardest negatives.
+        triplet_audio_to_query_weight: Weight of the direction music → query.
+        triplet_query_to_audio_weight: Weight of the direction query → music.
+        triplet_structure_weight: Weight of the intra-modal structure term, once per modality.
+        textless_loss_weight: Weight of the loss of the same queries without their text, beside that of the queries with
+            it: each step then trains both, where text dropout draws one of them. 0 in the paper.
+        null_text: What an absent text is: `"stored"` (the base feature of the empty string, a buffer of the model) or
+            `"zero"`. The paper finds both about as good.
+        initializer_range: Standard deviation of the CLS vectors and learned positions at the start.
+        query_bank_size: Training queries that the model keeps, of each kind, to correct similarities for hubs; 0 for
+            none. `ViMLModel.set_query_bank` sets it.
 
     Example:
         >>> from viml_hf import ViMLConfig, ViMLModel
@@ -41,45 +87,38 @@ class ViMLConfig(PreTrainedConfig):
     base_config_key = "viml_config"
     keys_to_ignore_at_inference: ClassVar[list[str]] = NOT_FOR_METRICS
 
-    video_dim: int = 512  # width of the base features: 512 for CLIP ViT-B/32
-    audio_dim: int = 256  # 256 for DeepSim
+    video_dim: int = 512
+    audio_dim: int = 256
     text_dim: int = 512
-    hidden_size: int = 256  # inside the towers
-    projection_dim: int = 256  # of the embeddings; `fusion="addition"` needs it equal to `hidden_size`
-    # What a tower is: Transformer layers as in the paper, residual blocks row by row, or the linear stack of Prétet et
-    # al. over the mean of the rows.
+    hidden_size: int = 256
+    projection_dim: int = 256
     encoder: Literal["transformer", "mlp", "linear"] = "transformer"
-    num_hidden_layers: int = 2  # per tower; the paper states 2 for the text tower and leaves the others open
-    audio_num_hidden_layers: int | None = None  # of the audio tower, if it has another number
-    num_attention_heads: int = 8  # open in the paper; as in the nearest published recipe
-    intermediate_size: int = 2048  # of the feed-forward part: pinned by the paper's parameter counts
+    num_hidden_layers: int = 2
+    audio_num_hidden_layers: int | None = None
+    num_attention_heads: int = 8
+    intermediate_size: int = 2048
     hidden_act: str = "relu"
-    dropout: float | int = 0.1  # of the residual branches
+    dropout: float | int = 0.1
     attention_dropout: float | int = 0.0
     layer_norm_eps: float | int = 1e-5
-    position_embedding: Literal["learned", "sinusoidal", "none"] = "learned"  # open in the paper, and so is the pooling
-    max_position_embeddings: int = 512  # longest sequence of 10 s segments
-    pooling: Literal["mean", "cls"] = "mean"  # over the valid rows
+    position_embedding: Literal["learned", "sinusoidal", "none"] = "learned"
+    max_position_embeddings: int = 512
+    pooling: Literal["mean", "cls"] = "mean"
     query_modalities: list[Literal["video", "text"]] = field(default_factory=lambda: ["video", "text"])
-    fusion: Literal["transformer", "mlp", "linear", "addition"] = "transformer"  # of pooled video and text (table 4)
-    num_fusion_layers: int = 2  # of the "transformer" fusion: 1 or 2 in table 4
-    # Paper equation 2, a sum over both directions, or the loss of Prétet et al.
+    fusion: Literal["transformer", "mlp", "linear", "addition"] = "transformer"
+    num_fusion_layers: int = 2
     loss: Literal["info_nce", "triplet"] = "info_nce"
-    temperature: float | int = 0.03  # of InfoNCE
-    learned_temperature: bool = False  # kept in [0.005, 1]
-    triplet_margin: float | int = 0.1  # on the cosine
-    triplet_num_hardest: int = 100  # negatives averaged per anchor
+    temperature: float | int = 0.03
+    learned_temperature: bool = False
+    triplet_margin: float | int = 0.1
+    triplet_num_hardest: int = 100
     triplet_audio_to_query_weight: float | int = 3.0
     triplet_query_to_audio_weight: float | int = 1.0
-    triplet_structure_weight: float | int = 0.2  # of the intra-modal structure term, once per modality
-    # Of the loss of the same queries without their text, beside that of the queries with it: each step then trains
-    # both, where text dropout draws one of them. 0 in the paper.
+    triplet_structure_weight: float | int = 0.2
     textless_loss_weight: float | int = 0.0
-    # What an absent text is: the base feature of the empty string, a buffer of the model, or zeros. The paper finds
-    # both about as good.
     null_text: Literal["stored", "zero"] = "stored"
-    initializer_range: float | int = 0.02  # standard deviation of the CLS vectors and learned positions at the start
-    query_bank_size: int = 0  # training queries kept, of each kind, to correct for hubs; set by `set_query_bank`
+    initializer_range: float | int = 0.02
+    query_bank_size: int = 0
 
     def base_feature_dim(self, modality: str) -> int:
         """Width of the base features of `"video"`, `"text"` or `"audio"`."""
@@ -107,15 +146,15 @@ class ViMLConfig(PreTrainedConfig):
                 f'query_modalities={self.query_modalities}: give ["video", "text"], ["video"] or ["text"], each once.'
             )
 
-    def validate_query_bank_size(self) -> None:
-        """Refuse a bank of less than nothing."""
-        if self.query_bank_size < 0:
-            raise ValueError(f"query_bank_size={self.query_bank_size}: give 0 for none, or a number of queries.")
-
     def validate_textless_loss_weight(self) -> None:
         """Refuse a weight that would unlearn."""
         if self.textless_loss_weight < 0:
             raise ValueError(f"textless_loss_weight={self.textless_loss_weight}: give 0 or more.")
+
+    def validate_query_bank_size(self) -> None:
+        """Refuse a bank of less than nothing."""
+        if self.query_bank_size < 0:
+            raise ValueError(f"query_bank_size={self.query_bank_size}: give 0 for none, or a number of queries.")
 
     def validate_widths(self) -> None:
         """Refuse widths that cannot be combined."""
@@ -170,6 +209,19 @@ class ViMLConfig(PreTrainedConfig):
 class ViMLForMusicRetrievalConfig(PreTrainedConfig):
     r"""Configuration of [`ViMLForMusicRetrieval`]: a [`ViMLConfig`] and the configs of three frozen base encoders.
 
+    Args:
+        viml_config: The heads. Its base-feature widths must be those of the encoders.
+        video_encoder_config: Config of the video encoder: a CLIP or another vision tower, or the descriptors.
+        text_encoder_config: Config of the text encoder: a CLIP or other text model, or the descriptors.
+        audio_encoder_config: Config of the audio encoder: AST, CLAP or any audio model, or the descriptors.
+        freeze_encoders: Whether the encoders are frozen when a model is made or loaded: no gradient, always in
+            evaluation mode. What is unfrozen later is not written here: a model that is loaded again is frozen again.
+        encoder_dtypes: `"float32"` or `"bfloat16"` per modality (`video`, `text`, `audio`) of the encoders' weights.
+            The features depend on it, so it is kept.
+        encoder_sources: Where each modality's encoder came from: its `name`, and where known its `revision` on the Hub
+            and its `licence`. Information only.
+        null_text_tokens: Tokens of the empty string, of which a trained text encoder makes the null text.
+
     Example:
         >>> from viml_hf import ViMLForMusicRetrievalConfig
         >>> config = ViMLForMusicRetrievalConfig()
@@ -186,17 +238,14 @@ class ViMLForMusicRetrievalConfig(PreTrainedConfig):
         "audio_encoder_config": SubConfigSpec(ViMLAudioDescriptorsConfig),
     }
 
-    viml_config: dict | PreTrainedConfig | None = None  # the heads; their widths must be those of the encoders
-    video_encoder_config: dict | PreTrainedConfig | None = None  # the descriptors by default
+    viml_config: dict | PreTrainedConfig | None = None
+    video_encoder_config: dict | PreTrainedConfig | None = None
     text_encoder_config: dict | PreTrainedConfig | None = None
     audio_encoder_config: dict | PreTrainedConfig | None = None
-    # Whether the encoders are frozen when a model is made or loaded: no gradient, always in evaluation mode. What is
-    # unfrozen later is not written here: a model that is loaded again is frozen again.
     freeze_encoders: bool = True
-    encoder_dtypes: dict | None = None  # of the weights per modality, "float32" or "bfloat16"; the features change
-    # Where each modality's encoder came from: `name`, and where known `revision` and `licence`. Information only.
+    encoder_dtypes: dict | None = None
     encoder_sources: dict | None = None
-    null_text_tokens: list[int] | None = None  # the empty string, of which a trained text encoder makes the null text
+    null_text_tokens: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Turn the encoders' dicts into the config classes that their `model_type` names."""

@@ -29,16 +29,29 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.005, 1.0
 
 @dataclass
 class ViMLOutput(ModelOutput):
-    """Output of [`ViMLModel`] and [`ViMLForMusicRetrieval`]; the logits are cosine similarities by the temperature."""
+    """Output of [`ViMLModel`] and [`ViMLForMusicRetrieval`].
 
-    loss: Tensor | None = None  # float32 scalar, when `return_loss=True`
-    logits_per_query: Tensor | None = None  # (batch, tracks)
-    logits_per_audio: Tensor | None = None  # (tracks, batch), its transpose
-    query_embeds: Tensor | None = None  # (batch, projection_dim) float32, L2-normalised
-    audio_embeds: Tensor | None = None  # (tracks, projection_dim) float32, L2-normalised
-    hidden_states: tuple[Tensor, ...] | None = None  # of a "transformer" fusion, where asked for
-    attentions: tuple[Tensor, ...] | None = None  # likewise, with `attn_implementation="eager"`
-    video_model_output: BaseModelOutputWithPooling | None = None  # of the towers
+    Args:
+        loss: Float32 scalar, when `return_loss=True`.
+        logits_per_query: `(batch, tracks)`, cosine similarity of query and music divided by the temperature.
+        logits_per_audio: `(tracks, batch)`, its transpose.
+        query_embeds: `(batch, projection_dim)` float32, L2-normalised.
+        audio_embeds: `(tracks, projection_dim)` float32, L2-normalised.
+        hidden_states: Hidden states of a `"transformer"` fusion, where asked for.
+        attentions: Attention weights of a `"transformer"` fusion, where asked for (`attn_implementation="eager"`).
+        video_model_output: Output of the video tower.
+        text_model_output: Output of the text tower.
+        audio_model_output: Output of the audio tower.
+    """
+
+    loss: Tensor | None = None
+    logits_per_query: Tensor | None = None
+    logits_per_audio: Tensor | None = None
+    query_embeds: Tensor | None = None
+    audio_embeds: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    video_model_output: BaseModelOutputWithPooling | None = None
     text_model_output: BaseModelOutputWithPooling | None = None
     audio_model_output: BaseModelOutputWithPooling | None = None
 
