@@ -9,7 +9,7 @@ from tests.media import sine, write_audio, write_video
 from viml_hf import Store, ViMLForMusicRetrieval, ViMLModel
 from viml_hf.cli.main import main
 
-SYSTEMS = ["chance", "video only (MVPt+)", "ViML, no text", "ViML, with text"]
+SYSTEMS = ["chance", "video only (MVPt+)", "ViML, no text", "ViML, with text", "the same, hubs corrected"]
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_recommend_prints_json_in_the_stated_form(viml, demo, query, given, vide
     answer = json.loads("\n".join(out))
     assert answer["query"] == {"video": str(query) if video else None, "text": text}
     assert [sorted(result) for result in answer["results"]] == [
-        ["duration", "end", "licence", "path", "rank", "score", "start", "track"]
+        ["duration", "end", "licence", "path", "rank", "score", "similarity", "start", "track"]
     ] * 5
     assert [result["rank"] for result in answer["results"]] == [1, 2, 3, 4, 5]
     scores = [result["score"] for result in answer["results"]]

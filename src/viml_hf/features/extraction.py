@@ -189,12 +189,7 @@ def stored_items(folder: str | Path) -> list[StoreItem]:
 
 
 def store_spec(names: dict[str, str], encoder: MediaEncoder) -> StoreSpec:
-    """What a store of features by these encoders says of them.
-
-    Args:
-        names: The encoders' names per modality.
-        encoder: The encoders.
-    """
+    """What a store of features by encoders of these names, per modality, says of them."""
     return StoreSpec(
         encoders=names,
         widths=encoder.widths,
