@@ -104,6 +104,14 @@ def test_columns_of_bytes_are_left_out(tmp_path, caplog):
     assert "raw" in caplog.text
 
 
+@pytest.mark.parametrize("columns", [{"path": ["a.mp4"] * 500_000}, {"path": ["a.mp4"], "texts": [["calm"] * 500_000]}])
+def test_a_parquet_file_of_copies_is_refused_before_it_is_unpacked(tmp_path, columns, monkeypatch):
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    monkeypatch.setattr(pq.ParquetFile, "read", lambda *_, **__: pytest.fail("it was unpacked"))
+    with pytest.raises(ViMLError, match=r"m\.parquet: .* 500,000 values in a column, in [\d,]+ bytes"):
+        read_sources(tmp_path / "m.parquet")
+
+
 def test_a_parquet_file_is_read_as_it_is_wherever_it_lies(tmp_path):
     folder = tmp_path / "split=test"
     folder.mkdir()

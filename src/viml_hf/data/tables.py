@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.processing.media import printable
 from viml_hf.processing.media_files import suffix_of
 
+COPIES = 100_000  # values in a column that a Parquet file may have, also where there is less than a byte for each
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 logger = logging.getLogger(__name__)
@@ -118,15 +120,29 @@ def _parquet_rows(path: str) -> tuple[list[str], Rows]:
         # From an open file: by its name a folder like `split=test` would be taken for a column.
         with open(path, "rb") as file:
             parquet = pq.ParquetFile(file)
+            _refuse_copies(parquet.metadata, os.path.getsize(path), printable(path))
             schema = parquet.schema_arrow
             columns = [column.name for column in schema if not _holds_bytes(column.type)]
             rows = parquet.read(columns=columns).to_pylist()
+    except ViMLError:
+        raise
     except (OSError, ValueError, pa.ArrowException) as error:
         cause = printable(in_one_line(error))
         raise ViMLError(f"{printable(path)}: cannot be read as Parquet ({cause}); write it again") from error
     if len(columns) < len(schema):
         logger.warning("%s: columns of bytes left out: %s", printable(path), set(schema.names) - set(columns))
     return columns, [(f"row {number}", row) for number, row in enumerate(rows, start=1)]
+
+
+def _refuse_copies(metadata: pq.FileMetaData, size: int, shown: str) -> None:
+    """Refuse a file of a few kB that unpacks into millions of equal rows, or of equal values in a row."""
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    values = [sum(group.column(index).num_values for group in groups) for index in range(metadata.num_columns)]
+    if (most := max([metadata.num_rows, *values])) > max(size, COPIES):
+        raise ViMLError(
+            f"{shown}: {metadata.num_rows:,} rows with {most:,} values in a column, in {size:,} bytes: nearly all are "
+            "copies of one another; remove those, or write the table as CSV"
+        )
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
