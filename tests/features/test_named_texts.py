@@ -64,3 +64,22 @@ def test_what_is_wrong_is_refused(store):
     path.write_bytes(content)
     with pytest.raises(ViMLError, match=r"tags.safetensors: the file is damaged; run `viml describe` again"):
         store.with_texts("tags")
+
+
+def test_what_a_killed_run_left_is_removed(store):
+    folder = store.folder / "texts"
+    folder.mkdir()
+    for name in ("tags.parquet.0123abcd.tmp", "other.safetensors.0123abcd.tmp", "mine.tmp"):
+        (folder / name).touch()
+    write_texts(store.folder, "tags", described(("a", "rock")), width=2)
+    assert {path.name for path in folder.iterdir()} == {
+        *("lock", "mine.tmp", "tags.json", "tags.parquet", "tags.safetensors")
+    }
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", '{"files": true}', '{"files": {"../x": ""}}', "\xff"])
+def test_a_damaged_description_of_texts_is_named(store, content):
+    write_texts(store.folder, "tags", described(("a", "rock")), width=2)
+    (store.folder / "texts" / "tags.json").write_text(content, encoding="latin-1")
+    with pytest.raises(ViMLError, match=r"tags\.json: .*run `viml describe` again"):
+        store.with_texts("tags")

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import stat
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import save
 
 from viml_hf import MusicIndex, ViMLError
+from viml_hf.features import atomic_files
 from viml_hf.features.checksums import sealed, sha256_of, unsealed
 from viml_hf.retrieval.index import INDEX_FILE, Track, Window
 
@@ -232,6 +234,17 @@ def test_a_planted_lock_makes_no_file_elsewhere(tmp_path):
     with pytest.raises(OSError, match="symbolic link"):
         make_index(1).save(folder)
     assert not (tmp_path / "victim").exists()
+
+
+def test_a_save_that_waits_says_for_whom(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(atomic_files, "PATIENCE", 0.05)
+    lock = atomic_files.lock_folder(tmp_path)
+    threading.Timer(0.5, atomic_files.unlock_folder, [lock]).start()
+    make_index(1).save(tmp_path)
+    (said,) = caplog.messages
+    assert said.startswith(f"{tmp_path}: another run is writing here: waiting for it")
+    assert f"stop it (process {os.getpid()} on " in said
+    assert seed_of(MusicIndex.load(tmp_path)) == 1
 
 
 def test_all_files_have_the_mode_that_others_have(tmp_path):

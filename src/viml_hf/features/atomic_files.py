@@ -1,7 +1,10 @@
 """Files that are written whole or not at all, and folders with one writer at a time."""
 
+import logging
 import os
+import platform
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +22,9 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK_FILE = "lock"
+PATIENCE = 5.0  # seconds for which a writer waits for another one without a word
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -71,17 +77,47 @@ def lock_folder(folder: Path, *, wait: bool = False) -> IO[bytes]:
     Without `fcntl`, or on a file system without locks, there is none.
     """
     # A link planted under the lock's name would make a file elsewhere.
-    flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
-    file = os.fdopen(os.open(folder / LOCK_FILE, flags, 0o666), "ab")
+    flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+    file = os.fdopen(os.open(folder / LOCK_FILE, flags, 0o666), "r+b", buffering=0)
     if fcntl is not None:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            _take_lock(file, PATIENCE if wait else 0)
         except BlockingIOError:
-            file.close()
-            raise ViMLError(f"another extraction is writing into {folder}: wait for it or stop it") from None
+            writer = _writer(file)
+            if not wait:
+                file.close()
+                raise ViMLError(
+                    f"another extraction is writing into {folder}: wait for it or stop it{writer}"
+                ) from None
+            logger.warning(
+                "%s: another run is writing here: waiting for it; to go on at once, stop it%s", folder, writer
+            )
+            fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
-            pass  # a file system without locks
+            return file  # a file system without locks
+        with suppress(OSError):  # a full disk
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {platform.node()}\n".encode())
     return file
+
+
+def _take_lock(file: IO[bytes], seconds: float) -> None:
+    """Lock an open file, if that is possible within a time."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.01)
+
+
+def _writer(file: IO[bytes]) -> str:
+    """Which process has a lock, as it wrote into it."""
+    file.seek(0)
+    holder = file.read(200).decode("ascii", "replace").strip()
+    return f" (process {holder})" if holder else ""
 
 
 def unlock_folder(lock: IO[bytes]) -> None:

@@ -5,6 +5,8 @@
 """
 
 import json
+import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +19,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from viml_hf.errors import ViMLError
-from viml_hf.features.atomic_files import replacing, write_tensors
+from viml_hf.features.atomic_files import lock_folder, replacing, unlock_folder, write_tensors
 from viml_hf.features.checksums import damaged_file, sha256_of
+from viml_hf.features.json_files import read_json
 from viml_hf.features.store_format import as_rows
 
 FOLDER = "texts"
+LEFTOVER = re.compile(r".+\.(safetensors|parquet|json)\.[0-9a-f]{8}\.tmp")  # of `replacing`
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,22 +62,34 @@ def write_texts(store_folder: str | Path, name: str, rows: Iterable[tuple[str, s
         raise ViMLError(f"{name}: {len(ids)} texts for {len(set(ids))} items; give one text per item")
     packed = np.stack(features) if features else np.zeros((0, width), np.float16)
     files = {kind: folder / f"{name}.{kind}" for kind in ("safetensors", "parquet")}
-    write_tensors(files["safetensors"], {"features": torch.from_numpy(packed)})
-    with replacing(files["parquet"]) as path:
-        pq.write_table(pa.table({"id": pa.array(ids, pa.string()), "text": pa.array(texts, pa.string())}), path)
-    with replacing(folder / f"{name}.json") as path:
-        path.write_text(json.dumps({"texts": len(ids), "files": {p.name: sha256_of(p) for p in files.values()}}) + "\n")
+    lock = lock_folder(folder, wait=True)
+    try:
+        for left in filter(LEFTOVER.fullmatch, os.listdir(folder)):  # by a run that was killed: nobody else writes now
+            (folder / left).unlink()
+        write_tensors(files["safetensors"], {"features": torch.from_numpy(packed)})
+        with replacing(files["parquet"]) as path:
+            pq.write_table(pa.table({"id": pa.array(ids, pa.string()), "text": pa.array(texts, pa.string())}), path)
+        checksums = {path.name: sha256_of(path) for path in files.values()}
+        with replacing(folder / f"{name}.json") as path:
+            path.write_text(json.dumps({"texts": len(ids), "files": checksums}) + "\n")
+    finally:
+        unlock_folder(lock)
 
 
 def read_texts(store_folder: str | Path, name: str) -> NamedTexts:
     """Read a set of texts; one that is not there or is damaged is an error."""
     folder = Path(store_folder) / FOLDER
-    if not (folder / f"{name}.json").is_file():
+    fix = "run `viml describe` again"
+    description = read_json(folder / f"{name}.json", dict, fix)
+    if description is None:
         known = ", ".join(names_of_texts(store_folder)) or "none yet"
         raise ViMLError(f"{store_folder}: no texts named {name!r} ({known}); make some with `viml describe`")
-    damaged = damaged_file(folder, json.loads((folder / f"{name}.json").read_text())["files"])
+    files = description.get("files")
+    if not isinstance(files, dict) or set(files) != {f"{name}.safetensors", f"{name}.parquet"}:
+        raise ViMLError(f"{folder / name}.json: the file is damaged; {fix}")
+    damaged = damaged_file(folder, files)
     if damaged is not None:
-        raise ViMLError(f"{folder / damaged}: the file is damaged; run `viml describe` again")
+        raise ViMLError(f"{folder / damaged}: the file is damaged; {fix}")
     table = pq.read_table(folder / f"{name}.parquet")
     features = load_file(folder / f"{name}.safetensors")["features"]
     return NamedTexts(name, tuple(table["id"].to_pylist()), tuple(table["text"].to_pylist()), features)
