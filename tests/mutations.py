@@ -1,5 +1,6 @@
-"""Damages media files on purpose: pure functions from bytes and a random generator to bytes."""
+"""Damages files on purpose: pure functions from bytes and a random generator to bytes."""
 
+import json
 import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -135,6 +136,53 @@ def mutant(files: dict[str, bytes], number: int) -> tuple[str, bytes]:
     name = sorted(files)[number % len(files)]
     mutation = MUTATIONS[random.integers(len(MUTATIONS))]
     return f"mutant {number}, {name} with {mutation.__name__}", mutation(files[name], random)
+
+
+DEEP = "[" * 5000 + "]" * 5000
+ODD_VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    10**30,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "x\x1b[31m\n",
+    [],
+    {},
+    [[]],
+    {"a": 1},
+    "DEEP",
+]
+
+
+def other_json_value(content: bytes, random: np.random.Generator, seal: Callable[[dict], dict] = dict) -> bytes:
+    """JSON with one value in the place of another, one left out, or one under another key; sealed anew if so asked."""
+    content = json.loads(content)
+    places = []
+
+    def walk(value):
+        for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+            places.append((value, key))
+            walk(value[key])
+
+    walk(content)
+    inside, key = places[random.integers(len(places))]
+    number = random.integers(len(ODD_VALUES) + 2)
+    if number < len(ODD_VALUES):
+        inside[key] = ODD_VALUES[number]
+    else:
+        value = inside.pop(key)
+        if number > len(ODD_VALUES) and isinstance(inside, dict):
+            inside["other"] = value
+    return json.dumps(seal(content)).replace('"DEEP"', DEEP).encode()
+
+
+def damaged(content: bytes, random: np.random.Generator) -> bytes:
+    """With a flipped bit, its end or a block lost, zeros or noise."""
+    return MUTATIONS[random.integers(7)](content, random)
 
 
 def number_in(content: bytes, field: Field) -> int:

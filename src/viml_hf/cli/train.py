@@ -79,7 +79,7 @@ def _read_config(path: str) -> dict[str, Any]:
 
     try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ViMLError(f"{path}: not JSON ({error}); give an object with fields of ViMLConfig") from error
     if not isinstance(config, dict):
         raise ViMLError(f'{path}: give a JSON object with fields of ViMLConfig, such as {{"hidden_size": 256}}')

@@ -27,9 +27,9 @@ def unsealed(text: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(text)
         checksum = record.pop("sha256")
-    except (ValueError, LookupError, TypeError, AttributeError):
+        return record if checksum == digest(record) else None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
-    return record if checksum == digest(record) else None
 
 
 def damaged_file(folder: Path, checksums: dict[str, str]) -> str | None:

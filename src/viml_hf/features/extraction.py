@@ -1,6 +1,5 @@
 """Extracting many files into a store: in parallel, resumable, and never stopped by one bad file."""
 
-import json
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from viml_hf.encoders.encoder_settings import EncoderLoader, EncoderSettings
 from viml_hf.encoders.media_encoder import MediaEncoder, best_device, usable_cores
 from viml_hf.errors import ViMLError, shown
+from viml_hf.features.json_files import read_json
 from viml_hf.features.media_item import (
     Extracted,
     MediaItem,
@@ -203,11 +203,11 @@ def store_spec(names: dict[str, str], encoder: MediaEncoder) -> StoreSpec:
 
 def _stored_dtypes(folder: Path) -> dict[str, str]:
     """The dtypes of a store that was begun in a folder: another machine would choose others."""
-    path = folder / SPEC_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8")).get("dtypes", {})
-    except (OSError, ValueError):
-        return {}
+        dtypes = (read_json(folder / SPEC_FILE, dict, "") or {}).get("dtypes")
+    except ViMLError:  # the writer says what is wrong
+        dtypes = None
+    return dtypes if isinstance(dtypes, dict) else {}
 
 
 def default_workers(gpus: int) -> int:

@@ -17,7 +17,7 @@ class RecordJournal:
     """
 
     def __init__(self, path: str | Path):
-        self._path = Path(path)
+        self.path = Path(path)
         try:
             self._cut_last_line()
             self._places = {record["id"]: place for record, place in self._records()}
@@ -31,8 +31,8 @@ class RecordJournal:
 
     def append(self, record: dict[str, Any]) -> None:
         """Write a record with an `id`, and wait until it is on the disk."""
-        size = self._path.stat().st_size
-        append_line(self._path, json.dumps(record) + "\n")
+        size = self.path.stat().st_size
+        append_line(self.path, json.dumps(record) + "\n")
         self._places[record["id"]] = size
 
     def read(self) -> Iterator[dict[str, Any]]:
@@ -41,13 +41,13 @@ class RecordJournal:
 
     def get(self, record_id: str) -> dict[str, Any]:
         """The record of an id; the last, if there are several."""
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             file.seek(self._places[record_id])
             return json.loads(file.readline())
 
     def _cut_last_line(self) -> None:
         """Make the file, and cut off what follows its last newline."""
-        with self._path.open("ab+") as file:
+        with self.path.open("ab+") as file:
             file.seek(0)
             whole = sum(len(line) for line in file if line.endswith(b"\n"))
             file.truncate(whole)
@@ -55,15 +55,15 @@ class RecordJournal:
     def _records(self) -> Iterator[tuple[dict[str, Any], int]]:
         """The record of every line, with its position in bytes."""
         place = 0
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:
                     record = json.loads(line)
                     if not isinstance(record, dict) or not isinstance(record.get("id"), str):
                         raise ValueError("it has no id")
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise ViMLError(
-                        f"{self._path} line {number} is no record ({error}): delete it, and it is made again"
+                        f"{self.path} line {number} is no record ({error}): delete it, and it is made again"
                     ) from error
                 yield record, place
                 place += len(line)

@@ -20,6 +20,7 @@ from torch import Tensor
 from viml_hf.errors import ViMLError
 from viml_hf.features.checksums import damaged_file, digest, unsealed
 from viml_hf.features.hf_datasets import dataset_of_items, write_dataset_as_store
+from viml_hf.features.json_files import misfit
 from viml_hf.features.named_texts import read_texts
 from viml_hf.features.store_format import (
     ITEMS_FILE,
@@ -40,6 +41,7 @@ from viml_hf.features.store_format import (
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_SPEC = {"encoders": {...: str}, "widths": dict.fromkeys(MODALITIES, int), ...: object}
 NAMED_TEXTS = -1  # in the place of a shard's number: the rows of the texts that a store was opened with
 
 
@@ -64,7 +66,7 @@ class Store:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         description = self._read_description()
-        self.spec = StoreSpec(**description["spec"])
+        self.spec = self._read_spec(description)
         entries = (entry for entry in read_journal(self.folder) if entry is not None)
         self.checksums = {name: checksum for entry in entries for name, checksum in entry["files"].items()}
         self.items = read_items(self.folder / ITEMS_FILE)
@@ -229,6 +231,14 @@ class Store:
             pass
         raise ViMLError(f"{path}: the file is damaged; run the extraction again")
 
+    def _read_spec(self, description: dict[str, Any]) -> StoreSpec:
+        try:
+            if misfit(description.get("spec"), _SPEC) is None and min(description["spec"]["widths"].values()) > 0:
+                return StoreSpec(**description["spec"])
+        except TypeError:  # a field that no spec has
+            pass
+        raise ViMLError(f"{self.folder / STORE_FILE}: the file is damaged; run the extraction again")
+
     def _read_description(self) -> dict[str, Any]:
         path = self.folder / STORE_FILE
         if not path.exists():
@@ -238,11 +248,11 @@ class Store:
         text = path.read_bytes()
         try:
             version = json.loads(text).get("schema_version")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             version = SCHEMA_VERSION
         if version != SCHEMA_VERSION:
             raise ViMLError(
-                f"{path}: schema version {version}, but this version reads {SCHEMA_VERSION}; extract the store again"
+                f"{path}: schema version {version!r}, but this version reads {SCHEMA_VERSION}; extract the store again"
             )
         description = unsealed(text)
         if description is None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from viml_hf.errors import ViMLError
 from viml_hf.features.checksums import digest, unsealed
+from viml_hf.features.json_files import misfit
 
 SCHEMA_VERSION = 3
 MODALITIES = ("video", "audio", "text")
@@ -22,6 +23,15 @@ NULL_TEXT_FILE, VERIFIED_FILE = "text-null.safetensors", "verified.json"
 TEXT_COLUMNS = ("video_path", "audio_path", "licence", "split", "sha256")
 NUMBER_COLUMNS = ("start", "end", "video_seconds", "audio_seconds", "video_coverage", "audio_coverage")
 FIELD_TYPES: dict[str, type] = dict.fromkeys(TEXT_COLUMNS, str) | dict.fromkeys(NUMBER_COLUMNS, float)
+
+
+_JOURNAL_ENTRY = {"shard": int, "files": {...: str}, "items": list}
+JOURNAL_ITEMS = [
+    {
+        **{modality: {"shard": int, "start": int, "stop": int} for modality in MODALITIES},
+        **{"id": str, "texts": [str], "fields": dict, "error": (str, type(None))},
+    }
+]
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,8 @@ def read_journal(folder: Path) -> Iterator[dict[str, Any] | None]:
     with path.open("rb") as file:
         for line in file:
             if line.endswith(b"\n"):
-                yield unsealed(line)
+                entry = unsealed(line)
+                yield None if misfit(entry, _JOURNAL_ENTRY) else entry
 
 
 def read_items(path: Path) -> list[StoreItem]:

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from viml_hf.errors import ViMLError
+from viml_hf.errors import ViMLError, shown
 from viml_hf.features.atomic_files import append_line, lock_folder, replacing, unlock_folder, write_tensors
 from viml_hf.features.checksums import damaged_file, digest, sealed, sha256_of
+from viml_hf.features.json_files import misfit, read_json
 from viml_hf.features.store_format import (
     ITEMS_FILE,
     JOURNAL_FILE,
+    JOURNAL_ITEMS,
     MODALITIES,
     NULL_TEXT_FILE,
     SCHEMA_VERSION,
@@ -228,7 +230,13 @@ class StoreWriter:
     def _committed_shards(self) -> list[Shard]:
         """The shards of earlier sessions. What is damaged or gone since it was committed is extracted again."""
         entries = list(read_journal(self.folder))
-        whole = [entry for entry in entries if entry is not None and damaged_file(self.folder, entry["files"]) is None]
+        whole = [
+            entry
+            for entry in entries
+            if entry is not None
+            and misfit(entry["items"], JOURNAL_ITEMS) is None
+            and damaged_file(self.folder, entry["files"]) is None
+        ]
         if len(whole) < len(entries):
             # Until then the store is unfinished: its list of items names shards that will be others.
             (self.folder / STORE_FILE).unlink(missing_ok=True)
@@ -272,14 +280,15 @@ class StoreWriter:
     def _check_same_features(self) -> None:
         """Refuse to mix features: the spec is stored from the first shard on."""
         path, given = self.folder / SPEC_FILE, asdict(self.spec)
-        if path.exists():
+        found = read_json(path, dict, "delete it, if the features in its folder are still those that are wanted")
+        if found is not None:
             # What an older version did not write is as by default.
-            known = asdict(StoreSpec({}, {})) | json.loads(path.read_text())
+            known = asdict(StoreSpec({}, {})) | found
             for name in sorted(known.keys() - INFORMATION):
                 if known[name] != given.get(name):
                     raise ViMLError(
-                        f"{self.folder}: holds features with {name}={known[name]}, not {given.get(name)}; take another "
-                        "folder, or the same encoders and settings"
+                        f"{self.folder}: holds features with {shown(f'{name}={known[name]}')}, not {given.get(name)}; "
+                        "take another folder, or the same encoders and settings"
                     )
         self._write_json(SPEC_FILE, given)
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from viml_hf.encoders.encoder_info import OWN_LICENCE, forbids_commercial_use, licence_of
-from viml_hf.errors import ViMLError, in_one_line
-from viml_hf.hub.evaluation_results import EVALUATION_FILE, HUB_ID, read_evaluations, read_json
+from viml_hf.errors import ViMLError, in_one_line, shown
+from viml_hf.features.json_files import misfit, read_json
+from viml_hf.hub.evaluation_results import EVALUATION_FILE, HUB_ID, read_evaluations
 from viml_hf.hub.saved_weights import parameter_counts, saved_parameters, weights_checksum
 from viml_hf.modeling.configuration_descriptors import DESCRIPTOR_CONFIGS
 from viml_hf.modeling.configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
@@ -20,6 +21,20 @@ from viml_hf.modeling.encoder_families import DESCRIPTORS, MODALITIES
 from viml_hf.modeling.encoder_names import EncoderName, is_published_features, parse_encoder_name
 
 TRAINING_FILE = "training.json"
+_OPTIONAL = {kind: (kind, type(None)) for kind in (str, int, dict)}
+_TRAINING: dict[Any, Any] = {
+    "settings": _OPTIONAL[dict],
+    "store": _OPTIONAL[dict],
+    "metrics": _OPTIONAL[dict],
+    **dict.fromkeys(("data", "texts", "recipe"), _OPTIONAL[str]),
+    **dict.fromkeys(("training_items", "evaluation_items"), _OPTIONAL[int]),
+    ...: object,
+}
+_TRAINING_PARTS = {
+    "settings": {"clip_segments": _OPTIONAL[int], "pool_size": _OPTIONAL[int], ...: (str, int, float, type(None))},
+    "store": {...: str},
+    "metrics": {...: float},
+}
 
 
 @dataclass(frozen=True)
@@ -140,7 +155,7 @@ def gather_facts(
     """
     folder = Path(folder)
     config, names_code = _read_config(folder)
-    training = read_json(folder / TRAINING_FILE, dict, "train again, or delete it")
+    training = _read_training(folder / TRAINING_FILE)
     with_code = names_code if with_code is None else with_code
     facts = _facts(config, repo_id, saved_parameters(folder), training, owner, with_code, local_files_only)
     results = read_evaluations(folder)
@@ -242,14 +257,25 @@ def _on_hub(name: str) -> EncoderName | None:
     return parsed if HUB_ID.fullmatch(hub_id) and not Path(hub_id).is_dir() else None
 
 
+def _read_training(path: Path) -> dict[str, Any] | None:
+    fix = "train again, or delete it"
+    training = read_json(path, dict, fix)
+    if training is not None:
+        present = {name: shape for name, shape in _TRAINING_PARTS.items() if training.get(name) is not None}
+        place = misfit(training, _TRAINING) or misfit(training, {**present, ...: object})
+        if place is not None:
+            raise ViMLError(f"{path}: not written by `viml train` (see {shown(place)}); {fix}")
+    return training
+
+
 def _read_config(folder: Path) -> tuple[PreTrainedConfig, bool]:
     """The config of a saved model, and whether it names code."""
     classes = {one.model_type: one for one in (ViMLConfig, ViMLForMusicRetrievalConfig)}
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return classes[found["model_type"]].from_pretrained(folder), "auto_map" in found
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+    except Exception as error:  # a config class raises any kind at a value of another kind
         raise ViMLError(
-            f"{folder}: no saved ViML model ({in_one_line(error)}); give a folder made by `viml train` or "
+            f"{folder}: no saved ViML model ({in_one_line(error)[:300]}); give a folder made by `viml train` or "
             "save_pretrained"
         ) from error

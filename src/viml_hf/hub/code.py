@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel, ProcessorMixin
 
 from viml_hf.errors import ViMLError
+from viml_hf.features.json_files import read_json
 from viml_hf.hub import VIDEO_TO_MUSIC
 from viml_hf.modeling.encoder_families import OWN_MODELS
 from viml_hf.modeling.modeling_viml import ViMLModel
@@ -62,15 +63,15 @@ def add_code(folder: str | Path) -> None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         model = MODELS[config["model_type"]]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ViMLError(
             f"{folder}: not a saved model of viml_hf ({error!r}); give a folder of save_pretrained"
         ) from error
     config["auto_map"] = {"AutoConfig": _pointer(model.config_class), "AutoModel": _pointer(model)}
     modules = {model.config_class.__module__, model.__module__}
     processor_file = folder / "processor_config.json"
-    if processor_file.is_file():
-        settings = json.loads(processor_file.read_text(encoding="utf-8"))
+    settings = read_json(processor_file, dict, "save the processor again")
+    if settings is not None:
         settings["auto_map"] = {"AutoProcessor": _pointer(ViMLProcessor)}
         extractor = settings.get("feature_extractor", {})
         if own := FEATURE_EXTRACTORS.get(extractor.get("feature_extractor_type")):

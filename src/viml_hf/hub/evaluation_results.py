@@ -12,9 +12,10 @@ from typing import Any
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 from huggingface_hub.utils import yaml_dump
 
-from viml_hf.errors import ViMLError, in_one_line
+from viml_hf.errors import ViMLError, shown
 from viml_hf.evaluation.metrics import decimals
 from viml_hf.features.atomic_files import replacing
+from viml_hf.features.json_files import misfit, read_json
 from viml_hf.hub import VIDEO_TO_MUSIC
 from viml_hf.hub.saved_weights import weights_checksum
 from viml_hf.modeling.configuration_viml import ViMLConfig
@@ -22,11 +23,27 @@ from viml_hf.modeling.configuration_viml import ViMLConfig
 EVALUATION_FILE = "evaluation.json"
 EVAL_RESULTS_FOLDER = ".eval_results"
 BENCHMARK_METRIC = "R@10"
+CARD_METRICS = ("R@1", "R@5", "R@10", "MR")  # those in a card's tables
 METRIC_TYPES = {"R@1": "recall_at_1", "R@5": "recall_at_5", "R@10": "recall_at_10", "MR": "median_rank", "MRR": "mrr"}
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 # Results with equal values of these are of the same ranking; the newer one replaces the older one.
 SAME = ("store", "items", "items_sha256", "pools", "texts", "whole_tracks")
 SAME_IF_KNOWN = ("hubness_correction",)
+_OPTIONAL_TEXT = (str, type(None))
+_FIGURE: dict[Any, Any] = {"estimate": float, "low": float, "high": float}
+_RESULT: dict[Any, Any] = {
+    **{"store": str, "items": str, "items_sha256": str, "weights": str, "texts": _OPTIONAL_TEXT, "whole_tracks": bool},
+    "pools": {"count": int, "smallest": int, "largest": int, "group_by": _OPTIONAL_TEXT},
+    "queries": int,
+    "without_text": int,
+    "left_out": {...: int},
+    "chance": {**dict.fromkeys(CARD_METRICS, float), ...: float},
+    "rows": {...: {**dict.fromkeys(CARD_METRICS, _FIGURE), ...: _FIGURE}},
+    "comparisons": [
+        {"a": str, "b": str, "mean_log_rank_of_b_minus_a": float, "low": float, "high": float, "significant": bool}
+    ],
+    ...: object,
+}
 
 
 def parse_benchmark(text: str) -> dict[str, str]:
@@ -37,26 +54,16 @@ def parse_benchmark(text: str) -> dict[str, str]:
     return {"id": hub_id, "task": task or "default"}
 
 
-def read_json(path: Path, kind: type, fix: str) -> Any:
-    """The content of a JSON file that must be a `dict` or a `list`; `None` where there is no file."""
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ViMLError(f"{path}: not JSON ({in_one_line(error)}); {fix}") from error
-    if not isinstance(found, kind):
-        raise ViMLError(f"{path}: not a JSON {'object' if kind is dict else 'list'}; {fix}")
-    return found
-
-
 def read_evaluations(folder: str | Path) -> list[dict[str, Any]]:
     """The results that are kept with a saved model; none where there is no `evaluation.json`."""
     path, fix = Path(folder) / EVALUATION_FILE, "delete it, and evaluate with --save again"
     found = read_json(path, list, fix) or []
-    needed = {*SAME, "rows", "weights"}
-    if not all(isinstance(one, dict) and needed <= set(one) for one in found):
-        raise ViMLError(f"{path}: not a list of results of `viml evaluate`; {fix}")
+    for number, one in enumerate(found, start=1):
+        place = misfit(one, _RESULT)
+        if place is None and "benchmark" in one:
+            place = misfit(one["benchmark"], {"id": str, "task": str})
+        if place is not None:
+            raise ViMLError(f"{path}: not results of `viml evaluate` (number {number}: {shown(place)}); {fix}")
     return found
 
 

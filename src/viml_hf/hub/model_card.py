@@ -12,12 +12,11 @@ from viml_hf.encoders.encoder_info import OWN_LICENCE
 from viml_hf.evaluation.metrics import decimals
 from viml_hf.hub import VIDEO_TO_MUSIC
 from viml_hf.hub.card_facts import CardFacts
-from viml_hf.hub.evaluation_results import comparison_text, conditions, model_index, with_interval
+from viml_hf.hub.evaluation_results import CARD_METRICS, comparison_text, conditions, model_index, with_interval
 from viml_hf.processing.segments import SEGMENT_SECONDS
 
 CARD_FILE = "README.md"
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
-COLUMNS = ("R@1", "R@5", "R@10", "MR")
 CITATION = """@inproceedings{mckee2023viml,
   title = {Language-Guided Music Recommendation for Video via Prompt Analogies},
   author = {McKee, Daniel and Salamon, Justin and Sivic, Josef and Russell, Bryan},
@@ -121,10 +120,10 @@ def _result(result: dict[str, Any]) -> str:
     place = _dataset(result["benchmark"]["id"]) if "benchmark" in result else _code(result["store"])
     first, *others = conditions(result)
     said = _sentences([f"On {place}: {first}", *others, texts, *map(comparison_text, result["comparisons"])])
-    rows = [["chance", *(f"{result['chance'][name]:.{decimals(name)}f}" for name in COLUMNS)]]
+    rows = [["chance", *(f"{result['chance'][name]:.{decimals(name)}f}" for name in CARD_METRICS)]]
     for query, figures in result["rows"].items():
-        rows.append([query, *(with_interval(name, figures[name]) for name in COLUMNS)])
-    return f"{said}\n\n{_table(['query', *COLUMNS], rows)}"
+        rows.append([query, *(with_interval(name, figures[name]) for name in CARD_METRICS)])
+    return f"{said}\n\n{_table(['query', *CARD_METRICS], rows)}"
 
 
 def _training(facts: CardFacts) -> list[str]:
@@ -148,7 +147,7 @@ def _training(facts: CardFacts) -> list[str]:
     known["Settings"] = ", ".join(said)
     if facts.training is not None or any(known.values()):
         known["Loss"] = _loss(facts)
-    metrics = {name: value for name, value in (training.get("metrics") or {}).items() if name in COLUMNS}
+    metrics = {name: value for name, value in (training.get("metrics") or {}).items() if name in CARD_METRICS}
     if metrics and (held_out := training.get("evaluation_items")):
         pools = f" in pools of {min(settings['pool_size'] or held_out, held_out):,}" if "pool_size" in settings else ""
         asked = ", asked with the texts that it was trained on" if "text" in facts.takes else ""

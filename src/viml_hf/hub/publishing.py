@@ -17,6 +17,7 @@ from huggingface_hub.hf_api import ModelInfo
 from transformers import AutoModel, AutoProcessor
 
 from viml_hf.errors import ViMLError, in_one_line
+from viml_hf.features.json_files import read_json
 from viml_hf.hub.card_facts import TRAINING_FILE, CardFacts, OwnerFacts, check_repo_id, gather_facts
 from viml_hf.hub.code import CODE_FOLDER, add_code
 from viml_hf.hub.evaluation_results import EVAL_RESULTS_FOLDER, EVALUATION_FILE, benchmark_files
@@ -121,7 +122,10 @@ def plan_publication(
                 shutil.copy(path, staging)
         for path in Path(staging).glob("*.json"):
             if path.name in FACTS or path.name.endswith("config.json"):
-                content = _cleaned(json.loads(path.read_text(encoding="utf-8")), path.name in FACTS)
+                content = read_json(
+                    folder / path.name, list if path.name == EVALUATION_FILE else dict, "save the model again"
+                )
+                content = _cleaned(content, path.name in FACTS)
                 path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if with_code:
             add_code(staging)

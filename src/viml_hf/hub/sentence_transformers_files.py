@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from viml_hf.errors import ViMLError
+from viml_hf.features.json_files import read_json
 from viml_hf.modeling.configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
 
 
@@ -32,8 +33,8 @@ def save_for_sentence_transformers(folder: str | Path) -> None:
         ['modules.json']
     """
     folder = Path(folder)
-    path, has_processor = folder / "config.json", (folder / "processor_config.json").is_file()
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    has_processor = (folder / "processor_config.json").is_file()
+    config = read_json(folder / "config.json", dict, "save the model again") or {}
     if config.get("model_type") != ViMLForMusicRetrievalConfig.model_type or not has_processor:
         raise ViMLError(
             f"{folder}: not a saved ViMLForMusicRetrieval with its processor; save both there with save_pretrained"

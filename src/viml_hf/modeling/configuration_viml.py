@@ -274,6 +274,13 @@ class ViMLForMusicRetrievalConfig(PreTrainedConfig):
                     f"encoder_dtypes has {modality}={dtype!r}: give float32 or bfloat16 for video, text and audio."
                 )
 
+    def validate_encoder_sources(self) -> None:
+        """Refuse what is no table of texts by modality."""
+        for modality, source in (self.encoder_sources or {}).items():
+            values = source.values() if isinstance(source, dict) else [source]
+            if not all(isinstance(value, str | None) for value in values):
+                raise ValueError(f"encoder_sources has {modality}={source!r}: give a dict of texts, or None.")
+
 
 def _without_pointers(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings without those that point to the code in a folder, unless this is that code.

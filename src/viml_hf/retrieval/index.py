@@ -198,7 +198,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ViMLError(f"{folder}: the index is damaged ({INDEX_FILE} is no index's); {_AGAIN}") from error
     if version != SCHEMA_VERSION:
-        raise ViMLError(f"{folder}: an index of schema {version}, but this version reads {SCHEMA_VERSION}: {_AGAIN}")
+        raise ViMLError(f"{folder}: an index of schema {version!r}, but this version reads {SCHEMA_VERSION}: {_AGAIN}")
     description = unsealed(text)
     if description is None:
         raise ViMLError(f"{folder}: the index is damaged ({INDEX_FILE} has another checksum); {_AGAIN}")

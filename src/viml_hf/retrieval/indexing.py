@@ -3,7 +3,6 @@
 So a file is analysed once, whatever interrupts the work and whichever heads come later.
 """
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,6 +17,7 @@ from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
 from viml_hf.features.atomic_files import LOCK_FILE, lock_folder, unlock_folder
 from viml_hf.features.extraction import Run, run_extraction, store_spec
+from viml_hf.features.json_files import read_json
 from viml_hf.features.media_item import MediaItem
 from viml_hf.features.store import Store
 from viml_hf.features.store_format import StoreItem, StoreSpec
@@ -97,11 +97,11 @@ def _make_room(folder: Path, spec: StoreSpec) -> None:
     Raises:
         ViMLError: The folder holds a store that no index made, or another run is at work in it.
     """
-    known = folder / SPEC_FILE
-    if not known.is_file():
+    known = read_json(folder / SPEC_FILE, dict, "give another folder for the features, or delete this one")
+    if known is None:
         return
-    fingerprints = json.loads(known.read_text()).get("fingerprints", {})
-    if set(fingerprints) != {"audio"}:
+    fingerprints = known.get("fingerprints")
+    if not isinstance(fingerprints, dict) or set(fingerprints) != {"audio"}:
         raise ViMLError(f"{folder}: a store that was not made for an index; give another folder for the features")
     if fingerprints != spec.fingerprints:
         lock = lock_folder(folder)

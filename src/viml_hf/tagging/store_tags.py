@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from viml_hf.errors import ViMLError, in_one_line
+from viml_hf.errors import ViMLError, in_one_line, shown
 from viml_hf.features.record_journal import RecordJournal
 from viml_hf.features.store import Store
 from viml_hf.features.store_format import StoreItem
@@ -29,8 +29,10 @@ def tag_store(store: Store, tagger: MusicTagger, name: str, *, progress: bool = 
     path = store.folder / TAGS_FILE
     journal, done = RecordJournal(path), {}
     for record in journal.read():
-        if record["tagger"] != name:
-            raise ViMLError(f"{path}: made by {record['tagger']}, not by {name}; delete the file to tag anew")
+        if record.get("tagger") != name:
+            raise ViMLError(
+                f"{path}: made by {shown(str(record.get('tagger')))}, not by {name}; delete the file to tag anew"
+            )
         done[record["id"]] = record.get("source")
     items = [item for item in store.items if len(item.audio) and done.get(item.id) != _source(item)]
     failed = 0
@@ -58,7 +60,10 @@ def open_tags(store_folder: str | Path) -> RecordJournal:
 def read_tags(tagged: RecordJournal) -> Iterator[tuple[str, TrackTags]]:
     """Id and tags of every tagged track, one at a time, of what `open_tags` returns."""
     for record in tagged.read():
-        yield record["id"], TrackTags.from_record(record["tags"])
+        try:
+            yield record["id"], TrackTags.from_record(record.get("tags"))
+        except ViMLError as error:
+            raise ViMLError(f"{tagged.path}: {shown(record['id'])}: {error}; delete its line to tag it anew") from error
 
 
 def _source(item: StoreItem) -> list[Any]:

@@ -283,7 +283,7 @@ def _prepare_checkpoints(folder: Path, resume: bool, run: dict[str, Any]) -> str
 def _is_whole(checkpoint: Path) -> bool:
     try:
         json.loads((checkpoint / "trainer_state.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return True
 

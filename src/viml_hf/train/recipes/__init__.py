@@ -63,7 +63,7 @@ def load_recipe(name: str) -> Recipe:
         raise ViMLError(f"recipe {name!r}: give one of {', '.join(recipe_names())}, or a JSON file")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ViMLError(f"{path}: no recipe ({error}); give a JSON object with `config` and `settings`") from error
     if (
         not isinstance(found, dict)
