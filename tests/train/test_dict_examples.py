@@ -195,6 +195,7 @@ def test_rows_of_several_widths_are_refused():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ({"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}, "batch of 1 item trains nothing"),
         ({"metric_for_best_model": "MR"}, "keeps the worst model"),
         ({"metric_for_best_model": "eval_mean_log_rank", "greater_is_better": True}, "keeps the worst model"),
         ({"metric_for_best_model": "clips_MR"}, "keeps the worst model"),  # of one of several evaluation sets

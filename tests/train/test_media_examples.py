@@ -101,6 +101,26 @@ def test_without_an_id_the_file_or_its_content_names_an_example(processor, examp
     assert len(set(names)) == 3
 
 
+def test_a_damaged_file_is_named_in_one_line(processor, examples, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(Path(examples[0]["video"]).read_bytes()[:1000])
+    collator = ViMLDataCollator(processor=processor)
+    collator.set_epoch(0)
+    with pytest.raises(ViMLError, match=r"^\S*broken\.mp4: [^\n]+$"):
+        collator([examples[1], {**examples[0], "video": str(tmp_path / "broken.mp4")}])
+
+
+def test_a_clip_is_of_what_a_file_has_not_of_what_its_header_says(processor, examples, tmp_path):
+    path = write_audio(tmp_path / "cut.flac", sine(300, 60, 8000), 8000, "flac")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * 0.7)])
+    _, rows = media_rows(processor, {"audio": str(path)})
+    assert len(rows["audio"]) == 4  # 42 s of 60
+    collator = ViMLDataCollator(processor=processor, text_dropout=0.0)
+    for epoch in range(6):
+        collator.set_epoch(epoch)
+        assert collator([{**examples[0], "audio": str(path)}])["audio_segment_mask"].tolist() == [[1, 1, 1]]
+
+
 def test_what_cannot_be_used_is_refused(processor, store):
     collator = ViMLDataCollator(processor=processor)
     collator.set_epoch(0)

@@ -42,6 +42,11 @@ def check_arguments(args: TrainingArguments) -> None:
             f"{started} processes were started, and each would train a model of its own into {args.output_dir}: "
             "without GPUs, set ACCELERATE_USE_CPU=true, or start one process"
         )
+    if args.train_batch_size * args.world_size < 2:
+        raise ViMLError(
+            "A batch of 1 item trains nothing: the other items of a batch are the negatives, and gradient accumulation "
+            "adds none; set per_device_train_batch_size=2 or more"
+        )
     best = (args.metric_for_best_model or "").removeprefix("eval_")
     # With several evaluation sets, the set's name comes first.
     if f"_{best}".endswith(_LOWER_IS_BETTER) and args.greater_is_better:
