@@ -81,13 +81,9 @@ class DecodeReport:
         return max(0.0, 1 - self.corrupt / self.packets) * reach
 
     def count_excerpt(self, start: float, end: float | None, declared: float | None, reached: float) -> None:
-        """Counts only an excerpt, once it is read.
+        """Counts only the excerpt from `start` to `end` (`None`: that of the stream), once it is read.
 
-        Args:
-            start: Seconds from the stream's start to the excerpt's.
-            end: Seconds from the stream's start to the excerpt's end; `None` for that of the stream.
-            declared: Seconds that the file says the stream has; `None` where it does not say.
-            reached: Seconds from the stream's start to the end of what was decoded.
+        The file says that the stream has `declared` seconds, or nothing; what was decoded ends at `reached`.
 
         Example:
             >>> report = DecodeReport(packets=100)
@@ -118,14 +114,9 @@ class MediaSegment:
 
 
 def iter_segments(chunks: Iterable[np.ndarray], rate: float) -> Iterator[MediaSegment]:
-    """Cuts a stream into the segments of `viml_hf.processing.segments.segment_bounds`.
+    """Cuts chunks `(time, ...)` of any lengths, at `rate` frames or samples per second, by `segment_bounds`.
 
-    Args:
-        chunks: Arrays `(time, ...)` of any lengths.
-        rate: Frames or samples per second.
-
-    Yields:
-        The segments, in order and without gaps. One is held at a time.
+    The segments come in order and without gaps; one is held at a time.
 
     Example:
         >>> [(len(s.data), s.start, s.end) for s in iter_segments([np.zeros(13), np.zeros(8)], rate=1)]
