@@ -29,11 +29,17 @@ SEGMENTS_AHEAD = 2
 
 @dataclass(frozen=True, eq=False)
 class BaseFeatures:
-    """Base features of one file."""
+    """Base features of one file.
 
-    rows: np.ndarray  # (segments, width) float16, one row per 10 s segment
-    bounds: tuple[tuple[float, float], ...]  # of every segment, in seconds from the beginning of the file or excerpt
-    coverage: float = 1.0  # share in [0, 1] of the declared length that could be decoded
+    Args:
+        rows: `(segments, width)` float16, one row per 10 s segment.
+        bounds: `(start, end)` of every segment, in seconds from the beginning of the file or excerpt.
+        coverage: Share in [0, 1] of the declared length that could be decoded.
+    """
+
+    rows: np.ndarray
+    bounds: tuple[tuple[float, float], ...]
+    coverage: float = 1.0
 
     @property
     def duration(self) -> float:

@@ -18,18 +18,27 @@ from viml_hf.errors import MediaDecodeError, in_one_line
 class MediaItem:
     """One item to extract.
 
+    Args:
+        id: Unique name.
+        video: File with the pictures; `None` for music alone.
+        audio: File with the sound, often the same; `None` for pictures alone.
+        texts: Descriptions of the music.
+        fields: Anything else to keep in the store: split, tags, licence.
+        start: Seconds into both files at which the excerpt begins; `None` for their beginning.
+        end: Seconds into both files at which it ends; `None` for their end.
+
     Example:
         >>> MediaItem("a", video="a.mp4", audio="a.mp4", start=30, end=60).paths
         ['a.mp4']
     """
 
-    id: str  # unique
-    video: str | None = None  # file with the pictures; `None` for music alone
-    audio: str | None = None  # file with the sound, often the same; `None` for pictures alone
-    texts: tuple[str, ...] = ()  # descriptions of the music
-    fields: dict[str, Any] = field(default_factory=dict)  # anything else to keep in the store: split, tags, licence
-    start: float | None = None  # seconds into both files at which the excerpt begins; `None` for their beginning
-    end: float | None = None  # seconds into both files at which it ends; `None` for their end
+    id: str
+    video: str | None = None
+    audio: str | None = None
+    texts: tuple[str, ...] = ()
+    fields: dict[str, Any] = field(default_factory=dict)
+    start: float | None = None
+    end: float | None = None
 
     @property
     def paths(self) -> list[str]:

@@ -36,18 +36,31 @@ JOURNAL_ITEMS = [
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """What the features of a store are, the same for all of its items; dicts are by modality."""
+    """What the features of a store are: the same for all of its items.
 
-    encoders: dict[str, str]  # names, as `NAME[:HUB_ID[@REVISION]]`
-    widths: dict[str, int]  # of the base features
-    fingerprints: dict[str, str] = field(default_factory=dict)  # checksums of the encoders' weights and settings
-    frames_per_second: float = 6  # read of a video
-    segment_seconds: float = 10.0  # per row of video and audio; 0 where a row is the mean of a whole file
-    dtype: str = "float16"  # of the stored rows
-    dtypes: dict[str, str] = field(default_factory=dict)  # that the encoders compute in, such as "bfloat16"
-    revisions: dict[str, str | None] = field(default_factory=dict)  # commits; information only: fingerprints decide
-    licences: dict[str, str | None] = field(default_factory=dict)  # of the encoders; information only
-    fast: bool = False  # whether only reference frames of the videos were decoded
+    Args:
+        encoders: Encoder name per modality, as `NAME[:HUB_ID[@REVISION]]`.
+        widths: Width of the base features per modality.
+        fingerprints: Checksum per modality of the encoder's weights and settings.
+        frames_per_second: Frames read per second of video.
+        segment_seconds: Seconds per row of video and audio; 0 where a row is the mean of a whole file.
+        dtype: Of the stored rows.
+        dtypes: Dtype per modality that the encoder computes in, such as "bfloat16".
+        revisions: Commit per modality of the encoder; information only, as the fingerprints decide.
+        licences: Licence per modality of the encoder; information only.
+        fast: Whether only reference frames of the videos were decoded.
+    """
+
+    encoders: dict[str, str]
+    widths: dict[str, int]
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    frames_per_second: float = 6
+    segment_seconds: float = 10.0
+    dtype: str = "float16"
+    dtypes: dict[str, str] = field(default_factory=dict)
+    revisions: dict[str, str | None] = field(default_factory=dict)
+    licences: dict[str, str | None] = field(default_factory=dict)
+    fast: bool = False
 
 
 @dataclass(frozen=True)
