@@ -13,7 +13,7 @@ from tests.media import sine, write_audio, write_video
 from viml_hf import Store
 from viml_hf.cli.main import main
 from viml_hf.features import extraction
-from viml_hf.features.atomic_files import lock_folder, unlock_folder
+from viml_hf.features.atomic_files import LOCK_FILE, lock_folder, unlock_folder
 
 RATE = 22050
 
@@ -36,7 +36,9 @@ def extract(viml, *arguments):
 
 
 def files_of(folder):
-    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+    """All but the lock, in which every run notes its process."""
+    files = [path for path in folder.iterdir() if path.name != LOCK_FILE]
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 def found(store):

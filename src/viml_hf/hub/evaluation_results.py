@@ -30,7 +30,7 @@ HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 SAME = ("store", "items", "items_sha256", "pools", "texts", "whole_tracks")
 SAME_IF_KNOWN = ("hubness_correction",)
 _OPTIONAL_TEXT = (str, type(None))
-_FIGURE: dict[Any, Any] = {"estimate": float, "low": float, "high": float}
+_FIGURE: dict[Any, Any] = {"estimate": float, "low": float, "high": float, ...: object}
 _RESULT: dict[Any, Any] = {
     **{"store": str, "items": str, "items_sha256": str, "weights": str, "texts": _OPTIONAL_TEXT, "whole_tracks": bool},
     "pools": {"count": int, "smallest": int, "largest": int, "group_by": _OPTIONAL_TEXT},
