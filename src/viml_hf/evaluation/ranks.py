@@ -53,16 +53,12 @@ def retrieval_ranks(
         pools = [Pool(np.arange(len(queries)), np.arange(len(queries)))]
     else:
         _check_cover(pools, len(queries))
-    taken = np.zeros(len(audio)) if corrections is None else np.asarray(corrections, np.float64)
-    if taken.shape != (len(audio),) or not np.isfinite(taken).all():
-        raise ViMLError(
-            f"corrections of shape {taken.shape}; accepted: one finite number for each of {len(audio)} tracks"
-        )
+    taken = checked_corrections(corrections, len(audio))
     match_scores = _pair_scores(queries, audio) - taken
     ranks = np.zeros(len(queries), dtype=np.int64)
     for pool in pools:
-        for rows in _chunks(pool.queries, chunk_size):
-            for columns in _chunks(pool.tracks, chunk_size):
+        for rows in chunks(pool.queries, chunk_size):
+            for columns in chunks(pool.tracks, chunk_size):
                 # The match is among its pool's tracks and counts itself: the sum over the pool is the rank.
                 ranks[rows] += _count_at_least(queries[rows], audio[columns], taken[columns], match_scores[rows])
     return ranks
@@ -89,6 +85,14 @@ def unit_rows(name: str, embeds: Any) -> np.ndarray:
     # Squares of very large or small numbers leave the range of float64: scale by the largest first.
     scaled = rows / largest
     return scaled / np.sqrt(_pair_scores(scaled, scaled))[:, None]
+
+
+def checked_corrections(corrections: Any, tracks: int) -> np.ndarray:
+    """What is taken from the similarities of each track, `(tracks,)` float64; zeros for `None`."""
+    taken = np.zeros(tracks) if corrections is None else np.asarray(corrections, np.float64)
+    if taken.shape != (tracks,) or not np.isfinite(taken).all():
+        raise ViMLError(f"corrections of shape {taken.shape}; accepted: one finite number for each of {tracks} tracks")
+    return taken
 
 
 def _count_at_least(queries: np.ndarray, tracks: np.ndarray, taken: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -133,5 +137,6 @@ def _check_cover(pools: Sequence[Pool], n: int) -> None:
         )
 
 
-def _chunks(indices: np.ndarray, size: int) -> list[np.ndarray]:
+def chunks(indices: np.ndarray, size: int) -> list[np.ndarray]:
+    """The indices, so many at a time."""
     return [indices[start : start + size] for start in range(0, len(indices), size)]
