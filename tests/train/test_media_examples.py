@@ -9,7 +9,10 @@ import torch
 from tests.media import sine, write_audio, write_video
 from tests.modeling.tiny import tiny_processor
 from viml_hf import ViMLDataCollator, ViMLError
+from viml_hf.errors import MediaDecodeError
 from viml_hf.processing.audio_decoding import load_audio
+from viml_hf.processing.media import stream_seconds
+from viml_hf.train import media_examples
 from viml_hf.train.draws import clip_first, draw
 from viml_hf.train.media_examples import media_rows
 
@@ -79,6 +82,24 @@ def test_only_the_clip_is_decoded(processor, examples, monkeypatch):
     for part in (slice(2, 5), slice(5, 8), slice(0, 8), slice(3, 3)):
         rows["audio"][part].load()
     assert asked == [{"start": 20, "end": 50}, {"start": 50, "end": None}, {}]
+
+
+def test_the_packets_of_a_file_are_read_once_until_it_changes(processor, tmp_path, monkeypatch):
+    """In training its length is asked for in every epoch."""
+    read = []
+    monkeypatch.setattr(
+        media_examples, "stream_seconds", lambda source, kind: read.append(source) or stream_seconds(source, kind)
+    )
+    path = tmp_path / "a.wav"
+    for seconds, segments in ((25, 3), (45, 5)):
+        write_audio(path, sine(300, seconds, 8000), 8000)
+        for _ in range(2):
+            _, rows = media_rows(processor, {"audio": str(path)})
+            assert len(rows["audio"]) == segments
+    assert read == [str(path)] * 2
+    path.unlink()
+    with pytest.raises(MediaDecodeError, match="cannot be read"):
+        media_rows(processor, {"audio": str(path)})
 
 
 def test_every_form_of_a_file_is_the_same(processor, examples):

@@ -1,14 +1,16 @@
 """Examples of raw media: which segments of a file a clip is, read when it is known, and the model's inputs of them."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from viml_hf.errors import ViMLError
+from viml_hf.errors import ViMLError, unreadable
 from viml_hf.processing.inputs import read_sounds, read_videos
 from viml_hf.processing.media import MediaSegment, StreamKind, stream_seconds
 from viml_hf.processing.processing_viml import ViMLProcessor
@@ -91,12 +93,28 @@ def _segments(source: Any, kind: StreamKind, read: Read) -> MediaSegments:
     def read_source(**excerpt: float | None) -> Iterable[MediaSegment]:
         return read(source, **excerpt)
 
-    seconds = stream_seconds(source, kind) if isinstance(source, str | bytes) else None
+    seconds = _seconds(source, kind) if isinstance(source, str | bytes) else None
     if seconds is not None:
         total = len(segment_bounds(seconds))
         return MediaSegments(read_source, total, 0, total)
     held = [segment.data for segment in read_source()]
     return MediaSegments(read_source, len(held), 0, len(held), held)
+
+
+def _seconds(source: str | bytes, kind: StreamKind) -> float | None:
+    if isinstance(source, bytes):
+        return stream_seconds(source, kind)
+    try:
+        file = os.stat(source)
+    except OSError as error:
+        raise unreadable(source, error) from error
+    return _file_seconds(source, kind, file.st_size, file.st_mtime_ns)
+
+
+@cache
+def _file_seconds(path: str, kind: StreamKind, size: int, time_ns: int) -> float | None:
+    """The length of a file, whose packets are read once and not in every epoch; size and time tell a changed one."""
+    return stream_seconds(path, kind)
 
 
 def _digest(sound: Any, audio: MediaSegments) -> str:
