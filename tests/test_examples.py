@@ -1,4 +1,3 @@
-import json
 import runpy
 import shutil
 import sys
@@ -9,8 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.media import sine, write_audio, write_video
-from tests.modeling.tiny import tiny_model, tiny_processor
+from tests.pairs import TRAINED, moved_parts, write_pairs
 from viml_hf import ViMLForMusicRetrieval
 from viml_hf.retrieval.model_loading import load_encoder_and_model
 from viml_hf.tagging.tagger import load_tagger
@@ -39,47 +37,36 @@ def test_finetune_with_trainer(monkeypatch, capsys, tmp_path):
     assert ViMLForMusicRetrieval.from_pretrained(tmp_path).config.freeze_encoders
 
 
+def check_resumed(monkeypatch, capsys, script, arguments, output, first, later):
+    """Run a script; without its later checkpoints it goes on from the first, to the same bits and figures."""
+    run_script(monkeypatch, script, *arguments)
+    whole, metrics = load_file(output / "model.safetensors"), capsys.readouterr().out.splitlines()[-1]
+    for step in later:
+        shutil.rmtree(output / f"checkpoint-{step}")
+    assert (output / f"checkpoint-{first}").is_dir()
+    run_script(monkeypatch, script, *arguments, "--resume")
+    resumed = load_file(output / "model.safetensors")
+    assert all(torch.equal(weights, resumed[name]) for name, weights in whole.items())
+    assert capsys.readouterr().out.splitlines()[-1] == metrics
+
+
 def test_train_on_columns(monkeypatch, capsys, tmp_path, store):
     """A run that goes on from its middle ends with the bits of the whole one."""
     store.to_dataset(cache_dir=tmp_path / "cache").save_to_disk(tmp_path / "dataset")
-    arguments = (tmp_path / "dataset", "-o", tmp_path / "heads", "--epochs", 2)
-    run_script(monkeypatch, "examples/train_on_columns.py", *arguments)
-    whole, metrics = load_file(tmp_path / "heads/model.safetensors"), capsys.readouterr().out.splitlines()[-1]
-    for step in (6, 8):
-        shutil.rmtree(tmp_path / f"heads/checkpoint-{step}")
-    assert (tmp_path / "heads/checkpoint-3").is_dir()  # of 4 steps of the first epoch
-    run_script(monkeypatch, "examples/train_on_columns.py", *arguments, "--resume")
-    resumed = load_file(tmp_path / "heads/model.safetensors")
-    assert all(torch.equal(weights, resumed[name]) for name, weights in whole.items())
-    assert capsys.readouterr().out.splitlines()[-1] == metrics
+    output = tmp_path / "heads"
+    arguments = (tmp_path / "dataset", "-o", output, "--epochs", 2)
+    # The first epoch has 4 steps.
+    check_resumed(monkeypatch, capsys, "examples/train_on_columns.py", arguments, output, first=3, later=(6, 8))
 
 
 def test_train_on_media(monkeypatch, capsys, tmp_path):
     """Encoders are trained too, and a run that goes on from its middle ends with the bits of the whole one."""
-    tiny_model("clap").save_pretrained(tmp_path / "start")
-    tiny_processor("clap").save_pretrained(tmp_path / "start")
-    rows = []
-    for index in range(24):
-        video = write_video(tmp_path / f"{index}.mp4", 6, fps=6, size=(32, 32))
-        audio = write_audio(tmp_path / f"{index}.wav", sine(150 + 20 * index, 2, 8000), 8000)
-        rows.append({"id": str(index), "video": str(video), "audio": str(audio), "text": f"text {index}"})
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments, output = [*write_pairs(tmp_path), 2], tmp_path / "model"
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    where = (tmp_path / "pairs.jsonl", "--model", tmp_path / "start", "-o", tmp_path / "model")
-    arguments = (*where, "--epochs", 2, "--unfreeze", "video", "audio")
-    run_script(monkeypatch, "examples/train_on_media.py", *arguments)
-    start, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("start", "model"))
-    moved = {name.partition(".")[0] for name, weights in whole.items() if not torch.equal(weights, start[name])}
-    assert moved == {"viml", "video_encoder", "audio_encoder"}
-    metrics = capsys.readouterr().out.splitlines()[-1]
-    for step in (4, 6):
-        shutil.rmtree(tmp_path / f"model/checkpoint-{step}")
-    assert (tmp_path / "model/checkpoint-2").is_dir()  # of 3 steps of the first epoch
-    run_script(monkeypatch, "examples/train_on_media.py", *arguments, "--resume")
-    resumed = load_file(tmp_path / "model/model.safetensors")
-    assert all(torch.equal(weights, resumed[name]) for name, weights in whole.items())
-    assert capsys.readouterr().out.splitlines()[-1] == metrics
-    assert type(load_encoder_and_model(tmp_path / "model")).__name__ == "MediaEncoder"
+    # The first epoch has 3 steps.
+    check_resumed(monkeypatch, capsys, "examples/train_on_media.py", arguments, output, first=2, later=(4, 6))
+    assert moved_parts(tmp_path) == TRAINED
+    assert type(load_encoder_and_model(output)).__name__ == "MediaEncoder"
 
 
 @pytest.mark.parametrize("script", ["finetune_with_trainer", "train_on_columns", "train_on_media"])

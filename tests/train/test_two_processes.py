@@ -2,7 +2,6 @@
 
 import functools
 import io
-import json
 import os
 import re
 import runpy
@@ -15,8 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.media import sine, write_audio, write_video
-from tests.modeling.tiny import tiny_model, tiny_processor
+from tests.pairs import TRAINED, moved_parts, write_pairs
 from tests.stores import write_store
 from viml_hf import ViMLConfig
 from viml_hf.retrieval.model_loading import load_encoder_and_model
@@ -77,20 +75,9 @@ def test_columns_on_two_processes_equal_one_with_the_whole_batch(columns, tmp_pa
 @pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE])
 def test_media_on_two_processes(tmp_path, launcher):
     """Encoders are trained too; the last batches are filled up, and each item of the evaluation is ranked once."""
-    tiny_model("clap").save_pretrained(tmp_path / "start")
-    tiny_processor("clap").save_pretrained(tmp_path / "start")
-    rows = []
-    for index in range(24):
-        video = write_video(tmp_path / f"{index}.mp4", 6, fps=6, size=(32, 32))
-        audio = write_audio(tmp_path / f"{index}.wav", sine(150 + 20 * index, 2, 8000), 8000)
-        rows.append({"id": str(index), "video": str(video), "audio": str(audio), "text": f"text {index}"})
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = (tmp_path / "pairs.jsonl", "--model", tmp_path / "start", "-o", tmp_path / "model", "--epochs", 1)
-    script = ROOT / "examples/train_on_media.py"
-    found = launch(launcher, tmp_path, script, *arguments, "--unfreeze", "video", "audio").splitlines()[-1]
-    start, trained = (load_file(tmp_path / name / "model.safetensors") for name in ("start", "model"))
-    moved = {name.partition(".")[0] for name, weights in trained.items() if not torch.equal(weights, start[name])}
-    assert moved == {"viml", "video_encoder", "audio_encoder"}
+    arguments = [*write_pairs(tmp_path), 1]
+    found = launch(launcher, tmp_path, ROOT / "examples/train_on_media.py", *arguments).splitlines()[-1]
+    assert moved_parts(tmp_path) == TRAINED
     ranked_first = 6 * float(re.search(r"'eval_R@1': ([\d.]+)", found)[1]) / 100
     assert ranked_first == pytest.approx(round(ranked_first), abs=0.01)  # a share of 6 items, none twice
     assert type(load_encoder_and_model(tmp_path / "model")).__name__ == "MediaEncoder"  # with its processor
