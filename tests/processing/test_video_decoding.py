@@ -1,3 +1,4 @@
+import gc
 import io
 import logging
 import struct
@@ -63,6 +64,19 @@ def test_samples_at_another_rate(tmp_path: Path) -> None:
     path = write_video(tmp_path / "video.mp4", 24, 24)
     assert shown_numbers(path, fps=2.5) == [0, 9, 19]
     assert shown_numbers(path, fps=24) == list(range(24))
+
+
+def test_pictures_are_let_go_at_once(tmp_path: Path) -> None:
+    """And not when Python looks for circles: of a film at full size, that would be hundreds of megabytes later."""
+    path = write_video(tmp_path / "video.mp4", 60, 6)
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(one, av.VideoFrame) for one in gc.get_objects())
+        assert len(shown_numbers(path)) == 60
+        assert sum(isinstance(one, av.VideoFrame) for one in gc.get_objects()) <= before + 2
+    finally:
+        gc.enable()
 
 
 def test_samples_of_a_stream_without_timestamps(tmp_path: Path) -> None:

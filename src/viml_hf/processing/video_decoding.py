@@ -7,6 +7,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from viml_hf.errors import MediaDecodeError, ViMLError
@@ -176,7 +177,9 @@ def display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
 
     The point (x, y), from the picture's upper left corner, is shown in the direction (a x + c y, b x + d y).
     """
-    found = frame.side_data.get("DISPLAYMATRIX")
+    # `frame.side_data` would be kept by the frame and refer to it: such a circle holds a picture until Python looks for
+    # circles, hundreds of megabytes later.
+    found = SideDataContainer(frame).get("DISPLAYMATRIX")
     if found is None:
         return None
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(found))
