@@ -179,7 +179,7 @@ def display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
     """
     # `frame.side_data` would be kept by the frame and refer to it: such a circle holds a picture until Python looks for
     # circles, hundreds of megabytes later.
-    found = SideDataContainer(frame).get("DISPLAYMATRIX")
+    found = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]  # PyAV states no arguments
     if found is None:
         return None
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(found))
