@@ -18,7 +18,7 @@ from tests.encoders import checkpoints
 from tests.encoders.checkpoints import from_names
 from tests.modeling.tiny import AST, CLAP_AUDIO, CLIP_TEXT, CLIP_VISION
 from viml_hf import MediaEncoder, ViMLError, ViMLForMusicRetrieval
-from viml_hf.encoders.encoder_info import EncoderInfo, computes_bfloat16, licence_of, resolve_dtypes
+from viml_hf.encoders.encoder_info import EncoderInfo, bfloat16_share, computes_bfloat16, licence_of, resolve_dtypes
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +30,45 @@ def encoders():
     }
 
 
-@pytest.mark.parametrize("machine", [False, True])
-def test_auto_takes_bfloat16_where_encoder_and_machine_bear_it(encoders, monkeypatch, machine):
-    monkeypatch.setattr(viml_hf.encoders.encoder_info, "computes_bfloat16", lambda device: machine)
-    low = "bfloat16" if machine else "float32"
+@pytest.mark.parametrize(("instructions", "share"), [(False, 0.1), (True, 0.1), (True, 0.79), (True, 0.81), (True, 1.5)])
+def test_auto_takes_bfloat16_where_encoder_and_machine_bear_it_and_it_is_faster(
+    encoders, monkeypatch, instructions, share
+):
+    monkeypatch.setattr(viml_hf.encoders.encoder_info, "computes_bfloat16", lambda device: instructions)
+    monkeypatch.setattr(viml_hf.encoders.encoder_info, "bfloat16_share", lambda width: share)
+    low = "bfloat16" if instructions and share < 0.8 else "float32"
     assert resolve_dtypes("auto", encoders) == {"video": low, "text": "float32", "audio": low}
     assert resolve_dtypes({}, encoders) == {"video": low, "text": "float32", "audio": low}
     clap = {"audio": ClapAudioModelWithProjection(CLAP_AUDIO)}
     assert resolve_dtypes("auto", clap) == {"audio": "float32"}
+
+
+def test_a_layer_is_timed_once_per_width_and_a_gpu_is_not_timed(encoders, monkeypatch):
+    """CLIP ViT-B/32 took 1.5 times as long in bfloat16 on a CPU that lists the instructions."""
+    took = {torch.float32: 0.2, torch.bfloat16: 0.3}
+    clock, asked = [0.0], []
+
+    def linear(x, weight):
+        asked.append(weight.shape)
+        clock[0] += took[x.dtype]
+        return x @ weight.T
+
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    monkeypatch.setattr(viml_hf.encoders.encoder_info.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(viml_hf.encoders.encoder_info, "computes_bfloat16", lambda device: True)
+    bfloat16_share.cache_clear()
+    for _ in range(2):
+        assert resolve_dtypes("auto", encoders) == dict.fromkeys(encoders, "float32")
+    assert bfloat16_share(16) == pytest.approx(1.5)
+    assert set(asked) == {(64, 16), (16, 64)}
+    assert len(asked) == 2 * 2 * 6  # two layers of one width, in two dtypes, six times
+    assert resolve_dtypes("auto", encoders, "cuda")["video"] == "bfloat16"
+    assert len(asked) == 2 * 2 * 6
+    bfloat16_share.cache_clear()
+
+
+def test_the_time_of_a_layer_is_a_share():
+    assert 0.05 < bfloat16_share.__wrapped__(64, tokens=10, rounds=1) < 50
 
 
 def test_what_is_asked_for_is_taken_but_by_the_descriptors(encoders):

@@ -343,8 +343,9 @@ def clip(tmp_path_factory):
 
 def test_a_store_is_gone_on_with_in_its_own_dtypes(files, tmp_path, monkeypatch, clip):
     monkeypatch.setattr(encoder_info, "computes_bfloat16", lambda device: True)
+    monkeypatch.setattr(encoder_info, "bfloat16_share", lambda width: 0.5)
     extract(items(files, "a"), tmp_path, video=clip, workers=1, progress=False)
-    monkeypatch.setattr(encoder_info, "computes_bfloat16", lambda device: False)  # another machine
+    monkeypatch.setattr(encoder_info, "bfloat16_share", lambda width: 1.5)  # another machine
     store = extract(items(files, "a", "b"), tmp_path, video=clip, workers=1, progress=False)
     assert store.spec.dtypes == {"video": "bfloat16", "audio": "float32", "text": "float32"}
     assert len(store.usable()) == 2

@@ -1,9 +1,12 @@
 """What is known of a base encoder: width, rate, window, dtype, and on what terms its weights may be used."""
 
 import contextlib
+import functools
 import logging
 import re
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 OWN_LICENCE = "apache-2.0"
 DTYPES = ("float32", "bfloat16")
+# `auto` takes bfloat16 where it costs less than this share of float32's time. The margin keeps noise out of the choice.
+BFLOAT16_SHARE = 0.8
 # Words in the names of licences that forbid commercial use. The Academic Free License does not.
 _NON_COMMERCIAL = re.compile(r"\bnon-?commercial|\b(?:nc\d*|research|academic(?!-free)|amlr)\b")
 
@@ -80,13 +85,15 @@ def resolve_dtypes(
 ) -> dict[str, str]:
     """The dtype to compute in, per modality, for `wanted`: one dtype, one per modality, or `"auto"`.
 
-    `"auto"` is bfloat16 for encoders whose embeddings stay the same in it, if the device computes in it by itself.
+    `"auto"` is bfloat16 for encoders whose embeddings stay the same in it, if the device computes in it by itself and,
+    on a CPU, a layer of the encoder's width was clearly faster in it: see `bfloat16_share`.
     """
     resolved = {}
     for modality, encoder in encoders.items():
         dtype = wanted if isinstance(wanted, str) else wanted.get(modality, "auto")
         if dtype == "auto":
-            dtype = "bfloat16" if tower_of(encoder.config).bfloat16 and computes_bfloat16(device) else "float32"
+            bears = tower_of(encoder.config).bfloat16 and computes_bfloat16(device)
+            dtype = "bfloat16" if bears and _is_faster_in_bfloat16(encoder, device) else "float32"
         if dtype not in DTYPES:
             raise ViMLError(f"dtype={dtype!r}: give auto, {' or '.join(DTYPES)}")
         resolved[modality] = dtype if any(True for _ in encoder.parameters()) else "float32"
@@ -99,6 +106,37 @@ def computes_bfloat16(device: str | torch.device = "cpu") -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     cpu = Path("/proc/cpuinfo")
     return cpu.exists() and "avx512_bf16" in cpu.read_text(errors="replace")
+
+
+def _is_faster_in_bfloat16(encoder: PreTrainedModel, device: str | torch.device) -> bool:
+    """Whether an encoder of transformer layers is clearly faster in bfloat16 on this device; a GPU always is."""
+    width = getattr(encoder.config, "hidden_size", None)
+    return torch.device(device).type != "cpu" or width is None or bfloat16_share(width) < BFLOAT16_SHARE
+
+
+@functools.cache
+def bfloat16_share(width: int, tokens: int = 200, rounds: int = 5) -> float:
+    """Time of one transformer layer of this width in bfloat16, as a share of float32's, on one thread of this CPU.
+
+    The two take turns, and the best of each counts, so that other work on the machine makes little difference. It is
+    measured once per process and width.
+    """
+
+    @torch.inference_mode()
+    def measure() -> float:
+        best = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
+        for _ in range(rounds + 1):  # the first one prepares the kernels; it is slower and thus does not count
+            for dtype in best:
+                x, up = torch.ones(1, 1, tokens, width, dtype=dtype), torch.ones(4 * width, width, dtype=dtype)
+                began = time.perf_counter()
+                x = torch.nn.functional.scaled_dot_product_attention(x, x, x)
+                torch.nn.functional.linear(torch.nn.functional.linear(x, up), up.T)
+                best[dtype] = min(best[dtype], time.perf_counter() - began)
+        return best[torch.bfloat16] / best[torch.float32]
+
+    # A thread of its own: the number of threads that torch may use is set per thread, as where encoders run.
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return pool.submit(measure).result()
 
 
 def forbids_commercial_use(licence: str | None) -> bool:
