@@ -30,7 +30,9 @@ def encoders():
     }
 
 
-@pytest.mark.parametrize(("instructions", "share"), [(False, 0.1), (True, 0.1), (True, 0.79), (True, 0.81), (True, 1.5)])
+@pytest.mark.parametrize(
+    ("instructions", "share"), [(False, 0.1), (True, 0.1), (True, 0.79), (True, 0.81), (True, 1.5)]
+)
 def test_auto_takes_bfloat16_where_encoder_and_machine_bear_it_and_it_is_faster(
     encoders, monkeypatch, instructions, share
 ):

@@ -1,10 +1,17 @@
 import pytest
 import torch
 from transformers import (
+    AlignConfig,
+    AlignModel,
+    AltCLIPConfig,
+    AltCLIPModel,
     ASTModel,
+    AutoModel,
     BertConfig,
     BertModel,
     ByT5Tokenizer,
+    ChineseCLIPConfig,
+    ChineseCLIPModel,
     ClapAudioModelWithProjection,
     CLIPConfig,
     CLIPModel,
@@ -13,20 +20,27 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
+    ConvNextConfig,
     Dinov2Config,
     Dinov2Model,
+    EfficientNetConfig,
     HubertConfig,
     HubertModel,
+    MetaClip2Config,
+    MetaClip2Model,
     ResNetConfig,
     SiglipVisionConfig,
     SiglipVisionModel,
     Speech2TextConfig,
     Speech2TextModel,
+    SwinConfig,
     T5Config,
     T5EncoderModel,
     T5Model,
     ViTConfig,
     ViTModel,
+    Wav2Vec2Config,
+    Wav2Vec2Model,
     WhisperConfig,
 )
 
@@ -34,15 +48,21 @@ from tests.modeling.tiny import AST, CLAP_AUDIO, CLIP_TEXT, CLIP_VISION, HEADS, 
 from viml_hf import ViMLForMusicRetrieval
 from viml_hf.modeling import encoder_families, frozen_encoders
 from viml_hf.modeling.encoder_families import FAMILIES, TOWERS, Tower
+from viml_hf.modeling.encoder_widths import encoder_width
 from viml_hf.modeling.frozen_encoders import (
     build_encoder,
+    encode_images,
     encode_sound,
     encode_text_tokens,
-    encoder_width,
     load_encoder,
     pooled_embedding,
     round_to_store,
 )
+
+RAW_SOUND = {
+    **{**LAYERS, "conv_dim": [8, 8], "conv_kernel": [10, 8], "conv_stride": [8, 8]},
+    **{"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2},
+}
 
 
 def clip_folder(folder):
@@ -82,7 +102,7 @@ def test_a_tower_saved_alone_keeps_its_class_and_weights(config, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = load_encoder(modality, str(tmp_path))
     assert type(loaded) is type(build_encoder(config)) is model_class
-    assert encoder_width(config) == width
+    assert encoder_width(modality, loaded) == width
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
 
@@ -120,7 +140,7 @@ def test_the_width_of_clip_is_the_whole_models(tmp_path):
     whole.save_pretrained(tmp_path)
     for modality, projection in (("video", "visual_projection"), ("text", "text_projection")):
         tower = load_encoder(modality, f"clip:{tmp_path}")
-        assert encoder_width(tower.config) == 12
+        assert encoder_width(modality, tower) == 12
         assert torch.equal(getattr(tower, projection).weight, getattr(whole, projection).weight)
         assert getattr(build_encoder(tower.config), projection).weight.shape == (12, 16)
 
@@ -212,9 +232,77 @@ def test_an_encoder_of_another_modality_is_refused(tmp_path):
         load_encoder("text", str(tmp_path))
 
 
-def test_a_width_that_no_config_states_is_refused():
-    with pytest.raises(ValueError, match=r"'resnet' model has no hidden_size.*width is unknown"):
-        encoder_width(ResNetConfig())
+SMALL_PICTURES = {
+    "efficientnet": (EfficientNetConfig(width_coefficient=0.2, hidden_dim=256, image_size=32), 256),
+    "resnet": (ResNetConfig(embedding_size=8, hidden_sizes=[8, 24], depths=[1, 1], layer_type="basic"), 24),
+    "convnext": (ConvNextConfig(hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1], image_size=32), 20),
+    "swin": (SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 1], image_size=32, patch_size=4, window_size=4), 16),
+}
+
+
+@pytest.mark.parametrize("name", SMALL_PICTURES)
+def test_a_width_is_seen_in_one_run_whatever_the_config_calls_it(tmp_path, name):
+    config, width = SMALL_PICTURES[name]
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(config).train()
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    assert encoder_width("video", encoder) == width
+    assert encoder.training
+    assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
+    encoder.save_pretrained(tmp_path)
+    model = ViMLForMusicRetrieval.from_encoders(video=str(tmp_path), **HEADS)
+    rows, _ = model.get_video_base_features(torch.randn(1, 1, 2, 3, 32, 32))
+    assert rows.shape[-1] == model.config.viml_config.video_dim == width
+    model.save_pretrained(tmp_path / "whole")
+    again = ViMLForMusicRetrieval.from_pretrained(tmp_path / "whole")
+    assert again.config.viml_config.video_dim == width
+
+
+def test_sound_whose_adapter_changes_the_width():
+    """`hidden_size` is stated, and is not what comes out."""
+    config = Wav2Vec2Config(**RAW_SOUND, add_adapter=True, output_hidden_size=24, num_adapter_layers=1)
+    assert encoder_width("audio", Wav2Vec2Model(config)) == 24
+
+
+def test_a_network_that_does_not_run_on_pictures_alone_is_refused():
+    vision, text = {**LAYERS, "image_size": 16, "patch_size": 8}, {**LAYERS, "vocab_size": 20}
+    with pytest.raises(ValueError, match=r"'clip' model does not run on pictures alone.*give a model that does"):
+        encoder_width("video", CLIPModel(CLIPConfig(text_config=text, vision_config=vision)))
+
+
+def small_dual(name):
+    text, vision = {**LAYERS, "vocab_size": 20}, {**LAYERS, "image_size": 16, "patch_size": 8}
+    if name == "align":
+        shape = {"width_coefficient": 0.2, "hidden_dim": 64, "image_size": 32, "depthwise_padding": []}
+        return AlignModel(AlignConfig(text_config=text, vision_config=shape, projection_dim=16)), (16, 64)
+    if name == "altclip":
+        text |= {"project_dim": 12, "pad_token_id": 0}
+        return AltCLIPModel(AltCLIPConfig(text_config=text, vision_config=vision, projection_dim=10)), (12, 16)
+    if name == "chinese_clip":
+        return ChineseCLIPModel(ChineseCLIPConfig(text_config=text, vision_config=vision, projection_dim=10)), (16, 16)
+    text |= {"eos_token_id": 2}
+    return MetaClip2Model(MetaClip2Config(text_config=text, vision_config=vision, projection_dim=10)), (10, 10)
+
+
+@pytest.mark.parametrize("name", ["align", "altclip", "chinese_clip", "metaclip_2"])
+def test_duals_load_by_their_towers(tmp_path, name):
+    """A tower's feature is what the whole model projects into the space that both share, or the projection itself."""
+    torch.manual_seed(0)
+    whole, (text_width, video_width) = small_dual(name)
+    whole.eval().save_pretrained(tmp_path)
+    text, video = (load_encoder(modality, str(tmp_path)).eval() for modality in ("text", "video"))
+    assert (encoder_width("text", text), encoder_width("video", video)) == (text_width, video_width)
+    size = video.config.image_size
+    pixels, ids = torch.randn(2, 3, size, size), torch.tensor([[5, 6, 2], [7, 2, 0]])
+    mask = (ids != 0).long()
+    with torch.no_grad():
+        images, texts = encode_images(video, pixels), encode_text_tokens(text, ids, mask)
+        if name in ("altclip", "chinese_clip"):
+            images = whole.visual_projection(images)
+        if name != "metaclip_2":
+            texts = whole.text_projection(texts)
+        torch.testing.assert_close(images, whole.get_image_features(pixels).pooler_output)
+        torch.testing.assert_close(texts, whole.get_text_features(ids, attention_mask=mask).pooler_output)
 
 
 def test_transformers_says_nothing_of_the_towers_left_out(tmp_path, caplog):

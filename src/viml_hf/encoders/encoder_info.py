@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from viml_hf.errors import ViMLError
 from viml_hf.modeling.encoder_families import KNOWN_LICENCES, tower_of
 from viml_hf.modeling.encoder_names import locate_encoder, revision_of
-from viml_hf.modeling.frozen_encoders import encoder_width, takes_whole_segments, weights_dtype
+from viml_hf.modeling.frozen_encoders import takes_whole_segments, weights_dtype
 from viml_hf.processing.encoder_inputs import window_samples
 from viml_hf.processing.processing_viml import ViMLProcessor
 from viml_hf.processing.segments import FRAMES_PER_SECOND
@@ -54,9 +54,9 @@ class EncoderInfo:
 
 
 def encoder_info(
-    modality: str, name: str, encoder: PreTrainedModel, processor: ViMLProcessor, **kwargs: Any
+    modality: str, name: str, encoder: PreTrainedModel, width: int, processor: ViMLProcessor, **kwargs: Any
 ) -> EncoderInfo:
-    """Describe an encoder that was loaded by its name with these kwargs; warn if its licence forbids commercial use."""
+    """Describe an encoder of this width, loaded by its name with these kwargs; warn of non-commercial licences."""
     rate: float | None = None
     window: float | None = None
     if modality == "video":
@@ -71,8 +71,8 @@ def encoder_info(
             f"The {modality} encoder {name} is under {licence}: neither it nor features made with it may be used "
             "commercially."
         )
-    width, dtype = encoder_width(encoder.config), dtype_name(encoder)
-    return EncoderInfo(name, encoder.config.model_type, width, rate, window, dtype, licence, revision)
+    model_type, dtype = encoder.config.model_type, dtype_name(encoder)
+    return EncoderInfo(name, model_type, width, rate, window, dtype, licence, revision)
 
 
 def dtype_name(encoder: PreTrainedModel) -> str:

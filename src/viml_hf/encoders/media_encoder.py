@@ -121,7 +121,7 @@ class MediaEncoder:
         encoder = cls(model, processor, threads=threads)
         if describe:
             encoder.info = {
-                modality: encoder_info(modality, names[modality], part, processor, **kwargs)
+                modality: encoder_info(modality, names[modality], part, encoder.widths[modality], processor, **kwargs)
                 for modality, part in model.encoders.items()
             }
         return encoder

@@ -41,8 +41,11 @@ class Tower:
     model_class: str | type[PreTrainedModel] = "AutoModel"  # a class of transformers by its name, or one of ours
     # Model types of whole models that contain the tower, with the path of its config inside theirs.
     inside: Mapping[str, str] = field(default_factory=dict)
-    width: str = "hidden_size"  # the config's field with the width of the embedding
-    embedding: str | None = None  # the output's field with the embedding; by default what `pooled_embedding` finds
+    # The config's field with the width of the embedding, where a made-up input would be much work; by default it is
+    # seen in one run, see `encoder_width`.
+    width: str | None = None
+    # The output's field with the embedding, or "first_state"; by default what `pooled_embedding` finds.
+    embedding: str | None = None
     # The argument for the mask of padding, if the network takes whole segments; others get frames one by one, and
     # sound without padding.
     segment_mask: str | None = None
@@ -77,6 +80,13 @@ def _clap_inputs(config: PreTrainedConfig, sound: Tensor) -> dict[str, Tensor]:
     return inputs
 
 
+# Duals of which transformers has no towers with the projection into the shared space: where the text's feature is, and
+# what weights are called otherwise in a checkpoint.
+_WITHOUT_PROJECTION: tuple[tuple[str, str, str, dict[str, str]], ...] = (
+    ("align", "Align", "first_state", {}),
+    ("altclip", "AltCLIP", "pooler_output", {r"encoder\.layer\.": "encoder.layers."}),
+    ("chinese_clip", "ChineseCLIP", "first_state", {}),
+)
 TOWERS = (
     Tower(
         DESCRIPTORS,
@@ -132,6 +142,7 @@ TOWERS = (
         "pe_video_encoder",
         "PeVideoEncoder",
         {"pe_audio_video": "audio_video_config.video_config", "pe_video": "video_config"},
+        width="hidden_size",
         segment_mask="padding_mask_videos",
         frame_settings="video_preprocessor_config.json",
     ),
@@ -141,17 +152,49 @@ TOWERS = (
         "pe_audio_encoder",
         "PeAudioEncoder",
         {"pe_audio_video": "audio_video_config.audio_config", "pe_audio": "audio_config"},
+        width="hidden_size",
         sound_inputs=_one_channel,
     ),
-    Tower("deepsim", "audio", "deepsim", DeepSimModel),
+    Tower("deepsim", "audio", "deepsim", DeepSimModel, width="hidden_size"),
     Tower(
         "whisper",
         "audio",
         "whisper",
         "models.whisper.modeling_whisper.WhisperEncoder",
+        width="hidden_size",
         sound_inputs=_bands_first,
         padded_window=True,
         key_mapping={r"^(model\.)?encoder\.": ""},
+    ),
+    Tower(
+        None,
+        "video",
+        "metaclip_2_vision_model",
+        "MetaClip2VisionModelWithProjection",
+        {"metaclip_2": "vision_config"},
+        width="projection_dim",
+        bfloat16=True,
+    ),
+    Tower(
+        None,
+        "text",
+        "metaclip_2_text_model",
+        "MetaClip2TextModelWithProjection",
+        {"metaclip_2": "text_config"},
+        width="projection_dim",
+    ),
+    *(
+        Tower(
+            None,
+            modality,
+            f"{name}_{part}_model",
+            f"{prefix}{part.title()}Model",
+            {name: f"{part}_config"},
+            embedding=embedding,
+            key_mapping={rf"^{part}_model\.": "", **renamed},
+        )
+        for name, prefix, text_embedding, renamed in _WITHOUT_PROJECTION
+        for modality, part, embedding in (("video", "vision", None), ("text", "text", text_embedding))
     ),
     Tower(None, "audio", "audio-spectrogram-transformer", bfloat16=True),
     Tower(None, "video", "vit", bfloat16=True),
@@ -161,7 +204,7 @@ TOWERS = (
     Tower(None, "text", "umt5", "UMT5EncoderModel"),
 )
 # Models of several modalities whose towers have no row: their outputs cannot be read like those of a single tower.
-UNKNOWN_TOWERS = ("align", "altclip", "blip")
+UNKNOWN_TOWERS = ("blip",)
 # Beginnings of model types that are refused, with the reason and the fix.
 REFUSED = {
     "siglip2": "SigLIP 2 for pictures of any size (NaFlex), which is not supported: give a checkpoint of a fixed size, "

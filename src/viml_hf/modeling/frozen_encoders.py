@@ -153,18 +153,6 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     return model_class(config) if config.model_type in OWN_MODELS else model_class._from_config(config)
 
 
-def encoder_width(config: PreTrainedConfig) -> int:
-    """Width of the base features of an encoder with this config."""
-    field = tower_of(config).width
-    width = getattr(config, field, None)
-    if width is None:
-        raise ValueError(
-            f"The config of a {config.model_type!r} model has no {field}, so that its features' width is unknown: give "
-            "a model that states it."
-        )
-    return width
-
-
 def weights_dtype(encoder: PreTrainedModel) -> torch.dtype:
     """The dtype that an encoder computes in; the descriptors, which have no weights, compute in float32."""
     return next((p.dtype for p in encoder.parameters() if p.is_floating_point()), torch.float32)
@@ -215,9 +203,12 @@ def encode_sound(encoder: PreTrainedModel, sound: Tensor, mask: Tensor | None = 
     if mask is None or mask.is_meta:
         return _encode_equal_sound(encoder, sound)
     lengths = mask.sum(-1)
-    features = sound.new_zeros(len(sound), encoder_width(encoder.config))
-    for length in lengths[lengths > 0].unique().tolist():
-        features[lengths == length] = _encode_equal_sound(encoder, sound[lengths == length, :length])
+    if not lengths.any():
+        return torch.zeros_like(_encode_equal_sound(encoder, sound))
+    encoded = {n: _encode_equal_sound(encoder, sound[lengths == n, :n]) for n in lengths[lengths > 0].unique().tolist()}
+    features = sound.new_zeros(len(sound), next(iter(encoded.values())).shape[1])
+    for length, embeddings in encoded.items():
+        features[lengths == length] = embeddings
     return features
 
 
@@ -245,11 +236,15 @@ def pooled_embedding(
     It is the output's embedding, or the mean of its states where `attention_mask` `(items, length)` is 1.
     """
     field = tower_of(encoder.config).embedding
+    if field == "first_state":
+        return output.last_hidden_state[:, 0]
     for name in (field,) if field else EMBEDDING_FIELDS[modality]:
         embedding = getattr(output, name, None)
         if embedding is not None:
-            return embedding
+            return embedding.flatten(1)  # convolutions leave a height and a width of 1
     states = output.last_hidden_state
+    if states.ndim == 4:  # convolutions have channels first
+        states = states.flatten(2).transpose(1, 2)
     if attention_mask is not None and attention_mask.shape[1] != states.shape[1]:
         attention_mask = None  # a mask over samples says nothing about the fewer states that are made of them
     return masked_mean(states, attention_mask)

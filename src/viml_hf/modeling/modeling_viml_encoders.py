@@ -7,15 +7,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .configuration_viml import ViMLForMusicRetrievalConfig
+from .configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
 from .encoder_families import MODALITIES
+from .encoder_widths import encoder_width
 from .frozen_encoders import (
     build_encoder,
     encode_frames,
     encode_images,
     encode_sound,
     encode_text_tokens,
-    encoder_width,
     round_to_store,
     text_padding,
 )
@@ -41,14 +41,10 @@ class ViMLWithEncoders(ViMLPreTrainedModel):
         self.video_encoder = build_encoder(config.video_encoder_config)
         self.text_encoder = build_encoder(config.text_encoder_config)
         self.audio_encoder = build_encoder(config.audio_encoder_config)
-        for modality in MODALITIES:
-            width = encoder_width(getattr(config, f"{modality}_encoder_config"))
-            expected = config.viml_config.base_feature_dim(modality)
-            if width != expected:
-                raise ValueError(
-                    f"The {modality} encoder gives {width} numbers, but viml_config.{modality}_dim={expected}: make "
-                    "them equal, or use ViMLForMusicRetrieval.from_encoders, which does."
-                )
+        for modality, encoder in self.encoders.items():
+            if any(parameter.is_meta for parameter in encoder.parameters()):
+                continue  # a checkpoint is being loaded, or `from_encoders` has looked
+            check_width(modality, encoder_width(modality, encoder), config.viml_config)
         self.post_init()
         quantise_feed_forward_only(self, "viml.")
         self._text_encoder_size = _number_of_parameters(self.text_encoder)
@@ -256,6 +252,16 @@ class ViMLWithEncoders(ViMLPreTrainedModel):
         """Rows `(batch, segments, dim)` as the store would hold them, zero where the mask is."""
         rows = round_to_store(features.view(*shape, -1)).masked_fill(~mask[..., None], 0.0)
         return rows, mask.long()
+
+
+def check_width(modality: str, width: int, heads: ViMLConfig) -> None:
+    """Refuse an encoder whose features have another width than those that the heads take."""
+    expected = heads.base_feature_dim(modality)
+    if width != expected:
+        raise ValueError(
+            f"The {modality} encoder gives {width} numbers, but viml_config.{modality}_dim={expected}: make them "
+            "equal, or use ViMLForMusicRetrieval.from_encoders, which does."
+        )
 
 
 def _number_of_parameters(module: nn.Module) -> int:

@@ -14,10 +14,11 @@ from .clip_windows import CLIP_SEGMENTS, embed_windows
 from .configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
 from .encoder_families import MODALITIES
 from .encoder_names import encoder_source
-from .frozen_encoders import encoder_width, load_encoder, load_tokenizer
+from .encoder_widths import encoder_width
+from .frozen_encoders import load_encoder, load_tokenizer
 from .modeling_descriptors import ViMLDescriptors
 from .modeling_viml import ViMLModel, ViMLOutput
-from .modeling_viml_encoders import ViMLWithEncoders
+from .modeling_viml_encoders import ViMLWithEncoders, check_width
 
 
 class ViMLForMusicRetrieval(ViMLWithEncoders):
@@ -86,13 +87,16 @@ class ViMLForMusicRetrieval(ViMLWithEncoders):
         kwargs = encoder_kwargs or {}
         names = dict(zip(MODALITIES, (video, text, audio), strict=True))
         encoders = {modality: load_encoder(modality, name, **kwargs) for modality, name in names.items()}
+        widths = {modality: encoder_width(modality, encoder) for modality, encoder in encoders.items()}
         if viml is None:
-            widths: Any = {f"{modality}_dim": encoder_width(encoder.config) for modality, encoder in encoders.items()}
-            viml = ViMLModel(ViMLConfig(**widths, **viml_config))
+            dims: Any = {f"{modality}_dim": width for modality, width in widths.items()}
+            viml = ViMLModel(ViMLConfig(**dims, **viml_config))
         elif viml_config:
             raise ValueError(
                 f"Give trained heads (viml=…) or fields for new ones, not both: got {sorted(viml_config)}."
             )
+        for modality, width in widths.items():
+            check_width(modality, width, viml.config)
         configs: Any = {f"{modality}_encoder_config": encoder.config for modality, encoder in encoders.items()}
         config = ViMLForMusicRetrievalConfig(
             viml_config=viml.config,
