@@ -21,6 +21,7 @@ from viml_hf.evaluation.hubs import hub_figures
 from viml_hf.evaluation.pools import Pool
 from viml_hf.evaluation.ranks import retrieval_ranks
 from viml_hf.evaluation.store_evaluation import corrections_of, embed_items, evaluate_ranks
+from viml_hf.features.store_format import StoreItem
 from viml_hf.modeling.query_bank import bank_similarity
 from viml_hf.retrieval.index import Track, Window
 from viml_hf.retrieval.model_loading import fingerprint, heads_fingerprint
@@ -106,6 +107,15 @@ def test_the_bank_holds_training_queries_alone(model, store):
     for kind, query in (("with_text", ("video", "text")), ("without_text", ("video",))):
         expected = embed_items(model, store, chosen, query_modalities=query)[0]
         assert torch.equal(getattr(model.query_bank, kind), torch.from_numpy(expected))
+
+
+def test_items_of_more_weight_come_first_into_the_bank():
+    """Queries will be like them: a quarter of the weight is for what is there to learn from."""
+    items = [StoreItem(str(n), fields={"weight": 0.25} if n % 3 else {}) for n in range(30)]
+    chosen = bank_items(items, 15)
+    assert {item.id for item in chosen[:10]} == {str(n) for n in range(0, 30, 3)}
+    assert {item.fields["weight"] for item in chosen[10:]} == {0.25}
+    assert bank_items(items[::-1], 15) == chosen
 
 
 def test_training_removes_a_bank_that_it_makes_out_of_date(model, store):

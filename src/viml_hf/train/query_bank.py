@@ -9,6 +9,7 @@ from viml_hf.evaluation.store_evaluation import embed_items
 from viml_hf.features.store import Store
 from viml_hf.features.store_format import StoreItem
 from viml_hf.modeling.modeling_viml import ViMLModel
+from viml_hf.train.dataset import checked_weight
 
 BANK_SIZE = 2048
 
@@ -16,11 +17,19 @@ BANK_SIZE = 2048
 def bank_items(items: Sequence[StoreItem], size: int = BANK_SIZE, seed: int = 0) -> list[StoreItem]:
     """A sample of items, drawn by their ids: the same whatever their order.
 
+    Items of more weight come first. What a model is trained to rank, queries will be like; items of less weight are
+    there to learn from.
+
     Example:
         >>> [item.id for item in bank_items([StoreItem("a"), StoreItem("b"), StoreItem("c")], size=2)]
         ['b', 'a']
     """
-    return sorted(items, key=lambda item: hashlib.blake2b(f"{seed}/{item.id}".encode()).digest())[:size]
+
+    def order(item: StoreItem) -> tuple[float, bytes]:
+        weight = checked_weight(item.fields.get("weight", 1.0), item.id)
+        return -weight, hashlib.blake2b(f"{seed}/{item.id}".encode()).digest()
+
+    return sorted(items, key=order)[:size]
 
 
 def leave_query_bank(
