@@ -18,6 +18,7 @@ from viml_hf.cli import (
     index,
     publish,
     recommend,
+    serve,
     tables,
     tag,
     train,
@@ -37,6 +38,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "index": index,
     "recommend": recommend,
+    "serve": serve,
     "export": export,
     "publish": publish,
 }

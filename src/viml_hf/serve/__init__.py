@@ -1,0 +1,1 @@
+"""A library that answers over HTTP and MCP."""

@@ -1,0 +1,181 @@
+"""What a server of recommendations does, whichever protocol it is asked by."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from viml_hf.errors import ViMLError
+from viml_hf.processing.media import file_name
+from viml_hf.retrieval.index import Track
+from viml_hf.retrieval.recommender import Recommendation, Recommender
+
+
+class BusyError(ViMLError):
+    """As many queries as allowed are running and waiting."""
+
+
+class OutOfTimeError(ViMLError):
+    """A query took longer than it may."""
+
+
+class UnknownPathError(ViMLError):
+    """A path or a track that this service does not give access to."""
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """How much a service takes on.
+
+    Args:
+        root: Folder whose videos may be named by their path; by default videos can only be uploaded.
+        workers: Queries that run at the same time.
+        waiting: Queries that may wait for a worker; more are refused.
+        query_seconds: How long an answer may take, waiting included. The work of a query that ran out of time is not
+            broken off: it holds its worker until it is done.
+        upload_bytes: The largest request.
+        upload_seconds: How long a request may take to arrive.
+
+    Raises:
+        ViMLError: A number is not above 0 (`waiting` may be 0), or there is no such folder.
+
+    Example:
+        >>> ServiceSettings(workers=4).waiting
+        32
+    """
+
+    root: Path | None = None
+    workers: int = 2
+    waiting: int = 32
+    query_seconds: float = 120.0
+    upload_bytes: int = 200_000_000
+    upload_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name not in ("root", "waiting") and not value > 0:
+                raise ViMLError(f"{one.name}={value}: give a number above 0")
+        if self.waiting < 0:
+            raise ViMLError(f"waiting={self.waiting}: give the number of queries that may wait, 0 for none")
+        if self.root is not None and not self.root.is_dir():
+            raise ViMLError(f"{self.root}: no such folder; give the folder of the videos that may be asked for")
+
+
+class MusicService:
+    """Answers queries about one library, a few at a time.
+
+    Args:
+        recommender: A model with its index. Its limits hold for each query.
+        settings: See the class.
+    """
+
+    def __init__(self, recommender: Recommender, settings: ServiceSettings | None = None):
+        self.recommender = recommender
+        self.settings = settings or ServiceSettings()
+        self.tracks = {track_id(track.name): track for track in recommender.index.usable}
+        self._pool = ThreadPoolExecutor(self.settings.workers, thread_name_prefix="query")
+        self._taken = 0  # queries that run or wait; only the event loop counts
+
+    async def recommend(self, video: Path | None, text: str | None, k: int, **options: Any) -> list[dict[str, Any]]:
+        """The best tracks, as [`Recommender.recommend`] ranks them, each with its `id`.
+
+        Args:
+            video: A file on this machine; see `path_below_root`.
+            text: As for `Recommender.recommend`.
+            k: How many.
+            options: As for `Recommender.recommend`.
+
+        Raises:
+            BusyError: Too many queries are running and waiting.
+            OutOfTimeError: It took longer than `settings.query_seconds`.
+            ViMLError: As `Recommender.recommend`.
+        """
+        found = await self.run(lambda: self.recommender.recommend(video, text, k, **options))
+        return [facts(one) for one in found]
+
+    async def run(self, work: Callable[[], Any]) -> Any:
+        """The result of a query's work, done by a worker."""
+        if self._taken >= self.settings.workers + self.settings.waiting:
+            raise BusyError(f"{self._taken} queries are running and waiting, as many as allowed: ask again later")
+        self._taken += 1
+        job = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        job.add_done_callback(self._done)
+        try:
+            return await asyncio.wait_for(asyncio.shield(job), self.settings.query_seconds)
+        except TimeoutError as error:
+            job.cancel()  # has an effect only while it waits
+            limit = f"{self.settings.query_seconds:g} s"
+            raise OutOfTimeError(
+                f"the query took more than {limit}: ask again later, or with a shorter video"
+            ) from error
+
+    def _done(self, job: asyncio.Future) -> None:
+        self._taken -= 1
+        if not job.cancelled():
+            job.exception()  # looked at, so that one that nobody waits for is not reported as forgotten
+
+    def path_below_root(self, path: str) -> Path:
+        """The file that a query names by its path relative to `settings.root`.
+
+        Raises:
+            UnknownPathError: There is no root, or no such file below it.
+        """
+        if self.settings.root is None:
+            raise UnknownPathError("this service takes no paths: upload the video")
+        root = self.settings.root.resolve()
+        try:
+            found = (root / path).resolve()
+            known = found.is_relative_to(root) and found.is_file()
+        except (OSError, ValueError):  # a name that no file can have
+            known = False
+        if not known:
+            raise UnknownPathError(f"{path[:200]}: no such file in the folder of videos that may be asked for")
+        return found
+
+    def track(self, identity: str) -> tuple[Track, Path]:
+        """A track of the index by its `id`, and its file.
+
+        Raises:
+            UnknownPathError: It is not in the index, or its file is not there any more.
+        """
+        track = self.tracks.get(identity)
+        if track is None:
+            raise UnknownPathError(f"{identity[:200]}: no track of this library has this id")
+        path = Path(file_name(track.path))
+        if not path.is_file():
+            raise UnknownPathError(f"{track.name}: its file is not where it was when the library was indexed")
+        return track, path
+
+    def health(self) -> dict[str, Any]:
+        """That the service runs, with what."""
+        return {
+            "status": "ok",
+            "tracks": len(self.tracks),
+            "queries": list(self.recommender.encoder.model.config.viml_config.query_modalities),
+            "running_and_waiting": self._taken,
+        }
+
+    def close(self) -> None:
+        """Let running queries end; those that wait are dropped."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def track_id(name: str) -> str:
+    """A track's name as 16 letters that need no quoting in an address.
+
+    Example:
+        >>> track_id("jazz/slow piano.mp3")
+        'f3ca3e3b0e8b9fe9'
+    """
+    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def facts(one: Recommendation) -> dict[str, Any]:
+    """A recommendation as JSON: without the path on this machine, with the `id` by which its sound is asked for."""
+    found = asdict(one)
+    del found["path"]
+    return {"rank": found.pop("rank"), "id": track_id(one.track), **found}

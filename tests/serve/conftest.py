@@ -1,0 +1,3 @@
+from tests.retrieval.conftest import encoder, index, library, recommender, video
+
+__all__ = ["encoder", "index", "library", "recommender", "video"]
