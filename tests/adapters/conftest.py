@@ -69,7 +69,7 @@ def recommender(encoder, music):
 
 @pytest.fixture(scope="session")
 def tracks(recommender):
-    """Per track of the index its rows `(windows, dim)`."""
+    """Per track of the index its rows `(windows, dim)`, which are rounded to float16."""
     rows, found = iter(recommender.index.embeddings), {}
     for track in recommender.index.tracks:
         found[track.name] = np.stack([next(rows) for _ in track.windows])

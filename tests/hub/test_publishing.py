@@ -2,7 +2,6 @@
 
 import json
 import os
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -316,7 +315,8 @@ def test_a_model_that_only_an_index_names_is_not_downloaded(connected_hub, viml,
     _, music, _ = media
     publish_as(folder)
     assert viml("index", music, "-o", tmp_path / "index", "--model", folder, "--quiet", "--workers=1")[0] == 0
-    index = replace(MusicIndex.load(tmp_path / "index"), model=ID)
+    index = MusicIndex.load(tmp_path / "index")
+    index = MusicIndex(index.embeddings, index.tracks, ID, index.fingerprint)
     with pytest.raises(ViMLError, match="the index names this model: to download it, name it too"):
         Recommender.from_pretrained(index=index)
     assert len(Recommender.from_pretrained(ID, index=index).recommend(text="slow piano")) == 1

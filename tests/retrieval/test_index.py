@@ -1,6 +1,5 @@
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,7 @@ def test_embeddings_are_those_of_the_model_on_the_window(index, encoder, library
     for offset in range(5):
         with torch.no_grad():
             naive = encoder.model.viml.get_audio_features(rows[None, offset : offset + 3]).pooler_output[0]
-        assert np.allclose(index.embeddings[first + offset], naive.numpy(), atol=1e-5)
+        assert np.allclose(index.embeddings[first + offset], naive.numpy(), atol=5e-4)  # rounded to float16
 
 
 def test_a_broken_file_is_reported_and_the_others_are_indexed(index):
@@ -112,12 +111,12 @@ def test_the_plain_way_gives_the_same_index(index, encoder, library):
 
 def test_what_an_older_index_has_is_not_embedded_again(index, encoder, library, monkeypatch):
     embedded = []
-    embed = indexing.embed_windows
-    monkeypatch.setattr(indexing, "embed_windows", lambda e, rows, spans: embedded.append(1) or embed(e, rows, spans))
+    embed = indexing.embed_track
+    monkeypatch.setattr(indexing, "embed_track", lambda e, rows, spans: embedded.append(1) or embed(e, rows, spans))
     again = build(encoder, library, previous=index)
     assert np.array_equal(again.embeddings, index.embeddings)
     assert embedded == []
-    other = replace(index, fingerprint="another model")
+    other = MusicIndex(index.embeddings, index.tracks, index.model, "another model")
     assert np.array_equal(build(encoder, library, previous=other).embeddings, index.embeddings)
     assert len(embedded) == 3
 
@@ -182,9 +181,10 @@ def test_a_library_of_broken_files_is_refused(encoder, tmp_path):
 
 def test_an_interrupted_save_leaves_the_older_index_as_it_was(index, tmp_path, monkeypatch):
     index.save(tmp_path)
+    other = MusicIndex(index.embeddings[:1], index.usable[2:], "other", "other")
     monkeypatch.setattr(
-        "viml_hf.retrieval.index.pq.write_table", lambda *a: (_ for _ in ()).throw(OSError("disk full"))
+        "viml_hf.retrieval.index_folder.pq.write_table", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full"))
     )
     with pytest.raises(OSError, match="disk full"):
-        index.save(tmp_path)
+        other.save(tmp_path)
     assert np.array_equal(MusicIndex.load(tmp_path).embeddings, index.embeddings)

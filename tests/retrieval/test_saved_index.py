@@ -12,12 +12,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 from viml_hf import MusicIndex, ViMLError
 from viml_hf.features import atomic_files
 from viml_hf.features.checksums import sealed, sha256_of, unsealed
+from viml_hf.retrieval import index_folder
 from viml_hf.retrieval.index import INDEX_FILE, Track, Window
+from viml_hf.retrieval.index_folder import verify_index
 
 DIM = 8
 
@@ -35,7 +37,7 @@ def seed_of(index: MusicIndex) -> int:
     """The seed of a loaded index; fails where its parts are of several."""
     seed = int(index.model.rpartition("-")[2])
     expected = make_index(seed, len(index.embeddings))
-    assert np.array_equal(index.embeddings, expected.embeddings)
+    assert np.array_equal(index.embeddings, expected.embeddings), "mixed"
     assert index.tracks[0].name == expected.tracks[0].name
     assert index.fingerprint == expected.fingerprint
     return seed
@@ -73,7 +75,7 @@ def test_a_save_that_is_killed_leaves_the_old_index_or_the_new(tmp_path):
         make_index(3).save(tmp_path)
         assert seed_of(MusicIndex.load(tmp_path)) == 3
         names = {path.name.partition("-")[0] for path in tmp_path.iterdir()}
-        assert names == {"embeddings", "tracks", "tracks.parquet", INDEX_FILE, "lock"}, step
+        assert names == {"embeddings", "tracks", INDEX_FILE, "lock"}, step
         if process.exitcode == 0:
             break
     assert ended[-1] == 0
@@ -106,7 +108,7 @@ def test_readers_beside_two_writers_never_see_a_mix(tmp_path, loads):
 def test_every_mutation_of_a_file_is_one_line_or_the_right_answer(tmp_path):
     generator = np.random.default_rng(0)
     make_index(1).save(tmp_path)
-    files = {path: path.read_bytes() for path in tmp_path.iterdir() if path.name not in ("lock", "tracks.parquet")}
+    files = {path: path.read_bytes() for path in tmp_path.iterdir() if path.name != "lock"}
     assert len(files) == 3
     refused = 0
     for round_ in range(300):
@@ -128,7 +130,7 @@ def test_every_mutation_of_a_file_is_one_line_or_the_right_answer(tmp_path):
     assert refused > 290
 
 
-@pytest.mark.parametrize("text", ["[1]", "{}", '{"schema_version": 3}', "[" * 100_000, "null", '"x"', "", "\xff"])
+@pytest.mark.parametrize("text", ["[1]", "{}", '{"schema_version": 4}', "[" * 100_000, "null", '"x"', "", "\xff"])
 def test_an_index_file_that_is_none_is_refused_and_written_over(tmp_path, text):
     make_index(1).save(tmp_path)
     (tmp_path / INDEX_FILE).write_text(text, encoding="latin-1")
@@ -141,7 +143,7 @@ def test_an_index_file_that_is_none_is_refused_and_written_over(tmp_path, text):
 def test_an_index_of_an_older_schema_is_refused(tmp_path):
     make_index(1).save(tmp_path)
     (tmp_path / INDEX_FILE).write_text(json.dumps({"schema_version": 2}))
-    with pytest.raises(ViMLError, match="schema 2, but this version reads 3: build it again with `viml index`"):
+    with pytest.raises(ViMLError, match="schema 2, but this version reads 4: build it again with `viml index`"):
         MusicIndex.load(tmp_path)
     with pytest.raises(ViMLError, match="not an index"):
         MusicIndex.load(tmp_path / "elsewhere")
@@ -150,10 +152,11 @@ def test_an_index_of_an_older_schema_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"files": None},
-        {"files": [1]},
-        {"files": {"embeddings.safetensors": 5}},
-        {"files": {}},
+        {"blocks": None},
+        {"blocks": [1]},
+        {"blocks": [{"files": {"embeddings.safetensors": 5}, "deleted": []}]},
+        {"blocks": [{"files": {}, "deleted": []}]},
+        {"width": "8"},
         {"model": 5},
         {"fingerprint": None},
         {"encoders": [5]},
@@ -170,37 +173,70 @@ def test_a_sealed_description_with_a_wrong_value_is_refused(tmp_path, change):
         MusicIndex.load(tmp_path)
 
 
-def forge(folder, embeddings: torch.Tensor) -> None:
-    """Other embeddings, with the right checksums."""
+def forge(folder, **changed: torch.Tensor) -> None:
+    """Other tensors, with the right checksums."""
     make_index(1).save(folder)
     (path,) = folder.glob("embeddings-*")
-    content = save({"embeddings": embeddings})
+    path.write_bytes(save({**load_file(path), **changed}))
+    checksum = sha256_of(path)
+    path.rename(folder / f"embeddings-{checksum[:16]}.safetensors")
     description = unsealed((folder / INDEX_FILE).read_bytes())
-    path.write_bytes(content)
-    description["files"]["embeddings.safetensors"] = sha256_of(path)
-    path.rename(folder / f"embeddings-{sha256_of(folder / path.name)[:16]}.safetensors")
+    description["blocks"][0]["files"]["embeddings.safetensors"] = checksum
     (folder / INDEX_FILE).write_text(json.dumps(sealed(description)))
 
 
 @pytest.mark.parametrize(
-    ("embeddings", "reason"),
+    ("changed", "reason"),
     [
-        (torch.full((6, DIM), float("nan")), "not of length 1"),
-        (torch.full((6, DIM), 1191.0), "not of length 1"),
-        (torch.zeros(6, DIM, dtype=torch.int8), "int8"),
-        (torch.zeros(5, DIM), "for 6 windows"),
+        ({"embeddings": torch.full((6, DIM), float("nan")).half()}, "not of length 1"),
+        ({"embeddings": torch.full((6, DIM), 1191.0).half()}, "not of length 1"),
+        ({"embeddings": torch.zeros(6, DIM, dtype=torch.int8)}, "int8"),
+        ({"embeddings": torch.zeros(5, DIM).half()}, "for 6 windows"),
+        ({"sketch": torch.zeros(6, DIM, dtype=torch.int8)}, "a sketch that is not of the embeddings"),
+        ({"scales": torch.full((6,), float("nan")).bfloat16()}, "a sketch that is not of the embeddings"),
+        ({"sketch": torch.zeros(5, DIM, dtype=torch.int8)}, "a sketch that is not of the embeddings"),
+        ({"corrections": torch.full((6, 2), float("nan"))}, "corrections that are not finite"),
+        ({"corrections": torch.zeros(6, 1)}, "corrections that are not two numbers"),
     ],
 )
-def test_embeddings_that_cannot_be_ranked_by_are_refused(tmp_path, embeddings, reason):
-    forge(tmp_path, embeddings)
+def test_tensors_that_cannot_be_ranked_by_are_refused(tmp_path, changed, reason):
+    forge(tmp_path, **changed)
     with pytest.raises(ViMLError, match=reason):
         MusicIndex.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["embeddings", "sketch"])
+def test_damaged_rows_that_are_not_read_at_load_are_told_later(tmp_path, monkeypatch, name):
+    """Two bytes of a row, or of its sketch."""
+    monkeypatch.setattr(index_folder, "VERIFIED_AT_LOAD", 0)
+    make_index(1).save(tmp_path)
+    query = MusicIndex.load(tmp_path).embeddings[3:4].astype(np.float32)
+    (path,) = tmp_path.glob("embeddings-*")
+    header = json.loads(path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")])
+    place = path.stat().st_size - max(one["data_offsets"][1] for one in header.values())
+    entry = header[name]["data_offsets"]
+    content = bytearray(path.read_bytes())
+    row = place + entry[0] + 3 * (entry[1] - entry[0]) // 6
+    content[row + 1] ^= 0x7C
+    content[row + 3] ^= 0x7C
+    path.write_bytes(content)
+    index = MusicIndex.load(tmp_path)
+    if name == "embeddings":
+        with pytest.raises(ViMLError, match="the index is damaged"):
+            index.search(query)
+    with pytest.raises(ViMLError, match="another checksum"):
+        verify_index(tmp_path)
+
+
+def with_tracks(index: MusicIndex, *tracks: Track) -> MusicIndex:
+    rows = index.embeddings[: sum(len(track.windows) for track in tracks)]
+    return MusicIndex(rows, tracks, index.model, index.fingerprint)
 
 
 def test_two_tracks_of_one_name_stay_two(tmp_path):
     index = make_index(1, 2)
     first, second = index.tracks
-    replace(index, tracks=(first, replace(second, name=first.name, path="/elsewhere"))).save(tmp_path)
+    with_tracks(index, first, replace(second, name=first.name, path="/elsewhere")).save(tmp_path)
     assert [track.path for track in MusicIndex.load(tmp_path).tracks] == ["/music/1", "/elsewhere"]
 
 
@@ -209,8 +245,7 @@ def test_two_tracks_of_one_name_and_path_stay_two(tmp_path, error):
     index = make_index(1, 2)
     windows = () if error else (Window(0, 30),)
     track = replace(index.tracks[0], windows=windows, error=error)
-    rows = index.embeddings[: 2 * len(windows)]
-    replace(index, embeddings=rows, tracks=(track, track)).save(tmp_path)
+    with_tracks(index, track, track).save(tmp_path)
     assert [vars(one) for one in MusicIndex.load(tmp_path).tracks] == [vars(track)] * 2
 
 
@@ -252,7 +287,8 @@ def test_all_files_have_the_mode_that_others_have(tmp_path):
     (tmp_path / "other").touch()
     modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert len(modes) == 1
-    assert len(pq.read_table(tmp_path / "tracks.parquet")) == 6
+    (tracks,) = tmp_path.glob("tracks-*.parquet")
+    assert len(pq.read_table(tracks)) == 6
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -3,46 +3,90 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from viml_hf.cli.shared import read_media
+from viml_hf.errors import ViMLError
+
+if TYPE_CHECKING:
+    from viml_hf.retrieval.index import MusicIndex
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `viml index`."""
     add = parser.add_argument
-    add("music", metavar="MUSIC", help="folder of music, a manifest (see `viml extract`), or one file")
+    add("music", metavar="MUSIC", nargs="?", help="folder of music, a manifest (see `viml extract`), or one file")
     add("-o", "--output", required=True, metavar="INDEX", help="folder of the index; a rerun goes on")
-    add("--model", required=True, help="model folder or Hub id")
+    add("--model", help="model folder or Hub id; needed with MUSIC, but to add to an index")
     add("--workers", type=int, help="processes (default: one per core)")
     add("--quiet", action="store_true", help="no progress bar")
+    add(
+        "--add",
+        action="store_true",
+        help="add MUSIC to what the index has; tracks of the same name are replaced",
+    )
+    add("--remove", nargs="+", metavar="TRACK", help="remove tracks, by their names in the index")
+    add("--root", metavar="FOLDER", help="the library has been moved here; its files are not read")
+    add("--compact", action="store_true", help="write the index again in one piece, without what was removed")
+    add("--convert", action="store_true", help="convert an index of schema 3")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Index a library; what an earlier run into the same folder has analysed is kept."""
-    from viml_hf.encoders.media_encoder import best_device
-    from viml_hf.errors import ViMLError
+    """Index a library, or change an index without reading what it has."""
     from viml_hf.retrieval.index import MusicIndex
+    from viml_hf.retrieval.index_changes import change_index, convert_index, moved_to, without_tracks
+
+    changes = [name for name in ("remove", "root", "compact", "convert") if getattr(options, name)]
+    if options.music is None and len(changes) != 1:
+        raise ViMLError("give MUSIC with --model, or one of --remove, --root, --compact, --convert")
+    if options.music is not None and changes:
+        raise ViMLError(f"--{changes[0]}: changes an index that is there; leave MUSIC out")
+    if options.music is not None:
+        index = _index_music(options)
+    elif options.convert:
+        index = convert_index(options.output)
+    elif options.compact:
+        index = change_index(options.output, MusicIndex.compacted)
+    elif options.remove:
+        index = change_index(options.output, lambda index: without_tracks(index, options.remove))
+    else:
+        index = change_index(options.output, lambda index: moved_to(index, options.root))
+    errors = len(index.errors)
+    print(f"indexed {len(index.tracks) - errors} tracks, {index.windows} windows of up to 30 s: {options.output}")
+    if errors and options.music is not None:
+        print(f"{errors} files were left out, see above", file=sys.stderr)
+
+
+def _index_music(options: argparse.Namespace) -> "MusicIndex":
+    """Index MUSIC; what an earlier run into the same folder has analysed is kept."""
+    from viml_hf.encoders.media_encoder import best_device
+    from viml_hf.retrieval.index import MusicIndex
+    from viml_hf.retrieval.index_changes import added_to, change_index, replace_index
     from viml_hf.retrieval.indexing import FEATURES_FOLDER, build_index
     from viml_hf.retrieval.model_loading import SavedModel, load_encoder_and_model
 
+    given = options.model
+    if given is None:
+        if not options.add:
+            raise ViMLError("--model is missing: give a model folder or Hub id")
+        given = MusicIndex.load(options.output).model
     items = read_media(options.music).items
-    encoder = load_encoder_and_model(options.model, device=best_device())
-    model = str(Path(options.model).resolve()) if Path(options.model).is_dir() else options.model
-    try:
-        previous = MusicIndex.load(options.output)
-    except ViMLError:  # there is none, or one that is of no use
-        previous = None
-    index = build_index(
-        items,
-        encoder,
-        model=model,
-        features=Path(options.output) / FEATURES_FOLDER,
-        loader=SavedModel(model),
-        workers=options.workers,
-        previous=previous,
-        progress=not options.quiet,
-    )
-    index.save(options.output)
-    print(f"indexed {len(index.usable)} tracks, {len(index.embeddings)} windows of up to 30 s: {options.output}")
-    if index.errors:
-        print(f"{len(index.errors)} files were left out, see above", file=sys.stderr)
+    encoder = load_encoder_and_model(given, device=best_device())
+    model = str(Path(given).resolve()) if Path(given).is_dir() else given
+
+    def build(previous: MusicIndex | None, features: Path | None) -> MusicIndex:
+        return build_index(
+            items,
+            encoder,
+            model=model,
+            features=features,
+            loader=SavedModel(model),
+            workers=options.workers,
+            previous=previous,
+            progress=not options.quiet,
+        )
+
+    if options.add:
+        added = build(None, None)
+        return change_index(options.output, lambda index: added_to(index, added))
+    return replace_index(options.output, lambda previous: build(previous, Path(options.output) / FEATURES_FOLDER))

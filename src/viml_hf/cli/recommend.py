@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import sys
 from dataclasses import asdict
 
 from viml_hf.errors import ViMLError, shown, unreadable
@@ -16,6 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--index", required=True, help="folder made by `viml index`")
     add("--model", help="model folder or Hub id; by default the one that made the index")
     add("-k", type=int, default=10, help="how many tracks (default: 10)")
+    add(
+        "--where",
+        metavar="CONDITION",
+        help="rank only tracks such as \"licence = 'CC-BY' and duration < 120\"",
+    )
     add("--no-hubness-correction", dest="hubness_correction", action="store_false", help="rank by similarity alone")
     add("--json", action="store_true", help="print JSON")
 
@@ -37,7 +43,10 @@ def run(options: argparse.Namespace) -> None:
     from viml_hf.retrieval.recommender import Recommender
 
     recommender = Recommender.from_pretrained(options.model, index=options.index)
-    found = recommender.recommend(options.video, options.text, options.k, hubness_correction=options.hubness_correction)
+    how = {"where": options.where, "hubness_correction": options.hubness_correction}
+    found = recommender.recommend(options.video, options.text, options.k, **how)
+    if not found:
+        print(f"no track of the index meets the condition: {options.where}", file=sys.stderr)
     if options.json:
         results = [asdict(one) | {"path": printable(os.path.abspath(one.path))} for one in found]
         print(json.dumps({"query": {"video": options.video, "text": options.text}, "results": results}, indent=1))

@@ -1,17 +1,23 @@
-"""`viml verify`: check a store against its checksums."""
+"""`viml verify`: check a store or an index against its checksums."""
 
 import argparse
+from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `viml verify`."""
-    parser.add_argument("store", metavar="STORE", help="folder of a store")
+    parser.add_argument("store", metavar="STORE", help="folder of a store or an index")
 
 
 def run(options: argparse.Namespace) -> None:
     """Read every shard; a damaged file is an error that names it."""
     from viml_hf.features.store import Store
+    from viml_hf.retrieval.index_folder import INDEX_FILE, verify_index
 
+    if (Path(options.store) / INDEX_FILE).is_file():
+        verify_index(Path(options.store))
+        print(f"{options.store}: an index, all as it was written")
+        return
     store = Store(options.store)
     store.verify()
     store.check_finite()

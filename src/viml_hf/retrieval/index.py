@@ -1,312 +1,304 @@
 """The index: the embeddings of a music library, one row per 30 s window, ready to be searched.
 
-A folder: `index.json` (model fingerprint, widths, counts, checksums) names `embeddings-….safetensors` and
-`tracks-….parquet` by their content.
+It consists of blocks: what is added lies in a block of its own, and what is deleted is marked. `index_folder` says how
+it is saved.
 """
 
-import hashlib
-import io
-import json
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as deserialize
-from safetensors.torch import save as serialize
 
-from viml_hf.errors import ViMLError, in_one_line
-from viml_hf.features.atomic_files import lock_folder, replacing, unlock_folder
-from viml_hf.features.checksums import sealed, unsealed
+from viml_hf.errors import ViMLError
+from viml_hf.retrieval.index_blocks import Block, make_block, merged, without
+from viml_hf.retrieval.index_folder import INDEX_FILE, Saved, read_index, write_index, writing
+from viml_hf.retrieval.index_tracks import Track, Window, concat_tables, tracks_to_table
+from viml_hf.retrieval.search import Hit, search_blocks
+from viml_hf.retrieval.where import Condition, check_columns, matching_tracks, parse_where
 
-try:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-except ImportError:  # where a model's code runs without this package, and needs it for saved indexes alone
-    pa = pq = None
+__all__ = ["INDEX_FILE", "Hit", "MusicIndex", "Track", "Window"]
 
-SCHEMA_VERSION = 3
-INDEX_FILE = "index.json"
-READ_ATTEMPTS = 20  # while writers replace the index
-# What a save may leave that the next one removes: files of older indexes, and of killed runs.
-_OWN_FILE = re.compile(
-    r"embeddings\.safetensors"
-    r"|(embeddings-[0-9a-f]{16}\.safetensors|tracks-[0-9a-f]{16}\.parquet)(\.[0-9a-f]{8}\.tmp)?"
-    r"|(embeddings\.safetensors|tracks\.parquet|index\.json)(\.[0-9a-f]{8})?\.tmp"
-)
+MOST_BLOCKS = 16  # then small ones become one
+MOST_DELETED = 0.25  # of a block; then it is written again without them
 
 
-@dataclass(frozen=True)
-class Window:
-    """One 30 s window of a track, in seconds."""
-
-    start: float
-    end: float
-
-
-@dataclass(frozen=True, eq=False)
-class Track:
-    """One track of the library.
-
-    Args:
-        name: Its path below the library's folder, with forward slashes.
-        path: Where the file was when it was indexed.
-        sha256: Checksum of the file's content.
-        duration: Seconds.
-        windows: Its windows, in the order of its rows.
-        error: Why it could not be indexed, where it could not.
-        licence: Under which it may be used, where a manifest says so.
-    """
-
-    name: str
-    path: str
-    sha256: str
-    duration: float
-    windows: tuple[Window, ...]
-    error: str | None = None
-    licence: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
 class MusicIndex:
     """Embeddings of a library.
 
     Args:
-        embeddings: `(windows, dim)` float32, L2-normalised, track after track.
+        embeddings: `(windows, dim)`, L2-normalised, track after track; they are rounded to float16.
         tracks: The tracks in the same order; those with an error have no windows.
         model: Folder or Hub id of the model that made it.
         fingerprint: Checksum of that model.
         encoders: Model types of its base encoders.
         corrections: `(windows, 2)` float32, for hubs: what is taken from the similarities of queries without a text,
             and of those with one; `None` where the model keeps no query bank.
+
+    Raises:
+        ViMLError: There is not one embedding for each window.
     """
 
-    embeddings: np.ndarray
-    tracks: tuple[Track, ...]
-    model: str
-    fingerprint: str
-    encoders: dict[str, str] = field(default_factory=dict)
-    corrections: np.ndarray | None = None
+    def __init__(
+        self,
+        embeddings: np.ndarray,
+        tracks: Sequence[Track],
+        model: str,
+        fingerprint: str,
+        encoders: dict[str, str] | None = None,
+        corrections: np.ndarray | None = None,
+    ):
+        block = make_block(np.asarray(embeddings), tuple(tracks), corrections)
+        self._saved = Saved((block,), model, fingerprint, encoders or {}, block.embeddings.shape[1])
+
+    @classmethod
+    def _of(cls, saved: Saved) -> "MusicIndex":
+        index = cls.__new__(cls)
+        index._saved = saved
+        return index
+
+    def _with(self, **changes: Any) -> "MusicIndex":
+        return self._of(Saved(**{**vars(self._saved), **changes}))
+
+    @property
+    def model(self) -> str:
+        """Folder or Hub id of the model that made it."""
+        return self._saved.model
+
+    @property
+    def fingerprint(self) -> str:
+        """Checksum of that model."""
+        return self._saved.fingerprint
+
+    @property
+    def encoders(self) -> dict[str, str]:
+        """Model types of the model's base encoders."""
+        return self._saved.encoders
+
+    @property
+    def width(self) -> int:
+        """Numbers of an embedding."""
+        return self._saved.width
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """What it consists of."""
+        return self._saved.blocks
+
+    @cached_property
+    def tracks(self) -> Sequence[Track]:
+        """The tracks, each of which becomes an object when it is asked for."""
+        if len(self.blocks) == 1 and not self.blocks[0].deleted.any():
+            return self.blocks[0].tracks
+        return _LiveTracks(self.blocks)
+
+    @property
+    def names(self) -> list[str]:
+        """The tracks' names."""
+        named = [table["track"].take(block.live) for table, block in zip(self._tables, self.blocks, strict=True)]
+        return [name for column in named for name in column.to_pylist()]
+
+    @cached_property
+    def embeddings(self) -> np.ndarray:
+        """The rows `(windows, dim)` float16 of the tracks; a copy where there are several blocks."""
+        return self._rows("embeddings")
+
+    @cached_property
+    def corrections(self) -> np.ndarray | None:
+        """The corrections `(windows, 2)` float32 of the rows, if there are any."""
+        return None if any(block.corrections is None for block in self.blocks) else self._rows("corrections")
+
+    def _rows(self, name: str) -> np.ndarray:
+        parts = [getattr(block, name) for block in self.blocks]
+        if len(parts) == 1 and not self.blocks[0].deleted.any():
+            return parts[0]
+        kept = [part[block.row_mask(~block.deleted)] for part, block in zip(parts, self.blocks, strict=True)]
+        return np.concatenate(kept)
+
+    @property
+    def windows(self) -> int:
+        """How many rows can be found."""
+        return sum(block.live_rows for block in self.blocks)
 
     @property
     def usable(self) -> list[Track]:
         """The tracks that can be recommended."""
-        return [track for track in self.tracks if track.windows]
+        return self._tracks_where(lambda block: block.counts > 0)
 
     @property
     def errors(self) -> list[Track]:
         """The tracks that could not be indexed."""
-        return [track for track in self.tracks if track.error is not None]
+        return self._tracks_where(lambda block: block.counts == 0)
+
+    def _tracks_where(self, chosen: Callable[[Block], np.ndarray]) -> list[Track]:
+        places = [(block, np.flatnonzero(chosen(block) & ~block.deleted).tolist()) for block in self.blocks]
+        return [block.tracks[at] for block, positions in places for at in positions]
+
+    @property
+    def table(self) -> Any:
+        """The tracks as a pyarrow table: a row each, all facts of the manifest as columns."""
+        return concat_tables(table.take(block.live) for table, block in zip(self._tables, self.blocks, strict=True))
+
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int = 10,
+        where: str | Condition | None = None,
+        *,
+        with_text: bool | Sequence[bool] = False,
+        hubness_correction: bool = True,
+    ) -> list[list[Hit]]:
+        """The tracks that are nearest to each query: exact, each once with its best window, ties in the index's order.
+
+        Args:
+            queries: `(queries, dim)`, L2-normalised. Many at a time cost much less than one after the other.
+            k: How many tracks.
+            where: Which tracks are searched: a condition on the columns of `table`, such as
+                `licence in ('CC0', 'CC-BY') and duration < 120`. See [`parse_where`].
+            with_text: Whether the queries are made of a text, or which of them: it decides on the correction.
+            hubness_correction: See [`Recommender.recommend`].
+
+        Returns:
+            Per query its hits, best first.
+
+        Raises:
+            ViMLError: Queries of another shape, `k` below 1, a condition that is none, or the index is damaged.
+
+        Example:
+            >>> rows = np.eye(2, 4)
+            >>> tracks = [Track(name, name, "", 20.0, (Window(0.0, 20.0),), licence="CC0") for name in "ab"]
+            >>> index = MusicIndex(rows, tracks, "a-model", "its-fingerprint")
+            >>> [(index.tracks[hit.track].name, hit.score) for hit in index.search(rows[:1], k=2)[0]]
+            [('a', 1.0), ('b', 0.0)]
+        """
+        queries = np.asarray(queries, np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.width or not np.isfinite(queries).all():
+            raise ViMLError(
+                f"queries of shape {queries.shape}: give rows of {self.width} finite numbers, one per query"
+            )
+        if k < 1:
+            raise ViMLError(f"k={k}: give the number of tracks to recommend, 1 or more")
+        columns = None
+        if hubness_correction and all(block.corrections is not None for block in self.blocks):
+            columns = np.broadcast_to(np.asarray(with_text, bool), len(queries)).astype(int)
+        return search_blocks(self.blocks, queries, k, self._kept(where), columns)
+
+    def condition(self, where: str) -> Condition:
+        """The condition that an expression states on columns that the tracks have.
+
+        Raises:
+            ViMLError: It states none, or no track has such a column.
+        """
+        condition = parse_where(where)
+        check_columns(condition, self._tables)
+        return condition
+
+    @cached_property
+    def _tables(self) -> list[Any]:
+        return [tracks_to_table(block.tracks) for block in self.blocks]
+
+    def _kept(self, where: str | Condition | None) -> list[np.ndarray]:
+        """Per block which tracks are searched."""
+        kept = [~block.deleted for block in self.blocks]
+        if where is None:
+            return kept
+        found = matching_tracks(self.condition(where) if isinstance(where, str) else where, self._tables)
+        return [live & mask for live, mask in zip(kept, found, strict=True)]
+
+    def updated(self, added: "MusicIndex | None" = None, removed: Collection[int] = ()) -> "MusicIndex":
+        """This index without the tracks at some positions, and with those of another one behind the rest.
+
+        What stays is not copied, and saving writes what is new; see `index_changes.change_index`. Where much has been
+        deleted, or there are many blocks, some blocks are written again.
+
+        Raises:
+            ViMLError: The other index was made by another model.
+        """
+        if added is not None and (added.fingerprint, added.width) != (self.fingerprint, self.width):
+            raise ViMLError(
+                f"The index was made by another model ({self.model}) than what is to be added ({added.model}); use one"
+            )
+        blocks = list(self.blocks)
+        ends = np.cumsum([len(block.live) for block in blocks])
+        positions = np.unique(np.asarray(list(removed), np.int64))
+        for number, (block, end) in enumerate(zip(self.blocks, ends, strict=True)):
+            inside = positions[(positions < end) & (positions >= end - len(block.live))]
+            if len(inside):
+                blocks[number] = without(block, block.live[inside - (end - len(block.live))])
+        return self._with(blocks=_tidied([*blocks, *(added.blocks if added is not None else ())]))
+
+    def compacted(self) -> "MusicIndex":
+        """This index in one block, without what was deleted."""
+        return self._with(blocks=(merged(self.blocks),)) if self.blocks else self
+
+    def moved(self, root: str | Path) -> "MusicIndex":
+        """This index with the files in another folder, where they lie as they lay before."""
+        return self._with(root=Path(root).absolute().as_posix())
 
     def save(self, folder: str | Path) -> None:
-        """Write the index in the place of an older one.
+        """Write the index in the place of an older one; blocks that the folder has are not written again.
 
         `index.json` is replaced last, and names the other files by their content: whoever reads meanwhile gets the old
-        index or the new one, also after a killed run. `tracks.parquet` is a copy of the tracks for other tools.
+        index or the new one, also after a killed run.
 
         Raises:
             OSError: A file cannot be written, as where the disk is full.
         """
-        _check_pyarrow()
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        table = io.BytesIO()
-        pq.write_table(_tracks_to_table(self.tracks), table)
-        tensors = {"embeddings": torch.from_numpy(np.ascontiguousarray(self.embeddings))}
-        if self.corrections is not None:
-            tensors["corrections"] = torch.from_numpy(np.ascontiguousarray(self.corrections))
-        contents = {"embeddings.safetensors": serialize(tensors), "tracks.parquet": table.getvalue()}
-        checksums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-        description = {
-            "schema_version": SCHEMA_VERSION,
-            "model": self.model,
-            "fingerprint": self.fingerprint,
-            "encoders": self.encoders,
-            "width": self.embeddings.shape[1],
-            "dtype": "float32",
-            "windows": len(self.embeddings),
-            "tracks": len(self.usable),
-            "errors": len(self.errors),
-            "files": checksums,
-        }
-        lock = lock_folder(folder, wait=True)
-        try:
-            for name, content in contents.items():
-                _write(folder / _named_by_content(name, checksums[name]), content)
-            _write(folder / INDEX_FILE, (json.dumps(sealed(description), indent=1) + "\n").encode())
-            _write(folder / "tracks.parquet", contents["tracks.parquet"])
-            _remove_superseded(folder, {_named_by_content(*one) for one in checksums.items()})
-        finally:
-            unlock_folder(lock)
+        with writing(Path(folder)):
+            self.write(Path(folder))
+
+    def write(self, folder: Path) -> "MusicIndex":
+        """What `save` does, for whoever has the folder's lock: see `writing`."""
+        self._saved = write_index(folder, self._saved)
+        return self
 
     @classmethod
     def load(cls, folder: str | Path) -> "MusicIndex":
-        """Read an index, and verify its checksums.
+        """Read an index. Its embeddings are mapped into memory, and read when they are searched.
+
+        Checksums are verified of everything but embeddings of more than 256 MB, which `viml verify` reads.
 
         Raises:
             ViMLError: The folder is not an index, is of another schema, or a file of it is damaged or cannot be read.
         """
-        _check_pyarrow()
-        folder = Path(folder)
-        for _ in range(READ_ATTEMPTS):
-            description = _read_description(folder)
-            try:
-                contents = {name: _read_file(folder, name, sha) for name, sha in description["files"].items()}
-            except FileNotFoundError:
-                continue  # a writer has replaced the index meanwhile: there is a new one
-            return _assemble(folder, description, contents)
-        raise ViMLError(f"{folder}: the index is damaged (a file that it names is missing); {_AGAIN}")
+        return cls._of(read_index(Path(folder)))
 
 
-_AGAIN = "build it again with `viml index`"
+class _LiveTracks(Sequence[Track]):
+    """The tracks of several blocks that are not deleted."""
+
+    def __init__(self, blocks: Sequence[Block]):
+        self.places = [(block.tracks, block.live) for block in blocks]
+        self.ends = np.cumsum([len(live) for _, live in self.places])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Track: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Track]: ...
+
+    def __getitem__(self, index: int | slice) -> Track | Sequence[Track]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        number = int(np.searchsorted(self.ends, index, "right"))
+        tracks, live = self.places[number]
+        return tracks[int(live[index - (self.ends[number] - len(live))])]
 
 
-def _named_by_content(name: str, checksum: str) -> str:
-    """The name under which a file of the index lies, such as `tracks-0123456789abcdef.parquet`."""
-    stem, _, suffix = name.rpartition(".")
-    return f"{stem}-{checksum[:16]}.{suffix}"
-
-
-def _write(path: Path, content: bytes) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def _remove_superseded(folder: Path, kept: set[str]) -> None:
-    """Remove the files of older indexes, and what killed runs left."""
-    for path in folder.iterdir():
-        is_file = path.is_symlink() or path.is_file()
-        if is_file and _OWN_FILE.fullmatch(path.name) and path.name not in kept:
-            path.unlink(missing_ok=True)
-
-
-def _read_description(folder: Path) -> dict[str, Any]:
-    """What `index.json` says, whole and of this schema."""
-    path = folder / INDEX_FILE
-    if not path.is_file():
-        raise ViMLError(f"{folder}: not an index (no {INDEX_FILE}); make one with `viml index MUSIC -o {folder}`")
-    try:
-        text = path.read_bytes()
-        version = json.loads(text)["schema_version"]
-    except PermissionError as error:
-        raise ViMLError(f"{path}: cannot be read (permission denied); let this user read it") from error
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ViMLError(f"{folder}: the index is damaged ({INDEX_FILE} is no index's); {_AGAIN}") from error
-    if version != SCHEMA_VERSION:
-        raise ViMLError(f"{folder}: an index of schema {version!r}, but this version reads {SCHEMA_VERSION}: {_AGAIN}")
-    description = unsealed(text)
-    if description is None:
-        raise ViMLError(f"{folder}: the index is damaged ({INDEX_FILE} has another checksum); {_AGAIN}")
-    expected = {"model": str, "fingerprint": str, "encoders": dict, "files": dict}
-    wrong = [name for name, kind in expected.items() if not isinstance(description.get(name), kind)]
-    if not wrong and not all(isinstance(checksum, str) for checksum in description["files"].values()):
-        wrong = ["files"]
-    if wrong:
-        raise ViMLError(f"{folder}: the index is damaged ({INDEX_FILE} has no valid {', '.join(wrong)}); {_AGAIN}")
-    return description
-
-
-def _read_file(folder: Path, name: str, checksum: str) -> bytes:
-    """The content of a file that `index.json` names."""
-    path = folder / _named_by_content(name, checksum)
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise
-    except PermissionError as error:
-        raise ViMLError(f"{path}: cannot be read (permission denied); let this user read it") from error
-    except OSError as error:
-        raise ViMLError(f"{path}: cannot be read ({error.strerror}); {_AGAIN}") from error
-    if hashlib.sha256(content).hexdigest() != checksum:
-        raise ViMLError(f"{folder}: the index is damaged ({path.name} has another checksum); {_AGAIN}")
-    return content
-
-
-def _assemble(folder: Path, description: dict[str, Any], contents: dict[str, bytes]) -> MusicIndex:
-    """The index of verified files. A forged one can have the right checksums, so what it ranks by is looked at too."""
-    try:
-        tensors = deserialize(contents["embeddings.safetensors"])
-        embeddings, corrections = tensors["embeddings"], tensors.get("corrections")
-        tracks = _tracks_from_table(pq.read_table(pa.BufferReader(contents["tracks.parquet"])))
-        facts = (description["model"], description["fingerprint"], description["encoders"])
-    except (LookupError, ValueError, TypeError, SafetensorError, pa.ArrowException) as error:
-        raise ViMLError(f"{folder}: the index is damaged ({in_one_line(error)}); {_AGAIN}") from error
-    rows = sum(len(track.windows) for track in tracks)
-    if embeddings.dtype != torch.float32 or embeddings.ndim != 2 or len(embeddings) != rows:
-        raise ViMLError(
-            f"{folder}: the index is damaged (embeddings {embeddings.dtype} {tuple(embeddings.shape)} for {rows} "
-            f"windows, not float32 rows); {_AGAIN}"
-        )
-    if len(embeddings) and not torch.allclose(embeddings.norm(dim=1), torch.ones(len(embeddings)), atol=1e-3):
-        raise ViMLError(f"{folder}: the index is damaged (embeddings that are not of length 1); {_AGAIN}")
-    if corrections is None:
-        return MusicIndex(aligned(embeddings), tracks, *facts)
-    if corrections.dtype != torch.float32 or corrections.shape != (rows, 2) or not corrections.isfinite().all():
-        raise ViMLError(f"{folder}: the index is damaged (corrections that are not two numbers for each row); {_AGAIN}")
-    return MusicIndex(aligned(embeddings), tracks, *facts, corrections.numpy())
-
-
-def aligned(embeddings: torch.Tensor) -> np.ndarray:
-    """A copy at an address of torch's choice: a built and a loaded index then give the same scores to the last bit."""
-    return embeddings.clone().numpy()
-
-
-def _check_pyarrow() -> None:
-    if pa is None:
-        raise ViMLError("A saved index needs pyarrow: pip install pyarrow")
-
-
-def _tracks_to_table(tracks: Sequence[Track]) -> "pa.Table":
-    """One row per window; a track with an error has one row without a window."""
-    rows: list[dict[str, Any]] = []
-    for track in tracks:
-        shared = {
-            "track": track.name,
-            "path": track.path,
-            "sha256": track.sha256,
-            "duration": track.duration,
-            "error": track.error,
-            "licence": track.licence,
-        }
-        spans = track.windows or (None,)
-        rows += [{**shared, "start": s.start if s else None, "end": s.end if s else None} for s in spans]
-    schema = pa.schema(
-        [
-            ("track", pa.string()),
-            ("start", pa.float64()),
-            ("end", pa.float64()),
-            ("path", pa.string()),
-            ("sha256", pa.string()),
-            ("duration", pa.float64()),
-            ("error", pa.string()),
-            ("licence", pa.string()),
-        ]
-    )
-    return pa.Table.from_pylist(rows, schema=schema)
-
-
-def _tracks_from_table(table: "pa.Table") -> tuple[Track, ...]:
-    """The tracks of a table, in its order: rows of one track follow each other, its windows in the order of time."""
-    records, number, numbers = table.to_pylist(), 0, []
-    for before, row in zip([None, *records], records, strict=False):
-        number += before is None or not _is_next_window(before, row)
-        numbers.append(number)
-    tracks = []
-    for _, group in groupby(zip(numbers, records, strict=True), key=lambda pair: pair[0]):
-        rows = [row for _, row in group]
-        found = tuple(Window(row["start"], row["end"]) for row in rows if row["start"] is not None)
-        first = rows[0]
-        facts = (first["duration"], found, first["error"], first["licence"])
-        tracks.append(Track(first["track"], first["path"], first["sha256"], *facts))
-    return tuple(tracks)
-
-
-def _is_next_window(before: dict[str, Any], row: dict[str, Any]) -> bool:
-    """Whether a row is the window of the same track that follows that of the row before; else a track begins."""
-    same = all(before[name] == row[name] for name in row if name not in ("start", "end"))
-    return same and before["start"] is not None and row["start"] is not None and before["start"] < row["start"]
+def _tidied(blocks: list[Block]) -> tuple[Block, ...]:
+    """The same tracks in the same order, in blocks that are neither mostly deleted nor too many."""
+    blocks = [merged([b]) if b.deleted.mean() > MOST_DELETED else b for b in blocks if len(b.live)]
+    if len(blocks) > MOST_BLOCKS:
+        # The last ones, up to the first that is larger than all behind it: so a row is rarely copied.
+        sizes = np.array([len(block.tracks) for block in blocks])
+        behind = np.cumsum(sizes[::-1])[::-1] - sizes
+        first = int(np.flatnonzero(sizes <= behind)[0]) if (sizes <= behind).any() else len(blocks) - MOST_BLOCKS // 2
+        blocks = [*blocks[:first], merged(blocks[first:])]
+    return tuple(blocks)

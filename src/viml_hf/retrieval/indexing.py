@@ -3,13 +3,14 @@
 So a file is analysed once, whatever interrupts the work and whichever heads come later.
 """
 
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from viml_hf.encoders.encoder_settings import EncoderLoader
@@ -24,9 +25,18 @@ from viml_hf.features.store_format import StoreItem, StoreSpec
 from viml_hf.features.store_writer import SPEC_FILE
 from viml_hf.retrieval.index import MusicIndex, Track, Window
 from viml_hf.retrieval.model_loading import fingerprint
-from viml_hf.retrieval.tracks import assemble_index, embed_windows, make_track, named_items, track_spans
+from viml_hf.retrieval.tracks import (
+    Rows,
+    assemble_index,
+    check_some_usable,
+    embed_track,
+    make_track,
+    named_items,
+    track_spans,
+)
 
 FEATURES_FOLDER = "features"
+LEAST_KEPT = 0.75  # of the tracks of an older index: then what is new is added to it
 
 
 def build_index(
@@ -52,7 +62,8 @@ def build_index(
             only new and changed files are analysed, also for other heads on the same encoders.
         loader: Loads the same encoders in a worker; without it everything runs in this process.
         workers: Worker processes, see [`extract`].
-        previous: An older index: a track whose content it has is not embedded again by the same model.
+        previous: An older index: a track whose content it has is not embedded again by the same model. Where most of
+            its tracks are still there, they keep their places, and the others come behind them.
         progress: Show a progress bar.
 
     Returns:
@@ -68,16 +79,25 @@ def build_index(
         store = _extract_sound(items, encoder, Path(folder), loader, run)
         found = {item.id: item for item in store.items}
         tracks = [_track(item, found[item.id]) for item in items]
-        known = _known_rows(previous, fingerprint(encoder))
+        check_some_usable(tracks)
+        before = previous if previous is not None and previous.fingerprint == fingerprint(encoder) else None
+        kept = _unchanged(tracks, before)
+        new = [track for track in tracks if track.name not in kept]
+        known = _known_rows(before)
         rows = []
-        for track in tqdm(tracks, desc="embed", unit="track", disable=not progress):
+        for track in tqdm(new, desc="embed", unit="track", disable=not progress):
             if track.error is None:
                 stored = found[track.name].audio
-                embeddings = known.get((track.sha256, track.windows))
-                if embeddings is None:
-                    embeddings = embed_windows(encoder, store.rows("audio", stored).numpy(), track_spans(len(stored)))
-                rows.append(embeddings)
-    return assemble_index(tracks, rows, encoder, model)
+                spans = track_spans(len(stored))
+                rows.append(
+                    known.get((track.sha256, track.windows))
+                    or embed_track(encoder, store.rows("audio", stored).numpy(), spans)
+                )
+    added = assemble_index(new, rows, encoder, model)
+    if before is None or not kept:
+        return added
+    gone = set(range(len(before.tracks))) - set(kept.values())
+    return before.updated(added if new else None, gone)
 
 
 def _extract_sound(
@@ -118,13 +138,33 @@ def _track(item: MediaItem, stored: StoreItem) -> Track:
     return make_track(item, len(stored.audio), stored.fields, stored.error)
 
 
-def _known_rows(
-    previous: MusicIndex | None, model_fingerprint: str
-) -> dict[tuple[str, tuple[Window, ...]], np.ndarray]:
-    """Embeddings of an older index by content and windows, if the same model made it."""
-    known, first = {}, 0
-    if previous is not None and previous.fingerprint == model_fingerprint:
-        for track in previous.tracks:
-            known[track.sha256, track.windows] = previous.embeddings[first : first + len(track.windows)]
-            first += len(track.windows)
+def _unchanged(tracks: Sequence[Track], before: MusicIndex | None) -> dict[str, int]:
+    """By name the position in an older index of each track that is there just so; none where too few are.
+
+    An index of which much has changed is put together anew, in the order of the tracks.
+    """
+    if before is None:
+        return {}
+    there = {_all_of(track): position for position, track in enumerate(before.tracks)}
+    found = {track.name: there[facts] for track in tracks if (facts := _all_of(track)) in there}
+    return found if len(found) >= LEAST_KEPT * len(before.tracks) else {}
+
+
+def _all_of(track: Track) -> tuple[Any, ...]:
+    """All that an index keeps of a track; numbers and nested values as they are read back."""
+    fields = {
+        name: value if isinstance(value, str | bool) else float(value) if isinstance(value, int) else json.dumps(value)
+        for name, value in track.fields.items()
+    }
+    known = (track.name, track.path, track.sha256, track.duration, track.windows, track.error, track.licence)
+    return *known, json.dumps(fields, sort_keys=True)
+
+
+def _known_rows(before: MusicIndex | None) -> dict[tuple[str, tuple[Window, ...]], Rows]:
+    """Embeddings and corrections of an older index by content and windows: a file may have been renamed."""
+    known: dict[tuple[str, tuple[Window, ...]], Rows] = {}
+    for block in before.blocks if before is not None else ():
+        for track, first, stop in zip(block.tracks, block.first_rows, block.first_rows[1:], strict=False):
+            corrections = None if block.corrections is None else block.corrections[first:stop]
+            known[track.sha256, track.windows] = block.embeddings[first:stop], corrections
     return known

@@ -70,9 +70,6 @@ class Recommender:
         self.encoder = encoder
         self.index = index
         self.limits = limits or QueryLimits()
-        self._tracks = index.usable
-        # Where each track's rows begin.
-        self._first_rows = np.cumsum([0, *(len(track.windows) for track in self._tracks)])[:-1]
 
     @classmethod
     def from_pretrained(
@@ -110,6 +107,7 @@ class Recommender:
         text: str | None = None,
         k: int = 10,
         *,
+        where: str | None = None,
         hubness_correction: bool = True,
     ) -> list[Recommendation]:
         """Rank the library for a query.
@@ -119,6 +117,8 @@ class Recommender:
                 height, width, 3)` uint8 at 6 per second.
             text: A free-form description of the music; empty or `None` for none.
             k: How many tracks; each comes once, with its best window.
+            where: Which tracks are ranked: a condition on what the index knows of them, such as
+                `licence in ('CC0', 'CC-BY') and duration < 120`; see [`MusicIndex.search`].
             hubness_correction: Take from each window's similarity how near it is to all queries, where the model keeps
                 a query bank: so the same few tracks are not recommended for everything.
 
@@ -127,25 +127,26 @@ class Recommender:
 
         Raises:
             ViMLError: Neither video nor text is given, the model takes no such query, the text is beyond the limits,
-                or `k` is below 1.
+                `k` is below 1, or `where` is no condition on columns that are there.
             MediaDecodeError: The video cannot be decoded, or is beyond the limits.
         """
         if k < 1:
             raise ViMLError(f"k={k}: give the number of tracks to recommend, 1 or more")
-        # Row by row, not as a matrix product, which gives equal rows other last bits.
-        similarities = scores = np.einsum("nd,d->n", self.index.embeddings, self.embed_query(video, text))
-        if hubness_correction and self.index.corrections is not None:
-            scores = similarities - self.index.corrections[:, int(bool((text or "").strip()))]
-        best = np.maximum.reduceat(scores, self._first_rows)
-        order = np.argsort(-best, kind="stable")[:k]
+        condition = None if where is None else self.index.condition(where)  # refused before a video is analysed
+        query = self.embed_query(video, text)
+        (hits,) = self.index.search(
+            query[None],
+            k,
+            condition,
+            with_text=bool((text or "").strip()),
+            hubness_correction=hubness_correction,
+        )
         found = []
-        for rank, position in enumerate(order, start=1):
-            track, first = self._tracks[position], self._first_rows[position]
-            number = int(np.argmax(scores[first : first + len(track.windows)]))
-            window = track.windows[number]
-            span, path = (window.start, window.end), file_name(track.path)
-            facts = (track.duration, track.licence, float(similarities[first + number]))
-            found.append(Recommendation(rank, track.name, float(best[position]), *span, path, *facts))
+        for rank, hit in enumerate(hits, start=1):
+            track = self.index.tracks[hit.track]
+            window, path = track.windows[hit.window], file_name(track.path)
+            facts = (track.duration, track.licence, hit.similarity)
+            found.append(Recommendation(rank, track.name, hit.score, window.start, window.end, path, *facts))
         return found
 
     def embed_query(self, video: Video | None = None, text: str | None = None) -> np.ndarray:

@@ -18,10 +18,12 @@ from viml_hf.modeling.clip_windows import CLIP_SEGMENTS, windows
 from viml_hf.processing.media import printable
 from viml_hf.processing.media_files import MEDIA_SUFFIXES, find_media_files
 from viml_hf.processing.segments import segment_bounds
-from viml_hf.retrieval.index import MusicIndex, Track, Window, aligned
+from viml_hf.retrieval.index import MusicIndex, Track, Window
 from viml_hf.retrieval.model_loading import fingerprint
 
 WINDOWS_PER_BATCH = 64
+
+Rows = tuple[np.ndarray, np.ndarray | None]  # of a track: embeddings `(windows, dim)`, corrections `(windows, 2)`
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +77,8 @@ def index_files(
         if track.error is not None:
             logger.warning("left out: %s", track.error)
         else:
-            rows.append(embed_windows(encoder, np.asarray(segments), track_spans(len(segments))))
+            rows.append(embed_track(encoder, np.asarray(segments), track_spans(len(segments))))
+    check_some_usable(tracks)
     return assemble_index(tracks, rows, encoder, model)
 
 
@@ -88,11 +91,16 @@ def named_items(files: Sequence[Path | MediaItem], root: Path | None) -> list[Me
     paths = [file for file in files if isinstance(file, Path)]
     root = root or Path(os.path.commonpath([path.parent for path in paths]) if paths else ".")
     return [
-        replace(file, audio=file.audio or file.video, video=None, texts=())
+        replace(file, audio=file.audio or file.video, video=None, texts=(), fields=_facts(file))
         if isinstance(file, MediaItem)
         else MediaItem(printable(file.relative_to(root).as_posix()), audio=str(file.absolute()))
         for file in files
     ]
+
+
+def _facts(item: MediaItem) -> dict[str, Any]:
+    """All that is known of an item: its fields, and its texts as one of them."""
+    return {**item.fields, **({"texts": list(item.texts)} if item.texts else {})}
 
 
 def track_spans(segments: int) -> list[tuple[int, int]]:
@@ -103,32 +111,40 @@ def track_spans(segments: int) -> list[tuple[int, int]]:
 def make_track(item: MediaItem, segments: int, facts: Mapping[str, Any], error: str | None) -> Track:
     """The track of an item of which so many segments were extracted, with what was found out on the way."""
     path, licence = printable(str(item.audio)), item.fields.get("licence")
+    fields = {name: value for name, value in item.fields.items() if name != "licence" and value is not None}
     if error is not None:
-        return Track(item.id, path, "", 0.0, (), f"{item.id}: {error}", licence)
+        return Track(item.id, path, "", 0.0, (), f"{item.id}: {error}", licence, fields)
     duration, begin = facts["audio_seconds"], item.start or 0.0
     bounds = segment_bounds(duration)
     spans = track_spans(segments)
     found = tuple(Window(begin + bounds[first][0], begin + bounds[stop - 1][1]) for first, stop in spans)
-    return Track(item.id, path, facts["sha256"], duration, found, None, licence)
+    return Track(item.id, path, facts["sha256"], duration, found, None, licence, fields)
 
 
-def assemble_index(
-    tracks: Sequence[Track], rows: Sequence[np.ndarray], encoder: MediaEncoder, model: str
-) -> MusicIndex:
-    """The index of tracks and the embeddings `(windows, dim)` of each that has windows.
-
-    Raises:
-        ViMLError: None has.
-    """
-    if not rows:
+def check_some_usable(tracks: Sequence[Track]) -> None:
+    """Refuse tracks of which none could be read."""
+    if all(track.error is not None for track in tracks):
         raise ViMLError(f"none of {len(tracks)} files could be indexed; the first error was: {tracks[0].error}")
+
+
+def assemble_index(tracks: Sequence[Track], rows: Sequence[Rows], encoder: MediaEncoder, model: str) -> MusicIndex:
+    """The index of tracks, and of the rows of each that has windows."""
     encoders = {modality: e.config.model_type for modality, e in encoder.model.encoders.items()}
-    embeddings, bank = torch.from_numpy(np.concatenate(rows)), encoder.model.viml.query_bank
+    viml = encoder.model.viml
+    embeddings = [np.zeros((0, viml.config.projection_dim), np.float16), *(embeds for embeds, _ in rows)]
     corrections = None
-    if bank is not None:
-        with torch.inference_mode():
-            corrections = bank.corrections(embeddings.to(encoder.model.device)).cpu().numpy()
-    return MusicIndex(aligned(embeddings), tuple(tracks), model, fingerprint(encoder), encoders, corrections)
+    if viml.query_bank is not None:
+        corrections = np.concatenate([np.zeros((0, 2), np.float32), *(taken for _, taken in rows if taken is not None)])
+    return MusicIndex(np.concatenate(embeddings), tracks, model, fingerprint(encoder), encoders, corrections)
+
+
+@torch.inference_mode()
+def embed_track(encoder: MediaEncoder, features: np.ndarray, spans: Iterable[tuple[int, int]]) -> Rows:
+    """The rows of row ranges of one track's base features `(segments, width)`."""
+    embeddings, bank = embed_windows(encoder, features, spans), encoder.model.viml.query_bank
+    if bank is None:
+        return embeddings, None
+    return embeddings, bank.corrections(torch.from_numpy(embeddings).to(encoder.model.device)).cpu().numpy()
 
 
 @torch.inference_mode()

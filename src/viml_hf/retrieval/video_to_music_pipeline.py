@@ -48,6 +48,7 @@ class VideoToMusicPipeline(Pipeline):
             or the folder of one. Files are analysed here, in this process, every time that they are given: make an
             index of a large library with `viml index`.
         top_k: How many tracks; each comes once, with its best window. By default 10. Also accepted by every call.
+        where: Which tracks are ranked, see [`Recommender.recommend`]; also accepted by every call.
         hubness_correction: See [`Recommender.recommend`]; also accepted by every call.
         kwargs: Passed to `transformers.Pipeline` (`device`, …).
 
@@ -95,7 +96,7 @@ class VideoToMusicPipeline(Pipeline):
                 file, or frames `(frames, height, width, 3)` uint8 at 6 per second; a text; or a dict with `"video"`,
                 `"text"` or both. A string is a path where it is absolute, names a file or ends like a media file; any
                 other is a text. Or a list, an iterator or a torch dataset of queries.
-            kwargs: `music`, `top_k` and `hubness_correction` for this call, see the class.
+            kwargs: `music`, `top_k`, `where` and `hubness_correction` for this call, see the class.
 
         Returns:
             For a query, a list of dicts, best first: `rank` from 1, `track`, `score` (see [`Recommendation`]),
@@ -130,6 +131,7 @@ class VideoToMusicPipeline(Pipeline):
         self,
         music: Music | None = None,
         top_k: int | None = None,
+        where: str | None = None,
         hubness_correction: bool | None = None,
         local_files_only: bool = False,
         **unknown: Any,
@@ -137,7 +139,8 @@ class VideoToMusicPipeline(Pipeline):
         """The parameters of the three steps. `local_files_only` was for loading; `pipeline` passes it on."""
         if unknown:
             raise ViMLError(
-                f"{', '.join(sorted(unknown))}: no such option; this pipeline takes music, top_k and hubness_correction"
+                f"{', '.join(sorted(unknown))}: no such option; this pipeline takes music, top_k, where and "
+                "hubness_correction"
             )
         forward: dict[str, Any] = {}
         if music is not None:
@@ -146,6 +149,8 @@ class VideoToMusicPipeline(Pipeline):
             if not isinstance(top_k, int) or top_k < 1:
                 raise ViMLError(f"top_k={top_k!r}: give the number of tracks to recommend, 1 or more")
             forward["top_k"] = top_k
+        if where is not None:
+            forward["where"] = where
         if hubness_correction is not None:
             forward["hubness_correction"] = hubness_correction
         return {}, forward, {}
@@ -171,6 +176,7 @@ class VideoToMusicPipeline(Pipeline):
         query: Sample,
         recommender: Recommender | None = None,
         top_k: int = DEFAULT_TOP_K,
+        where: str | None = None,
         hubness_correction: bool = True,
     ) -> list[Recommendation]:
         """Rank."""
@@ -178,7 +184,8 @@ class VideoToMusicPipeline(Pipeline):
             raise ViMLError(
                 "No music to rank: give music=, a folder, a list of files or an index, here or to pipeline()"
             )
-        return recommender.recommend(query.video, query.text, top_k, hubness_correction=hubness_correction)
+        how: dict[str, Any] = {"where": where, "hubness_correction": hubness_correction}
+        return recommender.recommend(query.video, query.text, top_k, **how)
 
     def postprocess(self, found: list[Recommendation]) -> list[dict[str, Any]]:  # type: ignore[override]
         """Plain dicts, without the path that the file had when it was indexed."""

@@ -1,0 +1,200 @@
+"""Exact search: a first look at all rows, block by block, then the exact scores of those that can be among the best."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from viml_hf.errors import ViMLError
+from viml_hf.retrieval.index_blocks import Block
+
+FEW_QUERIES = 4  # up to these, reading the rows takes longer than computing, and the sketch is half of their size
+FIRST_ROWS, MANY_ROWS, BATCH_ROWS = 4096, 262_144, 16_384  # looked at together
+ROWS_IN_CACHE = 1024
+FLOAT32_ERROR = 0.005  # also where torch may multiply in bfloat16
+_multiply_int8 = getattr(torch, "_weight_int8pack_mm", None)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A track that was found.
+
+    Args:
+        track: Its position in the index's tracks.
+        window: Which of its windows is nearest, from 0.
+        score: The similarity of that window, corrected for hubs where asked for.
+        similarity: Cosine similarity of the query and that window.
+    """
+
+    track: int
+    window: int
+    score: float
+    similarity: float
+
+
+@dataclass
+class _Best:
+    """What was found for one query: rows, counted over all blocks, that may be among the best, and their scores."""
+
+    rows: np.ndarray
+    scores: np.ndarray
+    floor: float = -np.inf  # the k-th best track reaches this in the first look
+
+
+class _Layout:
+    """Where the blocks' rows and tracks lie when they are counted from the first block to the last."""
+
+    def __init__(self, blocks: Sequence[Block]):
+        self.blocks = blocks
+        self.starts = np.cumsum([0, *(len(block.embeddings) for block in blocks)])
+        begins = [block.first_rows[:-1] + start for block, start in zip(blocks, self.starts, strict=False)]
+        self.first_rows = np.concatenate([np.zeros(0, np.int64), *begins])
+        # For each track, deleted ones too, its position among those that are not.
+        self.positions = np.cumsum(~np.concatenate([np.zeros(0, bool), *(block.deleted for block in blocks)])) - 1
+
+    def tracks_of(self, rows: np.ndarray) -> np.ndarray:
+        """The track of each row. One without rows begins where the next one does, and the later one is found."""
+        return np.searchsorted(self.first_rows, rows, "right") - 1
+
+
+def search_blocks(
+    blocks: Sequence[Block],
+    queries: np.ndarray,
+    k: int,
+    kept: Sequence[np.ndarray],
+    columns: np.ndarray | None = None,
+) -> list[list[Hit]]:
+    """The k nearest tracks of each query `(queries, dim)`, each once with its best window; ties in index order.
+
+    Args:
+        blocks: The index.
+        queries: Float32, L2-normalised.
+        k: How many tracks.
+        kept: Per block which tracks `(tracks,)` bool are searched.
+        columns: Per query the column of the corrections; `None` for none.
+    """
+    if not len(queries):
+        return []
+    layout = _Layout(blocks)
+    best = [_Best(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in queries]
+    given = torch.from_numpy(np.ascontiguousarray(queries, np.float32))
+    errors = [block.sketch_error for block in blocks] if len(queries) <= FEW_QUERIES else []
+    # A row whose first score is this far below another row's is not above it.
+    margin = 2 * max(FLOAT32_ERROR, *errors, 0) * float(given.norm(dim=1).max())
+    for block, start, tracks in zip(blocks, layout.starts, kept, strict=False):
+        for rows in _chunks(block, tracks, len(queries)):
+            scores = _first_look(block, rows, given)
+            if columns is not None and block.corrections is not None:
+                scores -= block.corrections[rows][:, columns].T
+            if isinstance(rows, slice) and not tracks.all():
+                scores[:, ~block.row_mask(tracks)[rows]] = -np.inf
+            numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+            _keep_best(best, scores, numbers + start, layout, k, margin)
+    found = []
+    for number, one in enumerate(best):
+        column = None if columns is None else int(columns[number])
+        found.append(rank_exactly(layout, queries[number], one.rows, k, column, one.scores, margin))
+    return found
+
+
+def _chunks(block: Block, tracks: np.ndarray, queries: int) -> "list[slice | np.ndarray]":
+    """The rows to look at, as slices, or as row numbers where few are left; small ones first, for a first floor."""
+    size = MANY_ROWS if queries <= FEW_QUERIES else BATCH_ROWS
+    wanted = int(block.counts[tracks].sum())
+    if 2 * wanted >= len(block.embeddings):
+        bounds = [0, *range(FIRST_ROWS, len(block.embeddings), size), len(block.embeddings)]
+        return [slice(first, stop) for first, stop in pairwise(bounds) if first < stop]
+    positions = np.flatnonzero(tracks)
+    counts = block.counts[positions]
+    offsets = np.arange(wanted) - np.repeat(np.cumsum(counts) - counts, counts)
+    numbers = np.repeat(block.first_rows[positions], counts) + offsets
+    return [numbers[first : first + 4 * FIRST_ROWS] for first in range(0, wanted, 4 * FIRST_ROWS)]
+
+
+def _first_look(block: Block, rows: "slice | np.ndarray", queries: torch.Tensor) -> np.ndarray:
+    """Similarities `(queries, rows)` float32, off by no more than `sketch_error` and `FLOAT32_ERROR`."""
+    dim = queries.shape[1]
+    count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+    found = torch.empty(len(queries), count)
+    done = 0
+    if _multiply_int8 is not None and len(queries) <= FEW_QUERIES and dim % 64 == 0:
+        index = rows if isinstance(rows, slice) else torch.from_numpy(rows)
+        sketch, scales = block.sketch[index], block.scales[index]
+        done = count - count % 64  # the kernel reads whole groups of rows
+        if done:
+            found[:, :done] = _multiply_int8(queries.bfloat16(), sketch[:done], scales[:done])
+    for first in range(done, count, ROWS_IN_CACHE):
+        if isinstance(rows, slice):
+            chosen = block.embeddings[rows.start + first : min(rows.start + first + ROWS_IN_CACHE, rows.stop)]
+        else:
+            chosen = block.embeddings[rows[first : first + ROWS_IN_CACHE]]
+        found[:, first : first + len(chosen)] = queries @ torch.from_numpy(chosen).float().T
+    return found.numpy()
+
+
+def _keep_best(best: list[_Best], scores: np.ndarray, rows: np.ndarray, layout: _Layout, k: int, margin: float) -> None:
+    """Keep the rows whose scores `(queries, rows)` are not too far below the k-th best track's."""
+    floors = np.array([[one.floor - margin] for one in best], np.float32)
+    # What is no number is kept, to be found damaged.
+    which, where = np.nonzero(~(scores < floors) & (scores != -np.inf))
+    for number in np.unique(which):
+        one, chosen = best[number], where[which == number]
+        all_rows = np.concatenate([one.rows, rows[chosen]])
+        all_scores = np.concatenate([one.scores, scores[number, chosen]])
+        begins = np.flatnonzero(np.diff(layout.tracks_of(all_rows), prepend=-1))
+        if len(begins) >= k:
+            reached = np.fmax.reduceat(all_scores, begins)
+            one.floor = max(one.floor, float(np.partition(reached, -k)[-k]))
+            above = ~(all_scores < one.floor - margin)
+            all_rows, all_scores = all_rows[above], all_scores[above]
+        one.rows, one.scores = all_rows, all_scores
+
+
+def rank_exactly(
+    layout: _Layout,
+    query: np.ndarray,
+    rows: np.ndarray,
+    k: int,
+    column: int | None,
+    expected: np.ndarray | None = None,
+    margin: float = 0.0,
+) -> list[Hit]:
+    """The k best tracks of rows in ascending order, by their exact scores; each has to be near the expected one."""
+    similarities, scores = np.empty(len(rows)), np.empty(len(rows))
+    for block, start, stop in zip(layout.blocks, layout.starts, layout.starts[1:], strict=False):
+        inside = slice(*np.searchsorted(rows, [start, stop]))
+        similarities[inside] = scores[inside] = _exact_similarities(block, rows[inside] - start, query)
+        if column is not None and block.corrections is not None:
+            scores[inside] -= block.corrections[rows[inside] - start, column]
+    if expected is not None and not (np.abs(scores - expected) <= margin).all():
+        raise ViMLError("the index is damaged (embeddings that differ from their sketch); `viml verify` says where")
+    tracks = layout.tracks_of(rows)
+    order = np.lexsort((rows, -scores))
+    _, nearest = np.unique(tracks[order], return_index=True)
+    return [
+        Hit(
+            int(layout.positions[tracks[one]]),
+            int(rows[one] - layout.first_rows[tracks[one]]),
+            scores[one].item(),
+            similarities[one].item(),
+        )
+        for one in order[np.sort(nearest)][:k]
+    ]
+
+
+def _exact_similarities(block: Block, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """Similarities `(rows,)` float64: each row alone, so that equal rows have equal ones to the last bit.
+
+    Raises:
+        ViMLError: A row is not of length 1: it is damaged.
+    """
+    found = np.empty(len(rows))
+    for first in range(0, len(rows), ROWS_IN_CACHE):
+        chosen = block.embeddings[rows[first : first + ROWS_IN_CACHE]].astype(np.float64)
+        lengths = (chosen * chosen).sum(1)
+        if not (np.abs(lengths - 1) < 0.01).all():
+            raise ViMLError("the index is damaged (embeddings that are not of length 1); `viml verify` says where")
+        found[first : first + len(chosen)] = (chosen * query.astype(np.float64)).sum(1)
+    return found
