@@ -4,7 +4,7 @@ It consists of blocks: what is added lies in a block of its own, and what is del
 it is saved.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -14,7 +14,7 @@ import numpy as np
 from viml_hf.errors import ViMLError
 from viml_hf.retrieval.index_blocks import Block, make_block, merged, without
 from viml_hf.retrieval.index_folder import INDEX_FILE, Saved, read_index, write_index, writing
-from viml_hf.retrieval.index_tracks import Track, Window, concat_tables, tracks_to_table
+from viml_hf.retrieval.index_tracks import Track, Window, concat_tables, tracks_at, tracks_to_table
 from viml_hf.retrieval.search import Hit, search_blocks
 from viml_hf.retrieval.where import Condition, check_columns, matching_tracks, parse_where
 
@@ -132,8 +132,8 @@ class MusicIndex:
         return self._tracks_where(lambda block: block.counts == 0)
 
     def _tracks_where(self, chosen: Callable[[Block], np.ndarray]) -> list[Track]:
-        places = [(block, np.flatnonzero(chosen(block) & ~block.deleted).tolist()) for block in self.blocks]
-        return [block.tracks[at] for block, positions in places for at in positions]
+        found = [tracks_at(b.tracks, np.flatnonzero(chosen(b) & ~b.deleted)) for b in self.blocks]
+        return [track for tracks in found for track in tracks]
 
     @property
     def table(self) -> Any:
@@ -274,6 +274,10 @@ class _LiveTracks(Sequence[Track]):
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
+
+    def __iter__(self) -> Iterator[Track]:
+        for tracks, live in self.places:
+            yield from tracks_at(tracks, live)
 
     @overload
     def __getitem__(self, index: int) -> Track: ...

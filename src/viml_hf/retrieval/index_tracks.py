@@ -1,7 +1,7 @@
 """The tracks of an index: one row of a table each, from which their windows follow."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -54,6 +54,7 @@ class Track:
 _FACTS = {"track": "name", "path": "path", "sha256": "sha256", "duration": "duration", "error": "error"}
 _FACTS |= {"licence": "licence"}
 _WINDOWS = ("start", "hop", "windows")
+_TRACKS_AT_A_TIME = 10_000
 _ASIDE = "manifest_"  # before a manifest's column that is called like one of these
 
 
@@ -80,10 +81,20 @@ class StoredTracks(Sequence[Track]):
 
     def __getitem__(self, index: int | slice) -> Track | Sequence[Track]:
         if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
+            return self.at(np.arange(len(self))[index])
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        row = self.table.slice(index % len(self), 1).to_pylist()[0]
+        return self.at(np.array([index % len(self)]))[0]
+
+    def __iter__(self) -> Iterator[Track]:
+        for first in range(0, len(self), _TRACKS_AT_A_TIME):
+            yield from self[first : first + _TRACKS_AT_A_TIME]
+
+    def at(self, positions: np.ndarray) -> list[Track]:
+        """The tracks at these positions."""
+        return [self._track(row) for row in self.table.take(positions).to_pylist()]
+
+    def _track(self, row: dict[str, Any]) -> Track:
         known = {name: row[column] for column, name in _FACTS.items()}
         if self.root is not None and known["path"].endswith(f"/{known['name']}"):
             known["path"] = f"{self.root}/{known['name']}"
@@ -97,6 +108,11 @@ def _windows(start: float, hop: float, count: int, duration: float) -> tuple[Win
     starts = [start + hop * number for number in range(count)]
     ends = [start + (hop * number + WINDOW_SECONDS) for number in range(count - 1)] + [start + duration]
     return tuple(Window(begin, end) for begin, end in zip(starts, ends, strict=False))
+
+
+def tracks_at(tracks: Sequence[Track], positions: np.ndarray) -> list[Track]:
+    """Several tracks, read at once where they are stored."""
+    return tracks.at(positions) if isinstance(tracks, StoredTracks) else [tracks[at] for at in positions.tolist()]
 
 
 def window_counts(tracks: Sequence[Track]) -> np.ndarray:
