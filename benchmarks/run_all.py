@@ -44,6 +44,7 @@ BENCHMARKS = {
         "plain time over shared prefix", "end to end", "same text", quick=("--batches=1", "--repeats=1")
     ),
     "describing_musiccaps": Benchmark("quality of descriptions", "|", quick=("--tracks=20",), data="musiccaps"),
+    "analysis": Benchmark("tempo and key of generated tracks", "generated:", quick=("--tracks=5",)),
     "youtube8m_results": Benchmark("R@10 on YouTube-8M music", "R@10", quick=("--seeds=1",), data="youtube8m"),
 }
 

@@ -1,4 +1,4 @@
-"""Music and video files -> mono waveforms at a fixed sampling rate."""
+"""Music and video files -> waveforms at a fixed sampling rate: mono, or all channels."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -77,44 +77,60 @@ def iter_audio(
         >>> [chunk.shape for chunk in iter_audio(file.getvalue(), sampling_rate=4000)]
         [(8000,), (4000,)]
     """
-    if sampling_rate < 1:
-        raise ViMLError(f"sampling_rate={sampling_rate}: give a rate in Hz, such as 22050")
-    chunk_length = int(chunk_seconds * sampling_rate)
-    if chunk_length < 1:
-        raise ViMLError(f"chunk_seconds={chunk_seconds}: a chunk needs at least 1 sample; give seconds, such as 2.0")
-    check_excerpt(start, end)
-    report = DecodeReport() if report is None else report
-    first, stop = round(start * sampling_rate), None if end is None else round(end * sampling_rate)
-    position = given = 0
+    for chunk in _iter_sound(source, sampling_rate, "mono", chunk_seconds, start, end, report):
+        # Lossy codecs overshoot, and float files can hold anything.
+        yield np.clip(chunk[0], -1.0, 1.0, out=chunk[0])
+
+
+def iter_channels(
+    source: MediaSource,
+    sampling_rate: int,
+    *,
+    layout: str | None = None,
+    chunk_seconds: float = 2.0,
+    start: float = 0.0,
+    end: float | None = None,
+    report: DecodeReport | None = None,
+) -> Iterator[np.ndarray]:
+    """Decodes sound with its channels, on the same clock as `iter_audio`. Samples are not clipped.
+
+    Args:
+        source: A path, or the bytes of a whole file.
+        sampling_rate: Samples per second to resample to, in Hz.
+        layout: FFmpeg's name of the layout to mix to, such as `"stereo"`; by default that of the file, or mono where
+            FFmpeg cannot mix it.
+        chunk_seconds: As for `iter_audio`, likewise `start`, `end` and `report`.
+        start: Seconds of the file to leave out.
+        end: Seconds from the beginning of the file to the end of the excerpt.
+        report: Filled while decoding.
+
+    Yields:
+        Arrays `(channels, samples)`, float32.
+
+    Raises:
+        MediaDecodeError: As `iter_audio`.
+        ViMLError: As `iter_audio`.
+
+    Example:
+        >>> import io, wave
+        >>> file = io.BytesIO()
+        >>> with wave.open(file, "wb") as writer:
+        ...     writer.setparams((2, 2, 8000, 0, "NONE", ""))
+        ...     writer.writeframes(bytes(2 * 2 * 8000))
+        >>> [chunk.shape for chunk in iter_channels(file.getvalue(), sampling_rate=8000)]
+        [(2, 8000)]
+    """
+    yield from _iter_sound(source, sampling_rate, layout, chunk_seconds, start, end, report)
+
+
+def sound_format(source: MediaSource) -> tuple[int, str]:
+    """The sampling rate in Hz and FFmpeg's name of the layout of a file's sound.
+
+    Raises:
+        MediaDecodeError: The source cannot be opened, or has no sound.
+    """
     with open_stream(source, "audio", threads=1) as stream:
-        clock = file_clock(stream.container)
-        frames = _with_silences(decode_stream(stream, source, report, clock), stream, clock, report)
-        for chunk in _mono_chunks(frames, sampling_rate, chunk_length):
-            kept = chunk[max(0, first - position) : None if stop is None else max(0, stop - position)]
-            position += len(chunk)
-            if len(kept):
-                given += len(kept)
-                yield kept
-            if stop is not None and position >= stop:
-                break
-            if stop is None and position - first > MAX_SECONDS * sampling_rate:
-                raise too_long(source, "audio")
-        if report.corrupt > report.packets * (1 - LEAST_DECODABLE):
-            cause = (
-                f"only {report.packets - report.corrupt} of {report.packets} packets of its sound can be decoded, and "
-                f"at least {LEAST_DECODABLE:.0%} must be: it may be encrypted or damaged; get the file again"
-            )
-            raise MediaDecodeError(source_name(source), "audio", cause)
-        if first and position <= first:
-            raise past_the_end(source, "audio", start, position / sampling_rate)
-        if given < LEAST_SECONDS * sampling_rate:
-            cause = (
-                f"its sound is too short, {1000 * given / sampling_rate:.0f} ms, and at least "
-                f"{1000 * LEAST_SECONDS:.0f} ms are needed; give another file, or a longer excerpt"
-            )
-            raise MediaDecodeError(source_name(source), "audio", cause)
-        if first or stop is not None:
-            report.count_excerpt(start, end, declared_seconds(stream), position / sampling_rate)
+        return stream.codec_context.sample_rate, _native_layout(stream)
 
 
 def iter_audio_segments(source: MediaSource, sampling_rate: int, **options: Any) -> Iterator[MediaSegment]:
@@ -195,7 +211,58 @@ def resample(waveform: np.ndarray, sampling_rate: int, target_rate: int) -> np.n
         raise ViMLError(f"a waveform of shape {waveform.shape}: give one row of at least 1 sample, (samples,)")
     starts = range(0, len(waveform), sampling_rate)
     frames = (_to_frame(waveform[start : start + sampling_rate], sampling_rate) for start in starts)
-    return np.concatenate(list(_mono_chunks(frames, target_rate, chunk_length=target_rate)))
+    chunks = _chunks(frames, target_rate, target_rate, "mono")
+    return np.clip(np.concatenate([chunk[0] for chunk in chunks]), -1.0, 1.0)
+
+
+def _iter_sound(
+    source: MediaSource,
+    sampling_rate: int,
+    layout: str | None,
+    chunk_seconds: float,
+    start: float,
+    end: float | None,
+    report: DecodeReport | None,
+) -> Iterator[np.ndarray]:
+    """Chunks `(channels, samples)` of an excerpt, whatever is wrong with them told at the end."""
+    if sampling_rate < 1:
+        raise ViMLError(f"sampling_rate={sampling_rate}: give a rate in Hz, such as 22050")
+    chunk_length = int(chunk_seconds * sampling_rate)
+    if chunk_length < 1:
+        raise ViMLError(f"chunk_seconds={chunk_seconds}: a chunk needs at least 1 sample; give seconds, such as 2.0")
+    check_excerpt(start, end)
+    report = DecodeReport() if report is None else report
+    first, stop = round(start * sampling_rate), None if end is None else round(end * sampling_rate)
+    position = given = 0
+    with open_stream(source, "audio", threads=1) as stream:
+        clock = file_clock(stream.container)
+        frames = _with_silences(decode_stream(stream, source, report, clock), stream, clock, report)
+        for chunk in _chunks(frames, sampling_rate, chunk_length, layout or _native_layout(stream)):
+            kept = chunk[:, max(0, first - position) : None if stop is None else max(0, stop - position)]
+            position += chunk.shape[1]
+            if kept.shape[1]:
+                given += kept.shape[1]
+                yield kept
+            if stop is not None and position >= stop:
+                break
+            if stop is None and position - first > MAX_SECONDS * sampling_rate:
+                raise too_long(source, "audio")
+        if report.corrupt > report.packets * (1 - LEAST_DECODABLE):
+            cause = (
+                f"only {report.packets - report.corrupt} of {report.packets} packets of its sound can be decoded, and "
+                f"at least {LEAST_DECODABLE:.0%} must be: it may be encrypted or damaged; get the file again"
+            )
+            raise MediaDecodeError(source_name(source), "audio", cause)
+        if first and position <= first:
+            raise past_the_end(source, "audio", start, position / sampling_rate)
+        if given < LEAST_SECONDS * sampling_rate:
+            cause = (
+                f"its sound is too short, {1000 * given / sampling_rate:.0f} ms, and at least "
+                f"{1000 * LEAST_SECONDS:.0f} ms are needed; give another file, or a longer excerpt"
+            )
+            raise MediaDecodeError(source_name(source), "audio", cause)
+        if first or stop is not None:
+            report.count_excerpt(start, end, declared_seconds(stream), position / sampling_rate)
 
 
 def _to_frame(samples: np.ndarray, rate: int) -> av.AudioFrame:
@@ -239,29 +306,39 @@ def _with_silences(
             last = time + length
 
 
-def _mono_chunks(
-    frames: Iterable[av.AudioFrame | Silence], sampling_rate: int, chunk_length: int
+def _native_layout(stream: Any) -> str:
+    """The layout of a stream's channels, where FFmpeg can mix it; otherwise mono, their mean."""
+    layout = stream.codec_context.layout.name
+    try:
+        _resampler(stream.codec_context.sample_rate, 1024, layout)
+        av.AudioLayout(layout)
+    except (av.FFmpegError, ValueError):
+        return "mono"
+    return layout
+
+
+def _chunks(
+    frames: Iterable[av.AudioFrame | Silence], sampling_rate: int, chunk_length: int, layout: str
 ) -> Iterator[np.ndarray]:
-    """Resampled mono chunks `(samples,)` in [-1, 1] of frames of any format, with the silences between them."""
-    position = 0
-    for part in _resample_frames(frames, sampling_rate, chunk_length):
+    """Resampled chunks `(channels, samples)` of frames of any format, with the silences between them."""
+    position, channels = 0, av.AudioLayout(layout).nb_channels
+    for part in _resample_frames(frames, sampling_rate, chunk_length, layout):
         if isinstance(part, Silence):
             missing = round(part.end * sampling_rate) - position
             for done in range(0, missing, chunk_length):
-                yield np.zeros(min(chunk_length, missing - done), np.float32)
+                yield np.zeros((channels, min(chunk_length, missing - done)), np.float32)
             position += max(0, missing)
         else:
-            samples = part.to_ndarray()[0]
-            # Lossy codecs overshoot, and float files can hold anything.
+            samples = part.to_ndarray()
             np.nan_to_num(samples, copy=False, nan=0.0)
-            position += len(samples)
-            yield np.clip(samples, -1.0, 1.0, out=samples)
+            position += samples.shape[1]
+            yield samples
 
 
 def _resample_frames(
-    frames: Iterable[av.AudioFrame | Silence], sampling_rate: int, chunk_length: int
+    frames: Iterable[av.AudioFrame | Silence], sampling_rate: int, chunk_length: int, layout: str
 ) -> Iterator[av.AudioFrame | Silence]:
-    """Float mono frames of `chunk_length` samples; shorter ones before a silence or another format, and at the end."""
+    """Float frames of `chunk_length` samples; shorter ones before a silence or another format, and at the end."""
     resampler: av.AudioResampler | None = None
     input_format = None
     for frame in frames:
@@ -275,27 +352,27 @@ def _resample_frames(
         if resampler is None or frame_format != input_format:
             if resampler is not None:
                 yield from resampler.resample(None)
-            input_format, mixes = frame_format, _can_mix(frame)
-            resampler = _resampler(sampling_rate, chunk_length)
+            input_format, mixes = frame_format, _can_mix(frame, layout)
+            resampler = _resampler(sampling_rate, chunk_length, layout)
         yield from resampler.resample(frame if mixes else _mean_of_channels(frame))
     if resampler is not None:
         yield from resampler.resample(None)
 
 
-def _resampler(sampling_rate: int, chunk_length: int) -> av.AudioResampler:
+def _resampler(sampling_rate: int, chunk_length: int, layout: str) -> av.AudioResampler:
     return av.AudioResampler(
         format="fltp",
-        layout="mono",
+        layout=layout,
         rate=sampling_rate,
         frame_size=chunk_length,
         options={"rematrix_maxval": "1.0"},  # without it stereo comes out 3 dB louder than it went in
     )
 
 
-def _can_mix(frame: av.AudioFrame) -> bool:
-    """Whether FFmpeg knows how to mix the channels of frames like this to mono."""
+def _can_mix(frame: av.AudioFrame, layout: str) -> bool:
+    """Whether FFmpeg knows how to mix the channels of frames like this to a layout."""
     try:
-        _resampler(frame.sample_rate, frame.samples).resample(frame)
+        _resampler(frame.sample_rate, frame.samples, layout).resample(frame)
     except (av.FFmpegError, ValueError):
         return False
     return True
