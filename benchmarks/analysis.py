@@ -84,9 +84,7 @@ def compare_loudness(folder: Path) -> None:
             print(f"  {path.name}: {found.loudness:.2f} LUFS, {pair[0]:.2f} from FFmpeg's; true peak {pair[1]:.2f}")
     if differences:
         worst = np.max(differences, axis=0)
-        print(
-            f"loudness of {len(differences)} files: at most {worst[0]:.2f} LU from FFmpeg's, true peak {worst[1]:.2f} dB"
-        )
+        print(f"loudness of {len(differences)} files: at most {worst[0]:.2f} LU from FFmpeg's, peak {worst[1]:.2f} dB")
 
 
 def main() -> None:

@@ -44,9 +44,10 @@ def test_where_no_tempo_can_be_told_there_is_none(waveform):
     assert find_beats(waveform) is None
 
 
-@pytest.mark.parametrize(
-    ("key", "mood", "mode"), [("D", "happy", "major"), ("A#", "happy", "major"), ("E", "sad", "minor")]
-)
+KEYS = [("D", "happy", "major"), ("A#", "happy", "major"), ("E", "sad", "minor")]
+
+
+@pytest.mark.parametrize(("key", "mood", "mode"), KEYS)
 def test_key_of_a_generated_piece(key, mood, mode):
     found = find_key(piece(key=key, mood=mood))
     relative = {"major": (9, "minor"), "minor": (3, "major")}[mode]

@@ -66,7 +66,7 @@ def find_beats(waveform: np.ndarray) -> Beats | None:
 
 
 def onset_curve(mel: np.ndarray) -> np.ndarray:
-    """`(frames,)` how much bands `(frames, bands)` rise, without its slow changes, with a deviation of 1; 0 of silence."""
+    """`(frames,)` how much bands `(frames, bands)` rise, less its slow changes, with a deviation of 1; 0 of silence."""
     rise = np.zeros(len(mel))
     rise[2:] = np.maximum(mel[2:] - mel[:-2], 0).mean(1)
     rise = np.convolve(rise, np.hanning(5) / 2, "same")
