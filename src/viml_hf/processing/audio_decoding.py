@@ -53,7 +53,6 @@ def iter_audio(
     is silence of that length, as a player plays it.
 
     Args:
-        source: A path, or the bytes of a whole file.
         sampling_rate: Samples per second to resample to, in Hz.
         chunk_seconds: Length of a chunk; it does not change the samples.
         start: Seconds of the file to leave out. They are decoded all the same: seeking in sound is not exact.
@@ -134,72 +133,17 @@ def sound_format(source: MediaSource) -> tuple[int, str]:
 
 
 def iter_audio_segments(source: MediaSource, sampling_rate: int, **options: Any) -> Iterator[MediaSegment]:
-    """Decodes sound in 10 s segments; memory is bounded by a segment, not by the file.
-
-    Args:
-        source: A path, or the bytes of a whole file.
-        sampling_rate: Samples per second to resample to, in Hz.
-        options: As for `iter_audio`.
-
-    Yields:
-        Segments with `data` `(samples,)`, float32 mono in [-1, 1]. The last one may be longer or shorter, see
-        `viml_hf.processing.segments.segment_bounds`.
-
-    Raises:
-        MediaDecodeError: As `iter_audio`.
-        ViMLError: As `iter_audio`.
-
-    Example:
-        >>> import io, wave
-        >>> file = io.BytesIO()
-        >>> with wave.open(file, "wb") as writer:
-        ...     writer.setparams((1, 2, 8000, 0, "NONE", ""))
-        ...     writer.writeframes(bytes(2 * 8000 * 21))
-        >>> [(segment.start, segment.end) for segment in iter_audio_segments(file.getvalue(), 8000)]
-        [(0.0, 10.0), (10.0, 21.0)]
-    """
+    """The sound of `iter_audio`, whose options it takes, in 10 s segments `(samples,)`; one is in memory at a time."""
     yield from iter_segments(iter_audio(source, sampling_rate, **options), sampling_rate)
 
 
 def load_audio(source: MediaSource, sampling_rate: int) -> np.ndarray:
-    """Decodes a whole file's sound at once.
-
-    Args:
-        source: A path, or the bytes of a whole file.
-        sampling_rate: Samples per second to resample to, in Hz.
-
-    Returns:
-        `(samples,)`, float32 mono in [-1, 1].
-
-    Raises:
-        MediaDecodeError: As `iter_audio`.
-        ViMLError: As `iter_audio`.
-
-    Example:
-        >>> import io, wave
-        >>> file = io.BytesIO()
-        >>> with wave.open(file, "wb") as writer:
-        ...     writer.setparams((2, 2, 8000, 0, "NONE", ""))
-        ...     writer.writeframes(bytes(2 * 2 * 8000))
-        >>> load_audio(file.getvalue(), sampling_rate=16000).shape
-        (16000,)
-    """
+    """The sound of `iter_audio` at once, `(samples,)` float32 mono in [-1, 1]."""
     return np.concatenate(list(iter_audio(source, sampling_rate)))
 
 
 def resample(waveform: np.ndarray, sampling_rate: int, target_rate: int) -> np.ndarray:
-    """Resamples a waveform at hand, to the very samples that `load_audio` gives for a file of it.
-
-    Args:
-        waveform: `(samples,)`, float mono in [-1, 1].
-        sampling_rate: Its rate in Hz.
-        target_rate: The rate to resample to, in Hz.
-
-    Returns:
-        `(samples,)`, float32 in [-1, 1].
-
-    Raises:
-        ViMLError: If a rate is not above 0, or the waveform is not one row of samples.
+    """Resamples float mono `(samples,)` in [-1, 1] to the very samples, float32, of `load_audio` of a file of it.
 
     Example:
         >>> resample(np.zeros(8000), sampling_rate=8000, target_rate=4000).shape

@@ -24,17 +24,9 @@ def short_side(image_processor: Any) -> int:
 
 
 def preprocess_frames(frames: np.ndarray | Tensor, image_processor: Any) -> Tensor:
-    """Resize, crop, rescale and normalise frames by the rules of an image processor.
-
-    Args:
-        frames: `(frames, height, width, 3)` uint8 RGB.
-        image_processor: Any image processor of transformers with `size`, `crop_size`, `image_mean`, ….
-
-    Returns:
-        `(frames, 3, height, width)` float32.
+    """Frames `(frames, height, width, 3)` uint8 RGB as pixel values `(frames, 3, height, width)` float32.
 
     Example:
-        >>> import numpy as np
         >>> from transformers import CLIPImageProcessor
         >>> tuple(preprocess_frames(np.zeros((2, 240, 320, 3), np.uint8), CLIPImageProcessor()).shape)
         (2, 3, 224, 224)

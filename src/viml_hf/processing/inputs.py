@@ -47,17 +47,11 @@ _MODALITIES = {"video", "text", "audio"}
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """Frames in memory with their times.
+    """Frames in memory with their times."""
 
-    Args:
-        data: `(frames, height, width, 3)` uint8 RGB.
-        fps: Frames per second of their video; `None` for 6.
-        places: The frames' numbers in their video; `None` where it has no others.
-    """
-
-    data: np.ndarray
-    fps: float | None = None
-    places: Sequence[int] | None = None
+    data: np.ndarray  # (frames, height, width, 3) uint8 RGB
+    fps: float | None = None  # frames per second of their video; `None` for 6
+    places: Sequence[int] | None = None  # the frames' numbers in their video; `None` where it has no others
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, float, float]]:
         """Each frame with its start and end in seconds; the last lasts as long as the one before it."""
@@ -92,15 +86,10 @@ class DecodedVideo:
 
 @dataclass(frozen=True, eq=False)
 class Waveform:
-    """A waveform, or a decoder of one.
+    """A waveform, or a decoder of one."""
 
-    Args:
-        data: `(samples,)` or `(channels, samples)` in [-1, 1], or a torchcodec `AudioDecoder`.
-        sampling_rate: In Hz; `None` where nobody says it, and of a decoder, which does.
-    """
-
-    data: Any
-    sampling_rate: float | None = None
+    data: Any  # `(samples,)` or `(channels, samples)` in [-1, 1], or a torchcodec `AudioDecoder`
+    sampling_rate: float | None = None  # in Hz; `None` where nobody says it, and of a decoder, which does
 
     def mono(self, sampling_rate: int) -> np.ndarray:
         """The mean of the channels, `(samples,)` float32, at another rate."""
@@ -254,15 +243,9 @@ def read_sample(value: Any, *, document: bool = False) -> Sample:
     """Tell an input apart.
 
     A string is a path where it is absolute, names a file, is a URL or ends like a media file; any other is a text. A
-    dict with `"text"` says that it is one. A path that ends like music is music, any other a video.
-
-    Args:
-        value: A string or path; what else is a video or music for [`ViMLProcessor`], if it can be one of them only; or
-            a dict with `"video"`, `"text"` or both, or with `"audio"`. A waveform needs its rate.
-        document: It is to be found by others: then the path of a video is ambiguous, its sound may be meant.
-
-    Raises:
-        ViMLError: It can be understood in several ways or in none, a file is missing, or a URL is given.
+    dict with `"text"` says that it is one; others hold `"video"`, both, or `"audio"`. A path that ends like music is
+    music, any other a video. All else is what [`ViMLProcessor`] takes as one of them only; a waveform needs its rate.
+    Of a `document`, which is to be found by others, the path of a video is ambiguous: its sound may be meant.
 
     Example:
         >>> read_sample("slow piano").text

@@ -23,7 +23,7 @@ from viml_hf.errors import MediaDecodeError, ViMLError, unreadable
 from viml_hf.processing.segments import MIN_TAIL_SECONDS, SEGMENT_SECONDS, regroup
 from viml_hf.processing.timeline import FileClock
 
-MediaSource = str | os.PathLike[str] | bytes
+MediaSource = str | os.PathLike[str] | bytes  # a path, or the bytes of a whole file
 StreamKind = Literal["video", "audio"]
 
 # No honest file comes near these; a damaged or forged one is stopped before memory is taken for it.
@@ -45,21 +45,13 @@ _CONVERT = {
 
 @dataclass
 class DecodeReport:
-    """How much of a stream could be decoded; it fills while the stream is read.
+    """How much of a stream could be decoded; it fills while the stream is read."""
 
-    Args:
-        packets: Packets read.
-        corrupt: Packets that could not be decoded, and pictures that FFmpeg marks as damaged.
-        reached: Seconds from the stream's start to the end of what was read.
-        expected: Seconds that the file says the stream has, or those asked for; `None` where it does not say.
-        holes: `(start, end)` in seconds of each stretch in which packets are missing.
-    """
-
-    packets: int = 0
-    corrupt: int = 0
-    reached: float = 0.0
-    expected: float | None = None
-    holes: list[tuple[float, float]] = field(default_factory=list)
+    packets: int = 0  # that were read
+    corrupt: int = 0  # packets that could not be decoded, and pictures that FFmpeg marks as damaged
+    reached: float = 0.0  # seconds from the stream's start to the end of what was read
+    expected: float | None = None  # seconds that the file says the stream has, or those asked for; `None`: it says none
+    holes: list[tuple[float, float]] = field(default_factory=list)  # where packets are missing, in seconds
 
     @property
     def coverage(self) -> float:
@@ -100,17 +92,11 @@ class DecodeReport:
 
 @dataclass(frozen=True, eq=False)
 class MediaSegment:
-    """One segment of a file.
+    """One segment of a file."""
 
-    Args:
-        data: Frames `(frames, height, width, 3)` uint8, or samples `(samples,)` float32.
-        start: Seconds from the stream's start to the segment's.
-        end: Seconds from the stream's start to the segment's end.
-    """
-
-    data: np.ndarray
-    start: float
-    end: float
+    data: np.ndarray  # frames `(frames, height, width, 3)` uint8, or samples `(samples,)` float32
+    start: float  # seconds from the stream's start
+    end: float  # likewise
 
 
 def iter_segments(chunks: Iterable[np.ndarray], rate: float) -> Iterator[MediaSegment]:
@@ -130,12 +116,7 @@ def iter_segments(chunks: Iterable[np.ndarray], rate: float) -> Iterator[MediaSe
 
 
 def source_name(source: MediaSource) -> str:
-    """The name of a source in messages: its path, or `<bytes>`.
-
-    Example:
-        >>> source_name(b"RIFF")
-        '<bytes>'
-    """
+    """The name of a source in messages: its path, or `<bytes>`."""
     return "<bytes>" if isinstance(source, bytes) else os.fspath(source)
 
 
@@ -160,11 +141,7 @@ def file_name(text: str) -> str:
 
 
 def check_excerpt(start: float, end: float | None) -> None:
-    """Refuses an excerpt without a length.
-
-    Raises:
-        ViMLError: If `start` is below 0, or `end` not after it.
-    """
+    """Refuses an excerpt that begins before 0, or without a length."""
     if not 0 <= start < float("inf") or (end is not None and not start < end):
         raise ViMLError(f"start={start}, end={end}: give seconds, 0 <= start < end")
 
@@ -183,19 +160,10 @@ def too_long(source: MediaSource, kind: StreamKind) -> MediaDecodeError:
 
 @contextmanager
 def open_stream(source: MediaSource, kind: StreamKind, threads: int = 0) -> Iterator[Any]:
-    """Opens the stream of one kind that a player takes.
+    """Opens the stream of one kind that a player takes, for `decode_stream`; 0 threads let FFmpeg choose.
 
-    Args:
-        source: A path, or the bytes of a whole file.
-        kind: `"video"` or `"audio"`.
-        threads: Decoding threads; 0 lets FFmpeg choose.
-
-    Yields:
-        The PyAV stream for `decode_stream`. Leaving the `with` block closes the file.
-
-    Raises:
-        MediaDecodeError: If the source cannot be opened, has no such stream or one beyond the caps of this module, or
-            if FFmpeg or the disk fails inside the block.
+    `MediaDecodeError` is raised if the source cannot be opened, has no such stream or one beyond the caps of this
+    module, or if FFmpeg or the disk fails inside the block.
     """
     name = source_name(source)
     try:
@@ -267,11 +235,7 @@ def _shown_streams(container: Any, kind: StreamKind) -> list[Any]:
 
 
 def _preference(stream: Any) -> tuple[bool, bool, bool, int]:
-    """Orders streams by what a player takes.
-
-    A stream with a decoder comes first, then one that is not for somebody in particular, then one that is marked as
-    default, then the largest picture or the most channels, as FFmpeg's command line chooses.
-    """
+    """Orders streams by what a player takes; of pictures the largest, of sound the most channels, as FFmpeg does."""
     context = stream.codec_context
     if context is None:
         return False, False, False, 0
@@ -363,19 +327,10 @@ def _is_guessed(stream: Any) -> bool:
 def decode_stream(
     stream: Any, source: MediaSource, report: DecodeReport | None = None, clock: FileClock | None = None
 ) -> Iterator[Any]:
-    """Decodes a stream. Corrupt packets are skipped and counted, with one logged warning at the end.
+    """Decodes a stream into PyAV frames in presentation order, with times on the file's clock.
 
-    Args:
-        stream: What `open_stream` yields.
-        source: The stream's source, for messages.
-        report: Filled while decoding.
-        clock: The file's; it is told of every packet of any stream.
-
-    Yields:
-        PyAV frames in presentation order, with times on one clock.
-
-    Raises:
-        MediaDecodeError: If no packet at all can be decoded, or the stream is encrypted.
+    Corrupt packets are skipped and counted, with one logged warning at the end. `MediaDecodeError` is raised if no
+    packet at all can be decoded, or the stream is encrypted.
     """
     report = DecodeReport() if report is None else report
     report.expected = declared_seconds(stream) if report.expected is None else report.expected

@@ -16,24 +16,7 @@ _VIDEO = (
     ".rm .rmvb .ts .vob .webm .wmv"
 )
 # Of lists, notes and data that lie beside media, and that the table of the operating system may not know.
-_OTHERS = frozenset(
-    [
-        ".cue",
-        ".db",
-        ".ini",
-        ".jsonl",
-        ".log",
-        ".lrc",
-        ".m3u",
-        ".m3u8",
-        ".nfo",
-        ".parquet",
-        ".pls",
-        ".safetensors",
-        ".sfv",
-        ".url",
-    ]
-)
+_OTHERS = ".cue .db .ini .jsonl .log .lrc .m3u .m3u8 .nfo .parquet .pls .safetensors .sfv .url".split()  # noqa: SIM905
 AUDIO_SUFFIXES = frozenset(_AUDIO.split())
 MEDIA_SUFFIXES = AUDIO_SUFFIXES | frozenset(_VIDEO.split())
 
@@ -56,12 +39,6 @@ def find_media_files(folder: str | Path) -> list[Path]:
     Pictures, texts and archives are known by their suffix and left out, as are hidden files and folders. A file of an
     unknown suffix is opened to see whether it holds media; those that do not are counted in a warning. So are links to
     folders, which are not followed. A link to a file counts as a file, even if the file is missing.
-
-    Args:
-        folder: A folder, or a link to one.
-
-    Returns:
-        Paths that begin with `folder`.
 
     Example:
         >>> import tempfile

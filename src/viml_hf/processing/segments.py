@@ -17,18 +17,12 @@ FrameT = TypeVar("FrameT")
 
 
 def segment_bounds(duration: float) -> list[tuple[float, float]]:
-    """Splits a file into 10 s segments (paper section 1; the tail rule is this project's).
+    """`(start, end)` in seconds of a file's 10 s segments (paper section 1; the tail rule is this project's).
 
-    Args:
-        duration: Length of the file in seconds.
-
-    Returns:
-        `(start, end)` of every segment in seconds. A last segment shorter than 2 s joins its predecessor, a file
-        shorter than 10 s is one segment, and a file without a duration has none.
+    A last segment shorter than 2 s joins its predecessor, a file shorter than 10 s is one segment, and a file without a
+    duration has none.
 
     Example:
-        >>> segment_bounds(23.5)
-        [(0.0, 10.0), (10.0, 20.0), (20.0, 23.5)]
         >>> segment_bounds(21.5)
         [(0.0, 10.0), (10.0, 21.5)]
     """
@@ -44,19 +38,8 @@ def segment_bounds(duration: float) -> list[tuple[float, float]]:
 def regroup(chunks: Iterable[np.ndarray], segment_length: int, min_tail: int) -> Iterator[np.ndarray]:
     """Cuts a stream into segments by the rule of `segment_bounds`, without knowing its length beforehand.
 
-    Holds fewer than `segment_length + min_tail` units and one chunk at a time.
-
-    Args:
-        chunks: Arrays `(time, ...)` of any lengths; only the first dimension may differ.
-        segment_length: Units (frames or samples) of a segment.
-        min_tail: A last segment of fewer units joins its predecessor.
-
-    Yields:
-        Arrays `(segment_length, ...)`; the last one has `min_tail` up to `segment_length + min_tail - 1` units, or
-        fewer than `min_tail` if it is the only one.
-
-    Raises:
-        ViMLError: If `segment_length` is below 1.
+    Chunks `(time, ...)` may have any lengths. A last segment of fewer than `min_tail` units (frames or samples) joins
+    its predecessor. Fewer than `segment_length + min_tail` units and one chunk are held at a time.
 
     Example:
         >>> [segment.tolist() for segment in regroup([np.arange(4), np.arange(4, 9)], segment_length=4, min_tail=2)]
@@ -89,17 +72,7 @@ def _take(held: deque[np.ndarray], length: int) -> np.ndarray:
 
 
 def window_starts(length: int, window: int) -> list[int]:
-    """Places the fewest windows that cover a segment, evenly spaced, for encoders that hear less than a segment.
-
-    Args:
-        length: Samples of the segment.
-        window: Samples of a window.
-
-    Returns:
-        Where each begins. A segment no longer than a window has one, from 0.
-
-    Raises:
-        ViMLError: If `window` is below 1.
+    """Where the fewest windows begin that cover a segment, evenly spaced, for encoders that hear less than a segment.
 
     Example:
         >>> window_starts(10, window=4)
@@ -119,16 +92,9 @@ def sample_frames(frames: Iterable[tuple[FrameT, float, float]], fps: float) -> 
     stands for several samples. There is a sample for every k / fps (plus 1 ms) before the end of the last frame, and
     at least one.
 
-    Args:
-        frames: `(frame, start, end)` in seconds after the first frame's start, `start` ascending. A frame stays on
-            screen until the next one starts; `end` matters for the last frame only.
-        fps: Samples per second.
-
-    Yields:
-        `(frame, count)` for every frame that stands for `count >= 1` samples.
-
-    Raises:
-        ViMLError: If `fps` is not above 0.
+    Frames are `(frame, start, end)` in seconds after the first frame's start, `start` ascending. A frame stays on
+    screen until the next one starts; `end` matters for the last frame only. Those that stand for samples are yielded
+    with their number.
 
     Example:
         >>> list(sample_frames([("a", 0.0, 0.1), ("b", 0.1, 0.2), ("c", 0.2, 0.9)], fps=5))

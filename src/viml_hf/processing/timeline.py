@@ -18,11 +18,7 @@ class FileClock:
     """Puts the streams of a file on one timeline.
 
     The file begins when the first of its streams does. A clock that was restarted in the middle, as where
-    recordings were joined, goes on as if it had not been.
-
-    Args:
-        streams: Its pictures and sound.
-        may_restart: Whether the format's clock may be restarted.
+    recordings were joined, goes on as if it had not been; `may_restart` says whether the format's clock can be.
     """
 
     def __init__(self, streams: Sequence[Any], may_restart: bool = False):
@@ -71,11 +67,7 @@ class FileClock:
         return self._shift != 0
 
     def origin(self, first: Fraction) -> Fraction:
-        """When the file begins, on the container's clock.
-
-        Args:
-            first: When the first frame of a stream is presented.
-        """
+        """When the file begins, on the container's clock, if a stream's first frame is presented at `first`."""
         return first if self.begin is None or abs(first - self.begin) <= TOLERANCE else self.begin
 
     def end_of_others(self, stream: Any) -> Fraction:

@@ -66,7 +66,6 @@ def iter_frames(
     bicubic interpolation to square pixels. All frames get the first one's size, also where the video changes its own.
 
     Args:
-        source: A path, or the bytes of a whole file.
         fps: Samples per second.
         short_side: Pixels of the shorter side, also of smaller videos; the other one follows the aspect ratio.
         threads: Decoding threads; 0 lets FFmpeg choose, 1 suits a pool of workers. The frames are the same, but of a
@@ -116,30 +115,7 @@ def iter_frames(
 def iter_video_segments(
     source: MediaSource, *, fps: float = FRAMES_PER_SECOND, **options: Any
 ) -> Iterator[MediaSegment]:
-    """Decodes a video in 10 s segments; memory is bounded by a segment, not by the file.
-
-    Args:
-        source: A path, or the bytes of a whole file.
-        fps: Samples per second.
-        options: As for `iter_frames`.
-
-    Yields:
-        Segments with `data` `(frames, height, width, 3)`, RGB uint8. The last one may be longer or shorter, see
-        `viml_hf.processing.segments.segment_bounds`.
-
-    Raises:
-        MediaDecodeError: As `iter_frames`.
-        ViMLError: As `iter_frames`.
-
-    Example:
-        >>> import io
-        >>> from PIL import Image
-        >>> file = io.BytesIO()
-        >>> blue, red = (Image.new("RGB", (80, 60), colour) for colour in ("blue", "red"))
-        >>> blue.save(file, "GIF", save_all=True, append_images=[red], duration=10_500)
-        >>> [segment.data.shape for segment in iter_video_segments(file.getvalue(), short_side=30)]
-        [(60, 30, 40, 3), (66, 30, 40, 3)]
-    """
+    """The frames of `iter_frames`, whose options it takes, in 10 s segments; one is in memory at a time."""
     frames = iter_frames(source, fps=fps, **options)
     yield from iter_segments((frame[np.newaxis] for frame in frames), fps)
 
@@ -188,10 +164,6 @@ def display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
 
 def upright(picture: np.ndarray, matrix: tuple[int, int, int, int] | None) -> np.ndarray:
     """A picture `(height, width, 3)` as it is to be shown: turned to the nearest quarter, and mirrored.
-
-    Args:
-        picture: As decoded.
-        matrix: See `display_matrix`.
 
     Example:
         >>> upright(np.array([[1, 2]]), (-1, 0, 0, 1)).tolist(), upright(np.array([[1, 2]]), (0, 1, -1, 0)).tolist()
