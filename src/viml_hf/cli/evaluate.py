@@ -58,8 +58,9 @@ def run(options: argparse.Namespace) -> None:
     from viml_hf.evaluation.plots import check_plots, plot_recall
     from viml_hf.evaluation.ranks import retrieval_ranks
     from viml_hf.evaluation.store_evaluation import check_query, corrections_of, embed_items, pools_of, select_items
+    from viml_hf.features.splits import items_digest
     from viml_hf.features.store import Store
-    from viml_hf.hub.evaluation_results import parse_benchmark
+    from viml_hf.hub.evaluation_results import EVALUATION_FILE, parse_benchmark, save_evaluation
     from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 
     if options.plot:
@@ -86,36 +87,36 @@ def run(options: argparse.Namespace) -> None:
     )
     pools = pools_of(chosen.items, group_by=options.group_by, pool_size=options.pool_size, seed=options.seed)
     corrected = None if model.query_bank is None else options.hubness_correction
+    clip = None if options.whole_tracks else CLIP_SEGMENTS
+    how: dict[str, Any] = {"clip_segments": clip, "batch_size": options.batch_size}
     ranks, hubs = {}, {}
     for query in queries:
-        embeds = embed_items(
-            model,
-            store,
-            chosen.items,
-            query_modalities=QUERIES[query],
-            clip_segments=None if options.whole_tracks else CLIP_SEGMENTS,
-            batch_size=options.batch_size,
-        )
+        embeds = embed_items(model, store, chosen.items, query_modalities=QUERIES[query], **how)
         corrections = corrections_of(model, embeds[1], QUERIES[query]) if corrected else None
         ranks[query] = retrieval_ranks(*embeds, pools=pools, corrections=corrections)
         hubs[query] = hub_figures(*embeds, pools=pools, corrections=corrections)
     summary = {**_summary(options, chosen, pools, ranks), "hubness_correction": corrected, "hubs": hubs}
     print(json.dumps(summary, indent=1) if options.json else _text(summary))
     if options.save:
-        _save(options.model, model, store, chosen, summary, benchmark)
+        kept = {**summary, "items_sha256": items_digest(store, chosen.items)}
+        removed = save_evaluation(options.model, model.config, kept, benchmark)
+        print(f"kept in {Path(options.model) / EVALUATION_FILE}", file=sys.stderr)
+        if removed:
+            print(f"removed from it: results of other weights ({removed})", file=sys.stderr)
     if options.plot:
         plot_recall(ranks, options.plot, pools=pools, seed=options.seed)
 
 
 def _load_model(name: str, store: "Store") -> "ViMLModel":
-    """The heads of a saved model; a store with features of other widths, or by other encoders, is an error."""
+    """The heads of a saved model; a store with features of other widths, or known to be by others, is an error."""
     from viml_hf.encoders.media_encoder import MediaEncoder, best_device
     from viml_hf.errors import ViMLError
+    from viml_hf.modeling.encoder_names import is_published_features
     from viml_hf.retrieval.model_loading import load_model
 
     loaded = load_model(name)
-    encoder = loaded if isinstance(loaded, MediaEncoder) else None
     model: Any = loaded.model.viml if isinstance(loaded, MediaEncoder) else loaded
+    fingerprints = loaded.fingerprints() if isinstance(loaded, MediaEncoder) else {}
     for modality in ("audio", *model.config.query_modalities):
         width, expected = store.spec.widths[modality], model.config.base_feature_dim(modality)
         if width != expected:
@@ -123,24 +124,13 @@ def _load_model(name: str, store: "Store") -> "ViMLModel":
                 f"{store.folder}: its {modality} features have width {width}, but {name} takes {modality}_dim="
                 f"{expected}; give the store that it was trained on, or one extracted with the same encoders"
             )
-    if encoder is not None:
-        _check_encoders(name, store, encoder.fingerprints(), model.config.query_modalities)
-    return model.to(best_device())
-
-
-def _check_encoders(name: str, store: "Store", fingerprints: dict[str, str], query_modalities: list[str]) -> None:
-    """Refuse a store whose features are known to be by other encoders than the model's."""
-    from viml_hf.errors import ViMLError
-    from viml_hf.modeling.encoder_names import is_published_features
-
-    for modality in ("audio", *query_modalities):
-        by = store.spec.encoders[modality]
-        stated = store.spec.fingerprints.get(modality)
-        if is_published_features(by) or (stated is not None and stated != fingerprints[modality]):
+        by, own = store.spec.encoders[modality], fingerprints.get(modality)
+        if own is not None and (is_published_features(by) or store.spec.fingerprints.get(modality, own) != own):
             raise ViMLError(
                 f"{store.folder}: its {modality} features are by {by}, which is not the {modality} encoder of {name}; "
                 "extract the media again with the model's encoders, or give a model trained on this store"
             )
+    return model.to(best_device())
 
 
 def _summary(
@@ -178,25 +168,6 @@ def _summary(
 def _comparison(first: str, other: str, compared: "PairedComparison") -> dict[str, Any]:
     figures = {"mean_log_rank_of_b_minus_a": compared.mean_difference, "low": compared.low, "high": compared.high}
     return {"a": first, "b": other, **figures, "significant": compared.significant}
-
-
-def _save(
-    folder: str,
-    model: "ViMLModel",
-    store: "Store",
-    chosen: "EvaluationItems",
-    summary: dict[str, Any],
-    benchmark: dict[str, str] | None,
-) -> None:
-    """Keep the summary with the model."""
-    from viml_hf.features.splits import items_digest
-    from viml_hf.hub.evaluation_results import EVALUATION_FILE, save_evaluation
-
-    kept = {**summary, "items_sha256": items_digest(store, chosen.items)}
-    removed = save_evaluation(folder, model.config, kept, benchmark)
-    print(f"kept in {Path(folder) / EVALUATION_FILE}", file=sys.stderr)
-    if removed:
-        print(f"removed from it: results of other weights ({removed})", file=sys.stderr)
 
 
 def _text(summary: dict[str, Any]) -> str:

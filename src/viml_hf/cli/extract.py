@@ -88,8 +88,8 @@ def _print_result(store: "Store", output: str) -> None:
     errors = [item for item in store.items if item.error is not None]
     failed = sum(not item.has_features for item in errors)
     print(f"{len(store.items) - failed} items in {output}, {row_counts(store)}")
-    counts = {"could not be read": failed, "only in part": len(errors) - failed}
     if errors:
+        counts = {"could not be read": failed, "only in part": len(errors) - failed}
         said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         print(f"{said}: see column error of {os.path.join(output, 'items.parquet')}", file=sys.stderr)
 

@@ -45,12 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WEIGHT",
         help="take videos without these labels into the split train too, each of which counts as much (such as 0.25)",
     )
-    add(
-        "--pool-shards",
-        type=int,
-        metavar="N",
-        help="a field `pool` for every N consecutive file numbers, to rank within",
-    )
+    add("--pool-shards", type=int, metavar="N", help="a field `pool` per N consecutive file numbers, to rank within")
     add("--seed", type=int, default=0, help="of the order of label names")
     add("--local-files-only", action="store_true", help="never ask the network for an encoder")
     add("--dry-run", action="store_true", help="count, and write nothing")

@@ -6,42 +6,16 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
-from viml_hf.cli import (
-    demo,
-    describe,
-    evaluate,
-    export,
-    extract,
-    import_yt8m,
-    index,
-    publish,
-    recommend,
-    serve,
-    tables,
-    tag,
-    train,
-    verify,
-)
 from viml_hf.errors import in_one_line, shown
 
-COMMANDS = {
-    "demo": demo,
-    "extract": extract,
-    "import-yt8m": import_yt8m,
-    "verify": verify,
-    "tag": tag,
-    "describe": describe,
-    "train": train,
-    "tables": tables,
-    "evaluate": evaluate,
-    "index": index,
-    "recommend": recommend,
-    "serve": serve,
-    "export": export,
-    "publish": publish,
-}
+# Each is the name of its module here, with underscores.
+COMMANDS = (
+    *("demo", "extract", "import-yt8m", "verify", "tag", "describe", "train", "tables", "evaluate", "index"),
+    *("recommend", "serve", "export", "publish"),
+)
 
 
 class _Version(argparse.Action):
@@ -60,24 +34,26 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in COMMANDS.items():
+    for name in COMMANDS:
+        module = import_module(f"viml_hf.cli.{name.replace('-', '_')}")
         summary = (module.__doc__ or "").strip().splitlines()[0].partition(": ")[2]
-        module.add_arguments(commands.add_parser(name, help=summary, description=summary))
+        added = commands.add_parser(name, help=summary, description=summary)
+        added.set_defaults(module=module)
+        module.add_arguments(added)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the words after `viml`: 0 when the work was done, with bad files skipped, 2 for input that cannot be used."""
     options = make_parser().parse_args(arguments)
-    command = COMMANDS[options.command]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a track's name may not fit the terminal's encoding
     try:
-        if hasattr(command, "check"):
-            command.check(options)
+        if hasattr(options.module, "check"):
+            options.module.check(options)
         _load_libraries()
-        command.run(options)
+        options.module.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read the output has seen enough, as in `viml recommend … | head -1`.
