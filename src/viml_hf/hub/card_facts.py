@@ -52,7 +52,6 @@ class OwnerFacts:
     data: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what the Hub would refuse, and keep `data` in one line, so that it starts no section of the card."""
         if self.licence is not None and not re.fullmatch(r"[a-z0-9.-]+", self.licence):
             raise ViMLError(f"licence {self.licence!r}: give it as the Hub spells it, such as cc-by-4.0")
         for dataset in self.datasets:
@@ -62,6 +61,7 @@ class OwnerFacts:
             if not re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z]{2})?", code):
                 raise ViMLError(f"language {code!r}: give a code of 2 or 3 letters, such as en or pt-BR")
         object.__setattr__(self, "language", tuple(code.lower() for code in self.language))
+        # In one line, so that it starts no section of the card.
         object.__setattr__(self, "data", " ".join((self.data or "").split()) or None)
 
 
@@ -155,9 +155,12 @@ def gather_facts(
     """
     folder = Path(folder)
     config, names_code = _read_config(folder)
-    training = _read_training(folder / TRAINING_FILE)
-    with_code = names_code if with_code is None else with_code
-    facts = _facts(config, repo_id, saved_parameters(folder), training, owner, with_code, local_files_only)
+    facts = _facts(
+        *(config, repo_id, owner, local_files_only),
+        training=_read_training(folder / TRAINING_FILE),
+        parameters=saved_parameters(folder),
+        with_code=names_code if with_code is None else with_code,
+    )
     results = read_evaluations(folder)
     if results and {result["weights"] for result in results} != {weights_checksum(folder, facts.heads)}:
         raise ViMLError(
@@ -186,18 +189,14 @@ def facts_of_model(
         512
     """
     counts = parameter_counts((name, parameter.numel()) for name, parameter in model.named_parameters())
-    return _facts(model.config, repo_id, counts, training, owner, with_code, local_files_only)
+    known = {"training": training, "parameters": counts, "with_code": with_code}
+    return _facts(model.config, repo_id, owner, local_files_only, **known)
 
 
 def _facts(
-    config: PreTrainedConfig,
-    repo_id: str,
-    parameters: dict[str, int],
-    training: dict[str, Any] | None,
-    owner: OwnerFacts | None,
-    with_code: bool,
-    local_files_only: bool,
+    config: PreTrainedConfig, repo_id: str, owner: OwnerFacts | None, local_files_only: bool, **known: Any
 ) -> CardFacts:
+    """The facts that a config tells, with others that are `known`, by their names in [`CardFacts`]."""
     check_repo_id(repo_id, with_owner=False)  # a Trainer that does not push calls its model by the folder's name
     # Compared by the type's name: code that came with a model has a class of its own.
     if config.model_type not in (ViMLConfig.model_type, ViMLForMusicRetrievalConfig.model_type):
@@ -205,21 +204,20 @@ def _facts(
     whole = config.model_type == ViMLForMusicRetrievalConfig.model_type
     heads: Any = config.viml_config if whole else config
     sources = getattr(config, "encoder_sources", None) or {}
-    names = (training or {}).get("store") or {}
+    names = (known["training"] or {}).get("store") or {}
     encoders = {}
     for modality in [one for one in MODALITIES if whole or one in (*heads.query_modalities, "audio")]:
         width = heads.base_feature_dim(modality)
         model_type = getattr(config, f"{modality}_encoder_config").model_type if whole else None
         source = sources.get(modality) or {}
         encoders[modality] = _encoder(width, model_type, source, names.get(modality), local_files_only)
-    frozen, owner = bool(getattr(config, "freeze_encoders", True)), owner or OwnerFacts()
-    return CardFacts(repo_id, heads, whole, frozen, encoders, parameters, training, with_code=with_code, owner=owner)
+    frozen = bool(getattr(config, "freeze_encoders", True))
+    return CardFacts(repo_id, heads, whole, frozen, encoders, owner=owner or OwnerFacts(), **known)
 
 
 def _encoder(
     width: int, model_type: str | None, source: dict[str, Any], store_name: str | None, local_files_only: bool
 ) -> EncoderFacts:
-    """The facts of an encoder, from its source in the model's config, else from its name in the store."""
     if model_type in DESCRIPTOR_CONFIGS or (model_type is None and store_name == DESCRIPTORS):
         return EncoderFacts(width, model_type, DESCRIPTORS, licence=OWN_LICENCE)
     name: str | None = source.get("name") or store_name
@@ -253,8 +251,7 @@ def _on_hub(name: str) -> EncoderName | None:
         parsed = parse_encoder_name(name)
     except ValueError:  # such as the path of a folder of another machine
         return None
-    hub_id = parsed.hub_id or ""
-    return parsed if HUB_ID.fullmatch(hub_id) and not Path(hub_id).is_dir() else None
+    return parsed if HUB_ID.fullmatch(parsed.hub_id or "") and not Path(parsed.hub_id or "").is_dir() else None
 
 
 def _read_training(path: Path) -> dict[str, Any] | None:
@@ -262,8 +259,7 @@ def _read_training(path: Path) -> dict[str, Any] | None:
     training = read_json(path, dict, fix)
     if training is not None:
         present = {name: shape for name, shape in _TRAINING_PARTS.items() if training.get(name) is not None}
-        place = misfit(training, _TRAINING) or misfit(training, {**present, ...: object})
-        if place is not None:
+        if (place := misfit(training, _TRAINING) or misfit(training, {**present, ...: object})) is not None:
             raise ViMLError(f"{path}: not written by `viml train` (see {shown(place)}); {fix}")
     return training
 
@@ -272,7 +268,7 @@ def _read_config(folder: Path) -> tuple[PreTrainedConfig, bool]:
     """The config of a saved model, and whether it names code."""
     classes = {one.model_type: one for one in (ViMLConfig, ViMLForMusicRetrievalConfig)}
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = json.loads((folder / "config.json").read_bytes())
         return classes[found["model_type"]].from_pretrained(folder), "auto_map" in found
     except Exception as error:  # a config class raises any kind at a value of another kind
         raise ViMLError(

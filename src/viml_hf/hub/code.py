@@ -64,13 +64,10 @@ def add_code(folder: str | Path) -> None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         model = MODELS[config["model_type"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ViMLError(
-            f"{folder}: not a saved model of viml_hf ({error!r}); give a folder of save_pretrained"
-        ) from error
+        raise ViMLError(f"{folder}: not a saved model of viml_hf ({error!r}); give another folder") from error
     config["auto_map"] = {"AutoConfig": _pointer(model.config_class), "AutoModel": _pointer(model)}
-    modules = {model.config_class.__module__, model.__module__}
-    processor_file = folder / "processor_config.json"
-    settings = read_json(processor_file, dict, "save the processor again")
+    modules, changed = {model.config_class.__module__, model.__module__}, {"config.json": config}
+    settings = read_json(folder / "processor_config.json", dict, "save the processor again")
     if settings is not None:
         settings["auto_map"] = {"AutoProcessor": _pointer(ViMLProcessor)}
         extractor = settings.get("feature_extractor", {})
@@ -79,8 +76,9 @@ def add_code(folder: str | Path) -> None:
         pipeline = f"{CODE_FOLDER}/video_to_music_pipeline.VideoToMusicPipeline"
         config["custom_pipelines"] = {VIDEO_TO_MUSIC: {"impl": pipeline, "pt": ["AutoModel"], "type": "multimodal"}}
         modules |= {ViMLProcessor.__module__, *(one.__module__ for one in FEATURE_EXTRACTORS.values()), PIPELINE_MODULE}
-        _write_json(processor_file, settings)
-    _write_json(folder / "config.json", config)
+        changed["processor_config.json"] = settings
+    for name, content in changed.items():
+        (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (folder / CODE_FOLDER).mkdir(exist_ok=True)
     for name, source in flattened_code(modules).items():
         (folder / CODE_FOLDER / name).write_text(source, encoding="utf-8")
@@ -117,9 +115,4 @@ def _flattened(module: str, source: str) -> tuple[str, list[str]]:
 
 
 def _pointer(named: type) -> str:
-    """How a config points to a class: file and name."""
     return f"{CODE_FOLDER}/{named.__module__.rpartition('.')[2]}.{named.__name__}"
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

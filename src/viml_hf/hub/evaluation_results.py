@@ -27,8 +27,7 @@ CARD_METRICS = ("R@1", "R@5", "R@10", "MR")  # those in a card's tables
 METRIC_TYPES = {"R@1": "recall_at_1", "R@5": "recall_at_5", "R@10": "recall_at_10", "MR": "median_rank", "MRR": "mrr"}
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 # Results with equal values of these are of the same ranking; the newer one replaces the older one.
-SAME = ("store", "items", "items_sha256", "pools", "texts", "whole_tracks")
-SAME_IF_KNOWN = ("hubness_correction",)
+SAME = ("store", "items", "items_sha256", "pools", "texts", "whole_tracks", "hubness_correction")
 _OPTIONAL_TEXT = (str, type(None))
 _FIGURE: dict[Any, Any] = {"estimate": float, "low": float, "high": float, ...: object}
 _RESULT: dict[Any, Any] = {
@@ -70,17 +69,14 @@ def read_evaluations(folder: str | Path) -> list[dict[str, Any]]:
 def save_evaluation(
     folder: str | Path, heads: ViMLConfig, summary: dict[str, Any], benchmark: dict[str, str] | None = None
 ) -> int:
-    """Save a `--json` summary with the model, in the place of older results of the same ranking.
-
-    Results of other weights are removed; returns how many.
-    """
+    """Save a `--json` summary for older results of the same ranking; returns how many of other weights were removed."""
     entry = {name: value for name, value in summary.items() if name != "model"}
     entry |= {"store": Path(entry["store"]).resolve().name, "weights": weights_checksum(folder, heads)}
     if benchmark is not None:
         entry["benchmark"] = benchmark
     older = read_evaluations(folder)
     kept = [one for one in older if one["weights"] == entry["weights"]]
-    same = [one for one in kept if all(one.get(name) == entry.get(name) for name in (*SAME, *SAME_IF_KNOWN))]
+    same = [one for one in kept if all(one.get(name) == entry.get(name) for name in SAME)]
     others = [one for one in kept if one not in same or not set(one["rows"]) <= set(entry["rows"])]
     with replacing(Path(folder) / EVALUATION_FILE) as path:
         path.write_text(json.dumps([*others, entry], indent=1) + "\n", encoding="utf-8")
@@ -168,5 +164,4 @@ def _asked(query: str, result: dict[str, Any]) -> str:
 
 
 def _slug(text: str) -> str:
-    """A text as lower-case letters, digits, dashes and dots: `me-music-videos`."""
     return re.sub(r"[^a-z0-9.-]+", "-", text.lower()).strip("-") or "unnamed"

@@ -50,7 +50,7 @@ def render_card(facts: CardFacts, tags: Iterable[str] = ()) -> str:
         facts=facts,
         generated=GENERATED,
         results="\n\n".join(map(_result, facts.results)),
-        training=_bullets(_training(facts)),
+        training="\n".join(f"* {' '.join(line.split()).rstrip('.')}." for line in _training(facts)),
         encoders=_encoder_table(facts),
         stated_licence=card_licence(facts).get("license"),
         citation=CITATION,
@@ -96,11 +96,7 @@ def card_data(facts: CardFacts, more_tags: Iterable[str] = ()) -> ModelCardData:
 
 
 def card_licence(facts: CardFacts) -> dict[str, Any]:
-    """The licence fields of a card's metadata: `license`, and for `other` also `license_name` and `license_link`.
-
-    The owner's statement comes first. If an encoder's licence is not permissive, the licence is `other`, with the name
-    of the strictest one. If all are permissive, it is the licence of this package. Otherwise no licence is stated.
-    """
+    """The licence fields of a card's metadata: what the owner states, else what the encoders' licences leave."""
     if facts.owner.licence:
         return {"license": facts.owner.licence}
     encoders = facts.encoders.values()
@@ -114,12 +110,13 @@ def card_licence(facts: CardFacts) -> dict[str, Any]:
 
 
 def _result(result: dict[str, Any]) -> str:
-    """How the figures of a result came about, and the figures as a table."""
-    texts = f"texts {_code(result['texts'])} of `viml describe`" if result["texts"] else "texts of the data itself"
-    texts = texts if any("text" in query for query in result["rows"]) else ""
+    texts = ""
+    if any("text" in query for query in result["rows"]):
+        texts = f"texts {_code(result['texts'])} of `viml describe`" if result["texts"] else "texts of the data itself"
     place = _dataset(result["benchmark"]["id"]) if "benchmark" in result else _code(result["store"])
     first, *others = conditions(result)
-    said = _sentences([f"On {place}: {first}", *others, texts, *map(comparison_text, result["comparisons"])])
+    parts = [f"On {place}: {first}", *others, texts, *map(comparison_text, result["comparisons"])]
+    said = " ".join(f"{part[0].upper()}{part[1:].rstrip('.')}." for part in parts if part)
     rows = [["chance", *(f"{result['chance'][name]:.{decimals(name)}f}" for name in CARD_METRICS)]]
     for query, figures in result["rows"].items():
         rows.append([query, *(with_interval(name, figures[name]) for name in CARD_METRICS)])
@@ -127,7 +124,6 @@ def _result(result: dict[str, Any]) -> str:
 
 
 def _training(facts: CardFacts) -> list[str]:
-    """What is known of the training; nothing where none is."""
     training = facts.training or {}
     settings: dict[str, Any] = training.get("settings") or {}
     known = {"Data": facts.owner.data or training.get("data")}
@@ -188,14 +184,6 @@ def _dataset(hub_id: str) -> str:
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows])
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"* {' '.join(line.split()).rstrip('.')}." for line in lines)
-
-
-def _sentences(parts: Iterable[str]) -> str:
-    return " ".join(f"{part[0].upper()}{part[1:].rstrip('.')}." for part in parts if part)
 
 
 def _code(text: str | None) -> str:

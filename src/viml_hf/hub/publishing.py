@@ -58,21 +58,13 @@ class Publication:
     @property
     def sizes(self) -> dict[str, int]:
         """Bytes of each file."""
-        return {
-            name: len(content) if isinstance(content, bytes) else content.stat().st_size
-            for name, content in self.files.items()
-        }
+        return {name: one.stat().st_size if isinstance(one, Path) else len(one) for name, one in self.files.items()}
 
     @property
     def card(self) -> str:
         """The model card."""
         content = self.files[CARD_FILE]
         return content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
-
-    @property
-    def non_commercial(self) -> list[str]:
-        """See `CardFacts.non_commercial`."""
-        return self.facts.non_commercial
 
     @property
     def licence(self) -> str | None:
@@ -122,10 +114,8 @@ def plan_publication(
                 shutil.copy(path, staging)
         for path in Path(staging).glob("*.json"):
             if path.name in FACTS or path.name.endswith("config.json"):
-                content = read_json(
-                    folder / path.name, list if path.name == EVALUATION_FILE else dict, "save the model again"
-                )
-                content = _cleaned(content, path.name in FACTS)
+                kind = list if path.name == EVALUATION_FILE else dict
+                content = _cleaned(read_json(folder / path.name, kind, "save the model again"), path.name in FACTS)
                 path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if with_code:
             add_code(staging)
@@ -134,8 +124,8 @@ def plan_publication(
     texts = benchmark_files(facts.results) | (sentence_transformers_files(facts.heads) if facts.whole else {})
     files |= {path: text.encode() for path, text in texts.items()}
     card = folder / CARD_FILE
-    has_own_card = card.is_file() and is_own_card(card.read_text(encoding="utf-8"))
-    files[CARD_FILE] = card if has_own_card else render_card(facts).encode()
+    is_own = card.is_file() and is_own_card(card.read_text(encoding="utf-8"))
+    files[CARD_FILE] = card if is_own else render_card(facts).encode()
     left_out = [
         f"{path.name}/" if path.is_dir() else path.name
         for path in sorted(folder.iterdir())
@@ -221,16 +211,12 @@ def _loaded_tokenizer_files(folder: Path, facts: CardFacts) -> set[str]:
     """Check that the model and its processor load; returns the names of its tokenizer's files, none for heads."""
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if facts.whole and not (folder / "processor_config.json").is_file():
-        raise ViMLError(
-            f"{folder}: a model without its processor; save that beside it with ViMLProcessor.save_pretrained"
-        )
+        raise ViMLError(f"{folder}: a model without its processor; save it there with ViMLProcessor.save_pretrained")
     try:
         AutoModel.from_pretrained(folder, **options)
         processor = AutoProcessor.from_pretrained(folder, **options) if facts.whole else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise ViMLError(
-            f"{folder}: not published, since it does not load ({in_one_line(error)}); save model and processor again"
-        ) from error
+        raise ViMLError(f"{folder}: not published, it does not load ({in_one_line(error)}); save it again") from error
     return set(processor.tokenizer.vocab_files_names.values()) if processor else set()
 
 
@@ -267,7 +253,6 @@ def _own_card_on_hub(repo_id: str, token: str | bool | None = None) -> str | Non
 
 
 def _repo_info(api: HfApi, repo_id: str) -> ModelInfo | None:
-    """A repo's files and last commit; `None` if there is no such repo."""
     try:
         return api.model_info(repo_id)
     except RepositoryNotFoundError:

@@ -33,12 +33,10 @@ def save_for_sentence_transformers(folder: str | Path) -> None:
         ['modules.json']
     """
     folder = Path(folder)
-    has_processor = (folder / "processor_config.json").is_file()
     config = read_json(folder / "config.json", dict, "save the model again") or {}
-    if config.get("model_type") != ViMLForMusicRetrievalConfig.model_type or not has_processor:
-        raise ViMLError(
-            f"{folder}: not a saved ViMLForMusicRetrieval with its processor; save both there with save_pretrained"
-        )
+    is_whole = config.get("model_type") == ViMLForMusicRetrievalConfig.model_type
+    if not is_whole or not (folder / "processor_config.json").is_file():
+        raise ViMLError(f"{folder}: not a saved ViMLForMusicRetrieval with its processor; use save_pretrained of both")
     heads: Any = ViMLForMusicRetrievalConfig.from_pretrained(folder).viml_config
     for name, content in sentence_transformers_files(heads).items():
         (folder / name).write_text(content, encoding="utf-8")
