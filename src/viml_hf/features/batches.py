@@ -1,7 +1,7 @@
 """Rows as padded batches, and which rows of an item a clip is."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,24 +10,13 @@ from viml_hf.features.store import Store
 from viml_hf.features.store_format import RowRange
 
 
-class Sliced(Protocol):
-    """What has a length and gives a part of itself for a slice: a range of rows, the rows, segments of a file."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, part: slice, /) -> Any: ...
-
-
-Rows = TypeVar("Rows", bound=Sliced)
-
-
 def clip_room(video: int, audio: int, length: int) -> int:
     """How many rows a clip of `length` rows can move inside both streams of a file; below 0 one of them is shorter."""
     return min(video, audio) - length
 
 
-def clip_rows(rows: Rows, first: int, length: int) -> Rows:
-    """Rows `first … first + length`; all of them where there are not so many."""
+def clip_rows(rows: Any, first: int, length: int) -> Any:
+    """Rows `first … first + length` of a range, a tensor or a list; all of them where there are not so many."""
     first = max(0, first)
     return rows if len(rows) <= length else rows[first : first + length]
 

@@ -163,8 +163,9 @@ def run_extraction(
         moved = dict(_moved(plan))
         writer.forget([item.id for item in plan.dropped])
         for item in plan.missing:
-            if item.id in moved:
-                _add(writer, _carried_over(item, moved[item.id], writer), plan.signatures[item.id])
+            if (old := moved.get(item.id)) is not None:
+                facts = {name: old.fields[name] for name in _FACTS if name in old.fields}
+                _add(writer, Extracted(item, writer.load_rows(old), facts, old.error), plan.signatures[item.id])
         missing = [item for item in plan.missing if item.id not in moved]
         if run.progress and items and not missing:
             print(f"nothing to read: the features of all {len(items)} items are in {folder}", file=sys.stderr)
@@ -242,11 +243,6 @@ def _moved(plan: ExtractionPlan) -> Iterator[tuple[str, StoreItem]]:
             if _asks_for(item) == _asked_for(old):
                 yield item.id, old
                 break
-
-
-def _carried_over(item: MediaItem, old: StoreItem, writer: StoreWriter) -> Extracted:
-    facts = {name: old.fields[name] for name in _FACTS if name in old.fields}
-    return Extracted(item, writer.load_rows(old), facts, old.error)
 
 
 def _asks_for(item: MediaItem) -> tuple[Any, ...]:

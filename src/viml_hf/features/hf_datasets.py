@@ -1,6 +1,5 @@
 """A store as a `datasets.Dataset` and back; `Store.to_dataset` and `Store.from_dataset` are the way in."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from viml_hf.errors import ViMLError
-from viml_hf.features.checksums import sha256_of
+from viml_hf.features.checksums import digest, sha256_of
 from viml_hf.features.named_texts import path_of_texts
 from viml_hf.features.store_format import (
     FIELD_TYPES,
@@ -48,7 +47,7 @@ def dataset_of_items(store: Any, with_errors: bool, cache_dir: str | Path | None
         features=Features(columns),
         cache_dir=cache_dir and str(cache_dir),
         gen_kwargs={"store": store, "with_errors": with_errors},
-        fingerprint=hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32],
+        fingerprint=digest(known)[:32],
     )
 
 
@@ -123,9 +122,7 @@ def features_of(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The features of a row, of the modalities that it has."""
     given = {modality: row.get(modality) for modality in MODALITIES}
     arrays = {modality: np.asarray(rows) for modality, rows in given.items() if rows is not None and np.size(rows)}
-    return {
-        modality: rows[None] if rows.ndim == 1 and rows.dtype != object else rows for modality, rows in arrays.items()
-    }
+    return {name: rows[None] if rows.ndim == 1 and rows.dtype != object else rows for name, rows in arrays.items()}
 
 
 def item_of(row: Mapping[str, Any]) -> tuple[StoreItem, dict[str, np.ndarray]]:

@@ -11,8 +11,7 @@ from viml_hf.errors import ViMLError, in_one_line
 def read_json(path: Path, kind: type, fix: str) -> Any:
     """The content of a JSON file that must be a `dict` or a `list`; `None` where there is no file.
 
-    Raises:
-        ViMLError: The file is damaged: the message ends with `fix`.
+    `ViMLError` is raised where the file is damaged; its message ends with `fix`.
     """
     if not path.is_file():
         return None
@@ -28,11 +27,9 @@ def read_json(path: Path, kind: type, fix: str) -> Any:
 def misfit(value: Any, shape: Any) -> str | None:
     """Where JSON has not the shape that was written, such as `rows.video.MR`; `None` where it has.
 
-    Args:
-        value: What was read.
-        shape: A type, or several in a tuple, of which `NoneType` stands for absent too; a list of one shape, for a
-            list; a dict of shapes by key, in which `...` stands for all keys that are not named; without it there may
-            be none.
+    A shape is a type, or several in a tuple, of which `NoneType` stands for absent too; a list of one shape, for a
+    list; or a dict of shapes by key, in which `...` stands for all keys that are not named; without it there may be
+    none.
 
     Example:
         >>> misfit({"count": 2, "rows": {"video": "fast"}}, {"count": int, "rows": {...: float}})

@@ -12,6 +12,7 @@ import numpy as np
 
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import MediaDecodeError, in_one_line
+from viml_hf.features.checksums import sha256_of
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,7 @@ def content_hash(item: MediaItem) -> str:
 
 @lru_cache(maxsize=16)  # the excerpts of one file follow each other
 def _file_hash(path: str, size: int, time_ns: int) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(Path(path))
 
 
 def size_of(item: MediaItem) -> int:

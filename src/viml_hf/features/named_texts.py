@@ -32,7 +32,6 @@ LEFTOVER = re.compile(r".+\.(safetensors|parquet|json)\.[0-9a-f]{8}\.tmp")  # of
 class NamedTexts:
     """A set of texts."""
 
-    name: str
     ids: tuple[str, ...]  # of the items that have a text
     texts: tuple[str, ...]
     features: Tensor  # (texts, width) float16
@@ -92,4 +91,4 @@ def read_texts(store_folder: str | Path, name: str) -> NamedTexts:
         raise ViMLError(f"{folder / damaged}: the file is damaged; {fix}")
     table = pq.read_table(folder / f"{name}.parquet")
     features = load_file(folder / f"{name}.safetensors")["features"]
-    return NamedTexts(name, tuple(table["id"].to_pylist()), tuple(table["text"].to_pylist()), features)
+    return NamedTexts(tuple(table["id"].to_pylist()), tuple(table["text"].to_pylist()), features)

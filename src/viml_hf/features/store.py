@@ -185,7 +185,9 @@ class Store:
         if name is not None:
             state = "damaged" if (self.folder / name).exists() else "missing"
             raise ViMLError(f"{self.folder / name}: the file is {state}; run the extraction again")
-        self._remember_verified()
+        # A store on a read-only disk is verified at every open.
+        with contextlib.suppress(OSError):
+            (self.folder / VERIFIED_FILE).write_text(self._stamps())
 
     def _damaged_journal(self) -> str | None:
         """The journal, where it has lost a shard that an item is in."""
@@ -199,11 +201,6 @@ class Store:
         if not path.exists() or path.read_bytes() != self._stamps().encode():
             self.verify()
 
-    def _remember_verified(self) -> None:
-        # A store on a read-only disk is verified at every open.
-        with contextlib.suppress(OSError):
-            (self.folder / VERIFIED_FILE).write_text(self._stamps())
-
     def _stamps(self) -> str:
         """Names, sizes and times of all shards."""
         paths = [self.folder / name for name in sorted(self.checksums)]
@@ -212,13 +209,11 @@ class Store:
     def _load_shard(self, modality: str, shard: int) -> Tensor:
         if shard == NAMED_TEXTS and self.texts is not None:
             return read_texts(self.folder, self.texts).features
-        return self._load(shard_name(modality, shard))["features"]
-
-    def _load(self, name: str) -> dict[str, Tensor]:
+        path = self.folder / shard_name(modality, shard)
         try:
-            return load_file(self.folder / name)
+            return load_file(path)["features"]
         except (OSError, SafetensorError) as error:
-            raise ViMLError(f"{self.folder / name}: cannot be read ({error}); run the extraction again") from error
+            raise ViMLError(f"{path}: cannot be read ({error}); run the extraction again") from error
 
     def _load_null_text(self) -> Tensor:
         path = self.folder / NULL_TEXT_FILE

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,6 @@ NULL_TEXT_FILE, VERIFIED_FILE = "text-null.safetensors", "verified.json"
 TEXT_COLUMNS = ("video_path", "audio_path", "licence", "split", "sha256")
 NUMBER_COLUMNS = ("start", "end", "video_seconds", "audio_seconds", "video_coverage", "audio_coverage")
 FIELD_TYPES: dict[str, type] = dict.fromkeys(TEXT_COLUMNS, str) | dict.fromkeys(NUMBER_COLUMNS, float)
-
-
 _JOURNAL_ENTRY = {"shard": int, "files": {...: str}, "items": list}
 JOURNAL_ITEMS = [
     {
@@ -160,13 +158,8 @@ def split_fields(fields: dict[str, Any]) -> tuple[dict[str, Any], str]:
     return known, json.dumps({name: fields[name] for name in fields.keys() - known.keys()}, sort_keys=True)
 
 
-def item_to_record(item: StoreItem) -> dict[str, Any]:
-    """A JSON-able dict of an item."""
-    return asdict(item)
-
-
 def item_from_record(record: dict[str, Any]) -> StoreItem:
-    """The item of a dict made by `item_to_record`."""
+    """The item of a line of the journal, made by `asdict`."""
     ranges = {modality: RowRange(**record[modality]) for modality in MODALITIES}
     return StoreItem(**{**record, **ranges, "texts": tuple(record["texts"])})
 

@@ -30,7 +30,6 @@ from viml_hf.features.store_format import (
     StoreSpec,
     as_rows,
     item_from_record,
-    item_to_record,
     read_journal,
     shard_name,
     write_items,
@@ -52,7 +51,7 @@ class Shard:
 
     def to_line(self) -> str:
         """Its line of the journal."""
-        records = [item_to_record(item) for item in self.items]
+        records = list(map(asdict, self.items))
         return json.dumps(sealed({"shard": self.number, "files": self.files, "items": records})) + "\n"
 
 
@@ -169,7 +168,7 @@ class StoreWriter:
         if not all(isinstance(text, str) for text in (item.id, *item.texts, item.error or "")):
             raise ViMLError(f"item {item.id!r}: its id, texts and error are to be strings")
         try:
-            record = json.dumps(item_to_record(item), ensure_ascii=False)
+            record = json.dumps(asdict(item), ensure_ascii=False)
             record.encode()
         except (TypeError, ValueError) as error:
             raise ViMLError(f"item {item.id!r} cannot be stored ({error}); ids and fields are JSON in UTF-8") from error
@@ -240,10 +239,7 @@ class StoreWriter:
         if len(whole) < len(entries):
             # Until then the store is unfinished: its list of items names shards that will be others.
             (self.folder / STORE_FILE).unlink(missing_ok=True)
-        shards = [
-            Shard(entry["shard"], entry["files"], [item_from_record(record) for record in entry["items"]])
-            for entry in whole
-        ]
+        shards = [Shard(one["shard"], one["files"], list(map(item_from_record, one["items"]))) for one in whole]
         # One cut short by a crash would spoil the next line.
         self._write_journal(shards)
         return shards
