@@ -31,15 +31,11 @@ logger = logging.getLogger(__name__)
 
 
 class _NoAnswerError(GenerationError):
-    """The server gave no completion: it is busy, slow, broken or gone, or refuses the request.
-
-    `again` says whether the same request may succeed later, `wait` how many seconds the server asks to wait first.
-    """
+    """The server gave no completion: it is busy, slow, broken or gone, or refuses the request."""
 
     def __init__(self, message: str, again: bool = True, wait: float = 0.0):
         super().__init__(message)
-        self.again = again
-        self.wait = wait
+        self.again, self.wait = again, wait  # whether it may succeed later, and the seconds to wait that are asked for
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -205,9 +201,7 @@ def _checked_url(base_url: str) -> str:
     if not usable or not re.fullmatch(r"[!-~]+", base_url):
         raise ViMLError(f"{base_url!r} is no http or https address: {fix}")
     if "@" in parts.netloc:
-        raise ViMLError(
-            f"the address of {parts.hostname} holds a password: put the key into the environment, and {fix}"
-        )
+        raise ViMLError(f"the address of {parts.hostname} holds a password: put it into the environment, and {fix}")
     if parts.query or parts.fragment:
         raise ViMLError(f"{base_url!r} has a query: {fix}")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"

@@ -14,8 +14,7 @@ specific tag implies the general one, never the reverse:
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
 from viml_hf.tagging.track_tags import Kept, TrackTags
@@ -91,10 +90,6 @@ class Description:
     hallucinated: tuple[str, ...] = ()  # mentioned tags that were not kept
     fallback: bool = False  # whether every attempt was refused
     note: str = ""  # why attempts were refused
-
-    def to_record(self) -> dict[str, Any]:
-        """The fields as a dictionary for JSON."""
-        return asdict(self)
 
     def checked(self, kept: Kept, vocabulary: TagVocabulary) -> "Description":
         """The description with what `check_text` finds in its text."""

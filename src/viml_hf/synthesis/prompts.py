@@ -112,10 +112,9 @@ class PromptWriter:
         """The k most similar examples, the most similar last; among equals the earlier counts as nearer."""
         vector = _unit_vector(tags, self.threshold)
         others = [index for index, example in enumerate(self._examples) if not track_id or example.id != track_id]
-        scores = {
-            index: sum(value * self._vectors[index].get(tag, 0.0) for tag, value in vector.items()) for index in others
-        }
-        nearest = sorted(others, key=lambda index: -scores[index])[: self._k]
+        # One that is as similar as another keeps its place before it.
+        unlike = {at: -sum(value * self._vectors[at].get(tag, 0.0) for tag, value in vector.items()) for at in others}
+        nearest = sorted(others, key=unlike.__getitem__)[: self._k]
         return build_prefix([self._examples[index] for index in reversed(nearest)], self.threshold)
 
 

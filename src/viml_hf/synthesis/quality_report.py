@@ -1,6 +1,7 @@
 """How good a method's descriptions are: faithfulness to the tags, variety and length, compared in a table."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -67,7 +68,7 @@ def measure_quality(
     word_ids: dict[str, int] = {}
     pairs: set[tuple[int, int]] = set()
     shown: list[str] = []
-    texts = empty = faithful = kept_tags = omitted = mentioned = hallucinated = words = pair_count = 0
+    count: Counter[str] = Counter()
     for text, kept in described:
         check = check_text(text, kept, vocabulary)
         ids = [word_ids.setdefault(word, len(word_ids)) for word in _WORD.findall(text.lower())]
@@ -75,20 +76,18 @@ def measure_quality(
         pairs.update(neighbours)
         if len(shown) < examples:
             shown.append(text)
-        texts, empty, faithful = texts + 1, empty + (not ids), faithful + check.is_faithful
-        kept_tags, omitted = kept_tags + check.kept, omitted + len(check.omitted)
-        mentioned, hallucinated = mentioned + len(check.mentioned), hallucinated + len(check.hallucinated)
-        words, pair_count = words + len(ids), pair_count + len(neighbours)
+        count.update(texts=1, words=len(ids), pairs=len(neighbours))
+        count.update(empty=int(not ids), faithful=int(check.is_faithful))
+        count.update(kept=check.kept, omitted=len(check.omitted))
+        count.update(mentioned=len(check.mentioned), hallucinated=len(check.hallucinated))
     return QualityRow(
-        method=method,
-        texts=texts,
-        empty=empty,
-        omission_rate=omitted / max(kept_tags, 1),
-        hallucination_rate=hallucinated / max(mentioned, 1),
-        faithful=faithful / max(texts, 1),
-        distinct_1=len(word_ids) / max(words, 1),
-        distinct_2=len(pairs) / max(pair_count, 1),
-        mean_words=words / max(texts, 1),
+        *(method, count["texts"], count["empty"]),
+        omission_rate=count["omitted"] / max(count["kept"], 1),
+        hallucination_rate=count["hallucinated"] / max(count["mentioned"], 1),
+        faithful=count["faithful"] / max(count["texts"], 1),
+        distinct_1=len(word_ids) / max(count["words"], 1),
+        distinct_2=len(pairs) / max(count["pairs"], 1),
+        mean_words=count["words"] / max(count["texts"], 1),
         vocabulary_size=len(word_ids),
         examples=tuple(shown),
         fallbacks=fallbacks,
@@ -97,19 +96,14 @@ def measure_quality(
 
 def format_report(rows: Sequence[QualityRow | NotRun]) -> str:
     """The figures of several methods as a Markdown table, with example texts below it."""
-    lines = [_table_row(list(_COLUMNS)), _table_row(["---", *["---:"] * (len(_COLUMNS) - 1)])]
-    lines += [_table_row(_cells(row)) for row in rows]
+    table = [list(_COLUMNS), ["---", *["---:"] * (len(_COLUMNS) - 1)]]
+    for row in rows:
+        if isinstance(row, NotRun):
+            table.append([row.method, f"not run: {row.reason}", *[""] * (len(_COLUMNS) - 2)])
+        else:
+            table.append([figure.format(row) for figure in _COLUMNS.values()])
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in table]
     for row in rows:
         if isinstance(row, QualityRow) and row.examples:
             lines += ["", f"{row.method}:", "", *(f"* {' '.join(text.split()) or '(empty)'}" for text in row.examples)]
     return "\n".join(lines) + "\n"
-
-
-def _cells(row: QualityRow | NotRun) -> list[str]:
-    if isinstance(row, NotRun):
-        return [row.method, f"not run: {row.reason}", *[""] * (len(_COLUMNS) - 2)]
-    return [figure.format(row) for figure in _COLUMNS.values()]
-
-
-def _table_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def describe_store(store: Store, method: Method, *, progress: bool = True) -> in
 
     total = len(known & (tagged.done - journal.done))
     for found in tqdm(method.describe(tracks()), desc=method.name, total=total, unit="track", disable=not progress):
-        journal.append(found.to_record() | {"told": asked.pop(found.id)})
+        journal.append(asdict(found) | {"told": asked.pop(found.id)})
     encode_descriptions(store, method.name, progress=progress)
     return sum(record["fallback"] for record in journal.read())
 
