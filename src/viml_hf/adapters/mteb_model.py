@@ -7,8 +7,8 @@ import numpy as np
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from viml_hf.adapters.samples import SampleEmbedder
-from viml_hf.encoders.media_encoder import best_device
+from viml_hf.adapters.samples import embed_sample
+from viml_hf.encoders.media_encoder import MediaEncoder, best_device
 from viml_hf.errors import ViMLError
 from viml_hf.hub.model_card import CITATION
 from viml_hf.hub.sentence_transformers_files import taken_modalities
@@ -33,7 +33,7 @@ class ViMLForMTEB(AbsEncoder):
 
     It takes the columns text, video and audio as a task's category says for each side: `vt2a` ranks music for videos
     with texts, and any other pairing of text, video and audio works as well, but for audio together with something
-    else in one input. Embeddings are those of [`SampleEmbedder`], one input at a time.
+    else in one input. Embeddings are those of [`embed_sample`], one input at a time.
 
     Media columns are read undecoded, by this package, so that the file's own sampling rate and times count, whatever
     rate the column's `Audio` feature states; columns of dicts with `"array"` and `"sampling_rate"` are taken with that
@@ -57,11 +57,11 @@ class ViMLForMTEB(AbsEncoder):
 
     def __init__(self, model_name: str, revision: str | None = None, *, device: str | None = None, **kwargs: Any):
         name = str(model_name)
-        encoder = load_encoder_and_model(name, device=device or best_device(), revision=revision or "main", **kwargs)
-        self.model = encoder.model
-        self._embedder = SampleEmbedder(encoder)
+        device = device or best_device()
+        self._encoder = load_encoder_and_model(name, device=device, revision=revision or "main", **kwargs)
+        self.model = self._encoder.model
         # mteb keeps results by name and revision: a checksum keeps those of other weights apart.
-        self.mteb_model_meta = _meta(name, revision or fingerprint(encoder)[:40], self._embedder)
+        self.mteb_model_meta = _meta(name, revision or fingerprint(self._encoder)[:40], self._encoder)
 
     def encode(
         self,
@@ -93,7 +93,7 @@ class ViMLForMTEB(AbsEncoder):
         rows = _undecoded(inputs.dataset)
         progress = tqdm(rows, desc="embed", unit="row", disable=not kwargs.get("show_progress_bar", True))
         samples = (read_sample({name: row[name] for name in taken if row[name] is not None}) for row in progress)
-        return np.stack([self._embedder.embed(sample) for sample in samples])
+        return np.stack([embed_sample(self._encoder, sample) for sample in samples])
 
 
 def _undecoded(rows: Any) -> Any:
@@ -105,11 +105,10 @@ def _undecoded(rows: Any) -> Any:
     return rows
 
 
-def _meta(name: str, revision: str, embedder: SampleEmbedder) -> ModelMeta:
+def _meta(name: str, revision: str, encoder: MediaEncoder) -> ModelMeta:
     """What is known of the model; `model.mteb_model_meta.model_copy(update={…})` adds what its owner knows."""
-    model = embedder.encoder.model
-    on_hub = not Path(name).is_dir()
-    limit = embedder.encoder.processor.tokenizer.model_max_length
+    model, on_hub = encoder.model, not Path(name).is_dir()
+    limit = encoder.processor.tokenizer.model_max_length
     loader: Any = ViMLForMTEB if on_hub else None  # it gets the name, which does not say where a folder is
     return ModelMeta(
         loader=loader,

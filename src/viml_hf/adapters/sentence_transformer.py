@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from viml_hf.adapters.samples import SampleEmbedder
+from viml_hf.adapters.samples import embed_sample
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
 from viml_hf.hub.sentence_transformers_files import input_modalities
@@ -33,7 +33,7 @@ except ImportError as error:
 class ViMLModule(InputModule):
     """The one module of such a `SentenceTransformer`: inputs of any kind in, embeddings out.
 
-    Inputs are decoded and embedded one at a time, by [`MediaEncoder`] and [`SampleEmbedder`]: a query gets the
+    Inputs are decoded and embedded one at a time, by [`MediaEncoder`] and [`embed_sample`]: a query gets the
     embedding of [`Recommender.embed_query`], music of up to 30 s its row of [`MusicIndex`], longer music the
     normalised mean of its rows, to the last bit and whatever the batch size. What an input may be, see
     [`read_sample`]; sampling rates and lengths may differ from one to the next. A prompt is put before the text where
@@ -46,9 +46,9 @@ class ViMLModule(InputModule):
         self.model, self.processor = model, processor
 
     @cached_property
-    def embedder(self) -> SampleEmbedder:
+    def encoder(self) -> MediaEncoder:
         """Made when the model is where it will stay."""
-        return SampleEmbedder(MediaEncoder(self.model, self.processor))
+        return MediaEncoder(self.model, self.processor)
 
     @property
     def modalities(self) -> list[Any]:
@@ -77,7 +77,7 @@ class ViMLModule(InputModule):
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Embed what `preprocess` told apart: adds `sentence_embedding` `(batch, dim)` float32."""
-        rows = [self.embedder.embed(sample) for sample in features["samples"]]
+        rows = [embed_sample(self.encoder, sample) for sample in features["samples"]]
         features["sentence_embedding"] = torch.from_numpy(np.stack(rows)).to(self.model.device)
         return features
 

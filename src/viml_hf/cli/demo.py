@@ -23,11 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the demo and say what it found."""
-    from viml_hf.demo.demo import findings, results_table, run_demo
+    from viml_hf.demo.demo import findings, metrics_of, run_demo
+    from viml_hf.evaluation.metrics import format_table
 
     result = run_demo(options)
     output = Path(options.output)
-    print("\n" + results_table(result.ranks))
+    print("\n" + format_table(metrics_of(result.ranks)))
     print("\n" + "\n".join(findings(result)))
     print("\n" + ", ".join(f"{step} {seconds:.0f} s" for step, seconds in result.seconds.items()))
     print(f"\nreport: {output / 'report.html'}")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from viml_hf.demo.demo_tagger import generated_tracks, train_demo_tagger
 from viml_hf.demo.report import ReportExample, ReportRecommendation, write_report
 from viml_hf.errors import ViMLError
-from viml_hf.evaluation.metrics import chance_metrics, format_table, retrieval_metrics
+from viml_hf.evaluation.metrics import chance_metrics, retrieval_metrics
 from viml_hf.evaluation.statistics import PairedComparison, paired_bootstrap
 from viml_hf.evaluation.store_evaluation import evaluate_ranks
 from viml_hf.features.extraction import extract
@@ -79,7 +79,9 @@ def run_demo(options: argparse.Namespace) -> DemoResult:
     with _timed("tag", seconds):
         tagger = _tag(store, items, options, output)
     with _timed("describe", seconds):
-        described = _describe(store, options)
+        (store.folder / FOLDER / f"{TEXTS}.jsonl").unlink(missing_ok=True)  # of another seed, perhaps
+        describe_store(store, rules_method(TEXTS, TagVocabulary.load(), seed=options.seed), progress=progress)
+        described = store.with_texts(TEXTS)
     with _timed("train", seconds):
         model, ranks = _train(described, store, options, output)
         save_retrieval_model(model, store, output / "model")
@@ -139,13 +141,6 @@ def _tag(store: Store, items: list[CorpusItem], options: argparse.Namespace, out
     return tagging_report((tags, truth[name]) for name, tags in read_tags(open_tags(store.folder)) if name in truth)
 
 
-def _describe(store: Store, options: argparse.Namespace) -> Store:
-    """The store with texts made of its tags by rules."""
-    (store.folder / FOLDER / f"{TEXTS}.jsonl").unlink(missing_ok=True)  # of another seed, perhaps
-    describe_store(store, rules_method(TEXTS, TagVocabulary.load(), seed=options.seed), progress=not options.quiet)
-    return store.with_texts(TEXTS)
-
-
 def _description(described: Store, items: list[CorpusItem]) -> tuple[str, str]:
     """The first training text, and the generator's text of that track."""
     by_id = {item.id: item.text for item in items}
@@ -187,22 +182,17 @@ def _settings(options: argparse.Namespace, seed: int) -> TrainingSettings:
     return TrainingSettings(**{**TRAINING, "epochs": options.epochs, "seed": seed})
 
 
-def _metrics(ranks: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+def metrics_of(ranks: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """Metrics per system, all seeds taken together, with chance first."""
     pool_size = next(iter(ranks.values())).shape[1]
     return {"chance": chance_metrics(pool_size)} | {name: retrieval_metrics(r.ravel()) for name, r in ranks.items()}
-
-
-def results_table(ranks: dict[str, np.ndarray]) -> str:
-    """Metrics per system as lines of text."""
-    return format_table(_metrics(ranks))
 
 
 def findings(result: DemoResult) -> list[str]:
     """The findings as sentences."""
     seeds, queries = result.ranks[WITH_TEXT].shape
     gain, loss = result.text_gain, result.no_text_loss
-    metrics = _metrics(result.ranks)
+    metrics = metrics_of(result.ranks)
     categories = ", ".join(f"{name} {result.tagger['auroc_' + name]:.2f}" for name in ("genre", "mood", "instrument"))
     ratio = metrics[WITHOUT_TEXT]["mean_log_rank"] / metrics[VIDEO_ONLY]["mean_log_rank"]
     return [
@@ -242,10 +232,10 @@ def _report(
     ]
     table: list[dict[str, str | float | None]] = [
         {"system": name, "R@1": m["R@1"], "R@5": m["R@5"], "R@10": m["R@10"], "MR": f"{m['MR']:g}"}
-        for name, m in _metrics(result.ranks).items()
+        for name, m in metrics_of(result.ranks).items()
     ]
-    title, notes = "Music for videos, guided by text", findings(result)
-    write_report(output / "report.html", title=title, table=table, notes=notes, examples=examples)
+    title = "Music for videos, guided by text"
+    write_report(output / "report.html", title=title, table=table, notes=findings(result), examples=examples)
 
 
 @contextmanager

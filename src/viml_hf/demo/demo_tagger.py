@@ -13,13 +13,7 @@ from viml_hf.modeling.modeling_mel_statistics import MelStatisticsForMusicTaggin
 from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
 from viml_hf.tagging.tagger import MelStatisticsTagger
-from viml_hf.tagging.tagger_training import (
-    TaggedTrack,
-    TaggerSettings,
-    TrackWindows,
-    make_tagger_trainer,
-    new_tagger,
-)
+from viml_hf.tagging.tagger_training import TaggedTrack, TaggerSettings, TrackWindows, make_tagger_trainer, new_tagger
 
 TRACK_SECONDS = 10.0
 # Half the bands and half the frames of the published front end.

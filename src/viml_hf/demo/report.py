@@ -21,6 +21,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from viml_hf.errors import MediaDecodeError
+from viml_hf.features.atomic_files import replacing
 from viml_hf.processing.audio_decoding import iter_audio
 from viml_hf.processing.video_decoding import iter_frames
 
@@ -90,10 +91,9 @@ def write_report(
     )
     page = Path(path)
     page.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = page.with_name(page.name + ".tmp")
-    # File names that are not valid UTF-8 hold surrogates, which cannot be encoded.
-    unfinished.write_text(html, encoding="utf-8", errors="replace", newline="\n")
-    os.replace(unfinished, page)
+    with replacing(page) as unfinished:
+        # File names that are not valid UTF-8 hold surrogates, which cannot be encoded.
+        unfinished.write_text(html, encoding="utf-8", errors="replace", newline="\n")
     return page
 
 

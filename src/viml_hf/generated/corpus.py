@@ -109,7 +109,7 @@ def generate_corpus(
     for name in ("videos", "music"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     items = [_plan_item(seed, index, float(duration)) for index in range(count)]
-    missing = [item for item in items if not _is_written(folder, seed, item)]
+    missing = [i for i in items if {_comment(folder / i.video), _comment(folder / i.music)} != {_stamp(seed, i)}]
     (folder / MANIFEST).unlink(missing_ok=True)
     write = partial(_write_item, folder, seed)
     bar = partial(tqdm, total=len(missing), desc="generating", unit="pair", disable=not progress)
@@ -145,13 +145,8 @@ def _stamp(seed: int, item: CorpusItem) -> str:
     return f"{STAMP} {VERSION}, seed {seed}, item {item.id}, {item.duration} s"
 
 
-def _is_written(folder: Path, seed: int, item: CorpusItem) -> bool:
-    """Whether both files are there, finished and of this origin; another file there raises an error."""
-    comments = [_comment(folder / name) for name in (item.video, item.music)]
-    return all(comment == _stamp(seed, item) for comment in comments)
-
-
 def _comment(path: Path) -> str | None:
+    """Who wrote a file; `None` if it is missing or unfinished. One that was not written here raises an error."""
     try:
         with av.open(str(path)) as container:
             comment = container.metadata.get("comment", "")

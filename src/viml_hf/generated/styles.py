@@ -153,7 +153,7 @@ def describe(style: Style) -> str:
     instruments = ", ".join(players[:-1]) + " and " + players[-1]
     endings, sentences = SINGERS[style.vocals]
     told = {"tempo": tempo, "mood": style.mood, "genre": style.genre, "instruments": instruments}
-    told |= {f"a_{gap}": _article(words) for gap, words in told.items()}
+    told |= {f"a_{gap}": f"{'an' if words[0] in 'aeiou' else 'a'} {words}" for gap, words in told.items()}
     told |= {_capital(gap): _capital(words) for gap, words in told.items()}
     return _pick(rng, SENTENCES).format(**told, sung=_pick(rng, endings), Singer=_pick(rng, sentences))
 
@@ -186,7 +186,3 @@ def _pick(rng: np.random.Generator, choices: tuple[str, ...]) -> str:
 
 def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
-
-
-def _article(word: str) -> str:
-    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"

@@ -14,12 +14,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 
 from viml_hf.errors import ViMLError
 from viml_hf.modeling.frozen_encoders import load_encoder_config, load_tokenizer, text_padding
-from viml_hf.processing.encoder_inputs import (
-    FrameKwargs,
-    load_feature_extractor,
-    load_image_processor,
-    window_samples,
-)
+from viml_hf.processing.encoder_inputs import FrameKwargs, load_feature_extractor, load_image_processor, window_samples
 from viml_hf.processing.frames import preprocess_frames, short_side
 from viml_hf.processing.inputs import (
     NOTHING,
