@@ -40,9 +40,6 @@ def read_manifest(path: str, prefix: str = "") -> list[Placed]:
     A row without an id is named by its path, with the prefix before it, and with the excerpt's times behind it where
     several rows are excerpts of one file.
 
-    Raises:
-        ViMLError: The file cannot be read, has no row, or has no column that names a media file.
-
     Example:
         >>> import tempfile
         >>> path = os.path.join(tempfile.mkdtemp(), "m.csv")
@@ -83,9 +80,6 @@ def read_manifest(path: str, prefix: str = "") -> list[Placed]:
 
 def parse_row(row: Mapping[str, Any], folder: str = "") -> MediaItem:
     """The item of one row, with cells by column; empty texts, `None` and NaN are missing. No file is opened.
-
-    Raises:
-        ViMLError: The row names no media file, or a value cannot be used.
 
     Example:
         >>> item = parse_row({"path": "a.wav", "end": "1:30", "license": "CC0", "mood": ""}, "music")

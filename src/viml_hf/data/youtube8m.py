@@ -106,9 +106,6 @@ def parse_video(record: bytes) -> YouTube8MVideo:
 
     A number of a frame is one byte x and means `x * 4 / 255 + 4 / 512 - 2` (`Dequantize` in YouTube-8M's starter code).
     A row is the mean over 10 s; the last rows are cut as in `viml_hf.processing.segments`.
-
-    Raises:
-        ViMLError: A feature is missing, of another kind or size, or not finite.
     """
     example = parse_example(record)
     video_id, labels = _id_and_labels(example)

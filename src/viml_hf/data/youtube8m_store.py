@@ -97,16 +97,8 @@ def select_videos(
 
     Left out are, in this order: a video whose id came before; one whose audio is all zeros; every video whose audio
     features, as a store rounds them, equal those of another video, whatever its labels (silent videos share one vector,
-    and equal music has no single right answer); and a video with none of the wanted labels.
-
-    Args:
-        vocabulary: The known labels.
-        labels: The wanted ones; by default a video needs none.
-        splits: If given, files in none of them are not read.
-        keep_others: In the split "train", also select the videos with none of the wanted labels.
-
-    Raises:
-        ViMLError: A file is in two splits, or all are in none, or others are asked for without labels or that split.
+    and equal music has no single right answer); and a video with none of the wanted labels, if any are given, unless
+    `keep_others` selects those of the split "train" too. Files in none of the `splits` that are given are not read.
     """
     if keep_others and (labels is None or TRAIN not in {split.name for split in splits}):
         raise ViMLError(f"other videos can be taken beside those of given labels, into the split {TRAIN!r}: give both")
@@ -169,17 +161,14 @@ def import_videos(
 ) -> Store:
     """Write the selected videos into a store, which then contains these and no others.
 
-    The text of a video is `label_text`; one without label names has none.
+    The folder is new, or of an earlier import with the same text encoder. The text of a video is `label_text`; one
+    without label names has none.
 
     Args:
-        folder: The store's folder, new or of an earlier import with the same text encoder.
         text: Text encoder, `NAME[:HUB_ID[@REVISION]]` or a folder.
         others_weight: How much one of `selection.others` counts in training.
         pool_shards: Number of consecutive files whose videos share one `pool`, a field to group by in evaluation.
         load_options: Passed to the encoder's `from_pretrained` (`local_files_only`, `cache_dir`, `token`, …).
-
-    Raises:
-        ViMLError: No video is selected, or the folder contains other features.
     """
     if not selection.count:
         first = next((f"; {problems[0]}" for problems in selection.problems.values()), "")

@@ -28,11 +28,7 @@ class Checked:
 
 
 def check(graph: Graph, run: Runner, name: str) -> Checked:
-    """Compare a file, which `run` computes, with the model it came from.
-
-    Raises `ViMLError` where an embedding differs by more than `TOLERANCE` from the model's for the same base features,
-    where base features differ by more than rounding to float16 does, or where too many of them differ.
-    """
+    """Compare a file, which `run` computes, with its model, and refuse differences beyond those of rounding."""
     differences, distances, turned, numbers = [0.0], [0.0], 0, 0
     cases = list(_cases(graph))
     for seed, (sizes, masks) in enumerate(cases, start=1):

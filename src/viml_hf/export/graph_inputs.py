@@ -50,10 +50,7 @@ def heads_inputs(config: ViMLConfig, modality: str) -> list[GraphInput]:
 
 
 def encoder_inputs(encoder: MediaEncoder, modality: str) -> tuple[list[GraphInput], Limits]:
-    """What the processor makes of a modality, and the limits of its free sizes.
-
-    Raises `ViMLError` where the audio encoder takes segments of one length at a time.
-    """
+    """What the processor makes of a modality, and the limits of its free sizes."""
     return {"video": _video_inputs, "text": _text_inputs, "audio": _audio_inputs}[modality](encoder)
 
 
@@ -132,10 +129,8 @@ def random_values(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
 
 
 def random_shares(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
-    """Numbers in [0, 1], as the descriptors read them: pixels and log energies.
-
-    About half are 0, 1/3, 2/3 or 1: pure colours and greys lie on the borders of the descriptors' bins.
-    """
+    """Numbers in [0, 1], as the descriptors read them: pixels and log energies."""
+    # About half are 0, 1/3, 2/3 or 1: pure colours and greys lie on the borders of the descriptors' bins.
     values, levels = torch.rand(shape, generator=generator), torch.randint(0, 4, shape, generator=generator) / 3
     return torch.where(torch.rand(shape, generator=generator) < 0.5, values, levels)
 

@@ -77,19 +77,10 @@ def generate_corpus(
 ) -> list[CorpusItem]:
     """Writes `count` videos with their music and a manifest, and returns the items in order.
 
-    An item depends on seed, position and duration alone. Files that an earlier call finished are kept, files of another
-    seed, duration or version are replaced. Files beyond `count` stay, but the manifest does not list them.
-
-    Args:
-        folder: Where to write; made if missing.
-        count: Number of pairs, at least 1.
-        seed: Decides all styles, at least 0.
-        duration: Seconds of each file, at least 2.
-        workers: Number of processes, by default one per core; 1 works in the calling process. More are started with
-            "spawn": a script needs its `if __name__ == "__main__":`.
-
-    Raises:
-        ViMLError: An argument is out of range, or a media file in the way was not written by this function.
+    An item depends on seed, position and duration (seconds) alone. Files that an earlier call finished are kept, files
+    of another seed, duration or version are replaced. Files beyond `count` stay, but the manifest does not list them.
+    There is one process per core by default; 1 works in the calling process. More are started with "spawn": a script
+    needs its `if __name__ == "__main__":`.
 
     Example:
         >>> import tempfile

@@ -164,11 +164,7 @@ VOWELS = ((700.0, 1150.0, 2600.0), (430.0, 800.0, 2500.0), (500.0, 1750.0, 2500.
 
 
 def synthesise(style: Style, duration: float, sampling_rate: int = 22050) -> Samples:
-    """The music of a style: a mono waveform `(samples,)` in [-1, 1], single precision, of the mood's loudness.
-
-    Raises:
-        ViMLError: The duration is not above 0 s, or the rate below 8000 Hz.
-    """
+    """The music of a style: a mono waveform `(samples,)` in [-1, 1], single precision, of the mood's loudness."""
     if not duration > 0 or sampling_rate < 8000:
         raise ViMLError(
             f"duration {duration} s at {sampling_rate} Hz: a duration above 0 s and a rate of 8000 Hz or more "

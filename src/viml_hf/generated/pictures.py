@@ -64,12 +64,7 @@ GRADES = {
 def render(
     style: PictureStyle, duration: float, fps: int = 12, size: tuple[int, int] = (160, 90)
 ) -> Iterator[NDArray[np.uint8]]:
-    """The frames of a video: `round(duration * fps)` times `(height, width, 3)` uint8 RGB.
-
-    Raises:
-        ViMLError: The duration is not above 0 s, the rate below 1 frame/s, or a side of `size` (width, height) below
-            16 pixels.
-    """
+    """The frames of a video of this (width, height): `round(duration * fps)` times `(height, width, 3)` uint8 RGB."""
     if not duration > 0 or fps < 1 or min(size) < 16:
         raise ViMLError(
             f"duration {duration} s, {fps} frames/s, size {size}: a duration above 0 s, 1 frame/s or more and "

@@ -53,14 +53,9 @@ class TableResult:
 class TableMaker:
     """Trains what tables need, each system once, and evaluates it. A rerun trains only what is missing.
 
-    Args:
-        store: The features, with items of the splits `train` and `test`, and for ensembles of `validation`.
-        output: Folder of the systems.
-        seeds: Training seeds.
-        settings: Fields of `TrainingSettings` for every system, over those of its recipe (`epochs`, for example).
-        group_by: Field of the test items that names their pool; by default pools are dealt, of the paper's size or of
-            all items where there are fewer.
-        progress: Show a progress bar.
+    The store has items of the splits `train` and `test`, and for ensembles of `validation`. The systems are kept in
+    `output`. `settings` are fields of `TrainingSettings` for all, over those of their recipes. The field `group_by` of
+    the test items names their pool; by default pools are dealt, of the paper's size or of all items if there are fewer.
     """
 
     def __init__(

@@ -184,12 +184,9 @@ def read_videos(videos: Any, fps: float | None = None, metadata: Any = None) -> 
 
 
 def read_sounds(audio: Any, sampling_rate: float | None = None) -> list[AudioInput]:
-    """The pieces of music of a batch, or the only one, in any form that [`ViMLProcessor`] takes.
-
-    An array of two dimensions is one sound of one or two channels. More rows could also be a batch, and are refused.
-    """
+    """The pieces of music of a batch, or the only one, in any form that [`ViMLProcessor`] takes."""
     shape = tuple(audio.shape) if isinstance(audio, np.ndarray | Tensor) else ()
-    if len(shape) == 2 and shape[0] > 2:
+    if len(shape) == 2 and shape[0] > 2:  # the channels of one sound, or a batch?
         raise ViMLError(
             f"A waveform of shape {shape}: give list(array) for a batch of {shape[0]} sounds, or [array] for one, "
             f"whose channels come first, up to {MAX_CHANNELS}"

@@ -55,15 +55,11 @@ class DecodeReport:
 
     @property
     def coverage(self) -> float:
-        """Share in [0, 1] of the declared stream that was decoded.
-
-        That is the share of good packets among those read, times the share of the length that they reach without holes.
+        """Share in [0, 1] of the stream: of good packets among those read, times that of the length without holes.
 
         Example:
             >>> DecodeReport(packets=100, corrupt=10, reached=30, expected=60).coverage
             0.45
-            >>> DecodeReport(packets=100, reached=20, expected=20, holes=[(6, 9)]).coverage
-            0.85
         """
         if not self.packets:
             return 0.0
@@ -73,9 +69,7 @@ class DecodeReport:
         return max(0.0, 1 - self.corrupt / self.packets) * reach
 
     def count_excerpt(self, start: float, end: float | None, declared: float | None, reached: float) -> None:
-        """Counts only the excerpt from `start` to `end` (`None`: that of the stream), once it is read.
-
-        The file says that the stream has `declared` seconds, or nothing; what was decoded ends at `reached`.
+        """Counts only the excerpt, once it is read, of a stream that declares a length and is decoded up to `reached`.
 
         Example:
             >>> report = DecodeReport(packets=100)
@@ -293,10 +287,7 @@ def states_length(stream: Any) -> bool:
 
 
 def declared_seconds(stream: Any) -> float | None:
-    """The length that a file says its stream has; `None` where it says nothing.
-
-    WebM and Matroska keep no length per stream but that of the whole file, which is then taken.
-    """
+    """The length that a file says its stream has, or, as WebM and Matroska, the file has; `None`: it says nothing."""
     if stream.container.format.name in _WITHOUT_LENGTH or _is_guessed(stream):
         return None
     # In damaged files a length can be negative.

@@ -92,14 +92,7 @@ class PresentationTimes:
         self._last: dict[str, int | None] = {"pts": None, "dts": None}
 
     def of(self, frame: Any) -> int | None:
-        """The frame's time in units of its stream; `None` where it has none.
-
-        Example:
-            >>> from types import SimpleNamespace
-            >>> times = PresentationTimes()
-            >>> [times.of(SimpleNamespace(pts=pts, dts=dts)) for pts, dts in [(1, 2), (3, 3), (4, 4), (2, 5), (6, 6)]]
-            [1, 3, 4, 5, 6]
-        """
+        """The frame's time in units of its stream; `None` where it has none."""
         self._count("dts", frame.pts if frame.dts is None else frame.dts, frame.dts is not None)
         self._count("pts", frame.dts if frame.pts is None else frame.pts, frame.pts is not None)
         if frame.pts is not None and (frame.dts is None or self._faults["pts"] <= self._faults["dts"]):

@@ -149,10 +149,7 @@ class FrameScaler:
 
 
 def display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
-    """The numbers (a, b, c, d) by which a player turns and mirrors a frame; `None` where the file says nothing.
-
-    The point (x, y), from the picture's upper left corner, is shown in the direction (a x + c y, b x + d y).
-    """
+    """The numbers (a, b, c, d) by which a player shows a point (x, y) at (a x + c y, b x + d y), if any are given."""
     # `frame.side_data` would be kept by the frame and refer to it: such a circle holds a picture until Python looks for
     # circles, hundreds of megabytes later.
     found = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]  # PyAV states no arguments
@@ -234,10 +231,8 @@ def _end_of_last(
     end: Fraction,
     longest: Fraction,
 ) -> Fraction:
-    """When the last frame leaves the screen.
-
-    Matroska and WebM state no length of a video. There a last frame is shown up to the end of the sound.
-    """
+    """When the last frame leaves the screen."""
+    # Matroska and WebM state no length of a video. There a last frame is shown up to the end of the sound.
     end_of_sound = clock.end_of_others(stream)
     if not states_length(stream) and end_of_sound > end + _STANDS_STILL:
         report.reached = float(end_of_sound - origin)

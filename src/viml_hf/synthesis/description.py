@@ -43,10 +43,7 @@ class TextCheck:
 
 
 def check_text(text: str, kept: Kept, vocabulary: TagVocabulary) -> TextCheck:
-    """Compare a description with the kept tags; what it denies ("no vocals") does not count.
-
-    Raises:
-        ViMLError: A kept tag is not in the vocabulary, so no text could tell it.
+    """Compare a description with the kept tags, which the vocabulary has; what it denies ("no vocals") does not count.
 
     Example:
         >>> kept = {"genre": [("rock", 0.5)], "mood": [("sad", 0.4)], "instrument": [("male vocals", 0.9)]}

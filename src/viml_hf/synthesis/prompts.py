@@ -77,9 +77,6 @@ class PromptWriter:
     By default the examples are drawn at random for all tracks, so that all prompts share `prefix`. With `nearest`, each
     track gets those whose kept tags are most similar to its own (cosine of the confidences), the most similar last,
     next to the track; then the prefix is empty.
-
-    Raises:
-        ViMLError: k is below 1, there are fewer examples than k, or one has no description.
     """
 
     def __init__(

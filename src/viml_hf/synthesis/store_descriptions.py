@@ -28,9 +28,6 @@ def describe_store(store: Store, method: Method, *, progress: bool = True) -> in
     """Describe the tagged tracks of a store; returns how many got the text of rules because the method failed on them.
 
     A rerun resumes where it stopped and repeats no request; a track whose kept tags have changed is described again.
-
-    Raises:
-        ViMLError: The store has no tags, or descriptions by this method with another model or seed.
     """
     folder = store.folder / FOLDER
     folder.mkdir(exist_ok=True)

@@ -118,9 +118,6 @@ class WikiFluentDataset(Dataset):
     Left out, and counted in `left_out`, are paragraphs that are too long (`max_length` is the most tokens of an input
     and of a text to be learnt), and for ordering and aggregation those of a single sentence. A paragraph's shuffle
     depends on the seed and its index alone.
-
-    Raises:
-        ViMLError: The task is unknown, the tokenizer has no `<sep>` for compression, or no paragraph is left.
     """
 
     def __init__(
