@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from viml_hf.data.tables import quoted, read_rows
+from viml_hf.data.tables import parsed, quoted, read_rows
 from viml_hf.errors import ViMLError
 from viml_hf.features.media_item import MediaItem
 from viml_hf.processing.media import printable
@@ -47,8 +47,6 @@ def read_manifest(path: str, prefix: str = "") -> list[Placed]:
         >>> [item.id for _, item in read_manifest(path)]
         ['a.mp4#0-10', 'a.mp4#10-20']
     """
-    found: list[Placed] = []
-    unnamed: list[tuple[int, MediaItem]] = []  # without an id of their own, by their place in `found`
     columns, rows = read_rows(path)
     if columns and not {*FILE_COLUMNS, *SOUND_COLUMNS}.intersection(columns):
         raise ViMLError(
@@ -57,24 +55,15 @@ def read_manifest(path: str, prefix: str = "") -> list[Placed]:
         )
     if not rows:
         raise ViMLError(f"{printable(path)}: no row; give one row a media file")
-    for place, row in rows:
-        try:
-            if isinstance(row, ViMLError):
-                raise row
-            item = parse_row(row, os.path.dirname(path))
-        except ViMLError as error:
-            found.append((place, error))
-            continue
-        if _is_missing(row.get("id")):
-            unnamed.append((len(found), item))
-        found.append((place, item))
-    count = Counter(item.id for _, item in unnamed)
-    for index, item in unnamed:
+    found = list(parsed(rows, lambda row: parse_row(row, os.path.dirname(path))))
+    unnamed = {at for at, (_, row) in enumerate(rows) if isinstance(row, dict) and _is_missing(row.get("id"))}
+    items = {at: item for at, (_, item) in enumerate(found) if at in unnamed and isinstance(item, MediaItem)}
+    count = Counter(item.id for item in items.values())
+    for at, item in items.items():
         item_id = prefix + item.id
         if count[item.id] > 1 and (item.start, item.end) != (None, None):
             item_id += f"#{item.start or 0:.15g}-" + ("" if item.end is None else f"{item.end:.15g}")
-        if item_id != item.id:
-            found[index] = (found[index][0], replace(item, id=item_id))
+        found[at] = (found[at][0], replace(item, id=item_id))
     return found
 
 

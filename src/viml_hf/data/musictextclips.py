@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from viml_hf.data.manifests import FILE_COLUMNS, SOUND_COLUMNS, Placed, parse_row
-from viml_hf.data.tables import read_rows
+from viml_hf.data.tables import parsed, read_rows
 from viml_hf.errors import ViMLError
 from viml_hf.features.media_item import MediaItem
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
@@ -61,21 +61,17 @@ def read_musictextclips(path: str, files: Iterable[str | os.PathLike[str]]) -> l
     missing = sum(video_id not in by_id for video_id in video_ids)
     if missing:
         logger.warning("%s: of %d clips %d have no video at hand", printable(path), len(rows), missing)
-    found: list[Placed] = []
-    for place, row in rows:
-        try:
-            if isinstance(row, ViMLError):
-                raise row
-            if len(row) < len(columns):
-                raise ViMLError(f"{len(row)} cells for {len(columns)} columns; put commas in quotes")
-            cells = {name: cell.strip() for name, cell in row.items()}
-            item = _item(default | {name: cell for name, cell in cells.items() if cell}, by_id)
-            if count[cells["video_id"]] > 1:
-                item = replace(item, id="{}#{:.15g}-{:.15g}".format(item.id, *item.fields["described"]))
-            found.append((place, item))
-        except ViMLError as error:
-            found.append((place, error))
-    return found
+
+    def parse(row: dict[str, str]) -> MediaItem:
+        if len(row) < len(columns):
+            raise ViMLError(f"{len(row)} cells for {len(columns)} columns; put commas in quotes")
+        cells = {name: cell.strip() for name, cell in row.items()}
+        item = _item(default | {name: cell for name, cell in cells.items() if cell}, by_id)
+        if count[cells["video_id"]] > 1:
+            item = replace(item, id="{}#{:.15g}-{:.15g}".format(item.id, *item.fields["described"]))
+        return item
+
+    return list(parsed(rows, parse))
 
 
 def clip_around(start: float, end: float) -> tuple[float, float]:

@@ -6,8 +6,8 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +21,7 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 logger = logging.getLogger(__name__)
 
+Found = TypeVar("Found")
 Row = dict[str, Any] | ViMLError  # the cells by column, or what is wrong with the line
 Rows = list[tuple[str, Row]]  # each with its file and line
 
@@ -51,6 +52,18 @@ def read_table(path: str, columns: Sequence[str], fix: str) -> Iterator[tuple[st
         if missing := [name for name in columns if name not in row]:
             raise ViMLError(f"{place}: no cell of column {missing[0]!r}; give {fix}")
         yield place, row
+
+
+def parsed(rows: Iterable[tuple[str, Any]], parse: Callable[[Any], Found]) -> Iterator[tuple[str, Found | ViMLError]]:
+    """The place of each row with what is made of it, or with its error."""
+    for place, row in rows:
+        try:
+            if isinstance(row, ViMLError):
+                raise row
+            found: Found | ViMLError = parse(row)
+        except ViMLError as error:
+            found = error
+        yield place, found
 
 
 def quoted(value: Any, length: int = 80) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from viml_hf.data.tables import read_table
+from viml_hf.data.tables import parsed, read_table
 from viml_hf.data.tfrecord import Example, Feature, parse_example, read_records
 from viml_hf.errors import ViMLError
 from viml_hf.processing.media import printable
@@ -88,17 +88,14 @@ def label_text(video_id: str, names: Iterable[str], *, seed: int = 0) -> str:
 
 def read_videos(path: str, vocabulary: Collection[int]) -> Iterator[tuple[str, YouTube8MVideo | ViMLError]]:
     """The place (file and number) of each record of a file of either level, with its video or its error."""
-    for place, record in read_records(path):
-        try:
-            if isinstance(record, ViMLError):
-                raise record
-            video = parse_video(record)
-            unknown = [label for label in video.labels if label not in vocabulary]
-            if unknown:
-                raise ViMLError(f"label {unknown[0]} is not in the vocabulary; give that of the same release")
-            yield place, video
-        except ViMLError as error:
-            yield place, error
+
+    def parse(record: bytes) -> YouTube8MVideo:
+        video = parse_video(record)
+        if unknown := [label for label in video.labels if label not in vocabulary]:
+            raise ViMLError(f"label {unknown[0]} is not in the vocabulary; give that of the same release")
+        return video
+
+    return parsed(read_records(path), parse)
 
 
 def parse_video(record: bytes) -> YouTube8MVideo:
