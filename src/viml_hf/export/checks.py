@@ -1,7 +1,6 @@
 """Runs a written graph beside the model, on inputs of other shapes than the traced ones, and refuses differences."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,18 +16,13 @@ FEATURE_TOLERANCE = 2e-5
 TURNED_SHARE = 0.1  # of the numbers: where more are turned, the difference was larger than the last bits
 
 
-@dataclass(frozen=True)
-class Checked:
-    """How near a written graph comes to its model."""
+def check(graph: Graph, run: Runner, name: str) -> dict[str, float]:
+    """Compare a file, which `run` computes, with its model, and refuse differences beyond those of rounding.
 
-    cases: int  # number of inputs that both computed
-    difference: float  # the largest of an embedding's numbers, from the same base features
-    end_to_end: float  # the same, each from base features of its own; equal to `difference` for heads
-    turned: float  # share of the base features' numbers that are rounded to another float16
-
-
-def check(graph: Graph, run: Runner, name: str) -> Checked:
-    """Compare a file, which `run` computes, with its model, and refuse differences beyond those of rounding."""
+    Returns the figures for `export.json`: the number of inputs, and the largest difference of an embedding's numbers
+    from the same base features; where encoders are inside also that from base features of each one's own, and the share
+    of the base features' numbers that are rounded to another float16.
+    """
     differences, distances, turned, numbers = [0.0], [0.0], 0, 0
     cases = list(_cases(graph))
     for seed, (sizes, masks) in enumerate(cases, start=1):
@@ -53,7 +47,10 @@ def check(graph: Graph, run: Runner, name: str) -> Checked:
             f"{name}: {turned / numbers:.1%} of its base features are rounded to another float16 than the model's, and "
             f"{TURNED_SHARE:.0%} are allowed: it was not kept; export the heads alone with --part heads"
         )
-    return Checked(len(cases), max(differences), max(distances), turned / max(numbers, 1))
+    figures = {"cases": len(cases), "largest_difference": max(differences)}
+    if graph.module.features:
+        figures |= {"largest_difference_end_to_end": max(distances), "base_features_rounded_apart": turned / numbers}
+    return figures
 
 
 def _cases(graph: Graph) -> Iterator[tuple[dict[str, int], dict[str, str]]]:

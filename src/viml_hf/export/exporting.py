@@ -1,6 +1,5 @@
 """A model → a folder of graphs that run without this package, each checked against the model before it is kept."""
 
-import hashlib
 import json
 import os
 from importlib.metadata import version
@@ -12,9 +11,10 @@ import torch
 
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError, in_one_line
-from viml_hf.export.checks import TOLERANCE, Checked, check
+from viml_hf.export.checks import TOLERANCE, check
 from viml_hf.export.formats import OPSET, READERS, SUFFIXES, WRITERS, check_onnx, trace
 from viml_hf.export.graphs import Graph, heads_graphs, whole_graphs
+from viml_hf.features.checksums import sha256_of
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.modeling.modeling_descriptors import ViMLVideoDescriptors
 from viml_hf.modeling.modeling_viml import ViMLModel
@@ -116,7 +116,7 @@ def _refuse_video_descriptors(encoder: MediaEncoder) -> None:
         )
 
 
-def _write(graph: Graph, path: Path, format: str) -> Checked:
+def _write(graph: Graph, path: Path, format: str) -> dict[str, float]:
     """Trace, write, read back and compare."""
     try:
         WRITERS[format](graph, trace(graph), path)
@@ -158,25 +158,22 @@ def _description(model: ViMLModel | MediaEncoder, format: str, part: str) -> dic
     }
 
 
-def graph_notes(graph: Graph, path: Path, checked: Checked) -> dict[str, Any]:
+def graph_notes(graph: Graph, path: Path, checked: dict[str, float]) -> dict[str, Any]:
     """A graph's entry in `export.json`: files with checksums, inputs, outputs, sizes and how near the model it is."""
     files = [path, *([data] if (data := path.with_name(f"{path.name}.data")).exists() else [])]
-    figures: dict[str, Any] = {"cases": checked.cases, "largest_difference": checked.difference}
-    if graph.module.features:
-        figures |= {"largest_difference_end_to_end": checked.end_to_end, "base_features_rounded_apart": checked.turned}
 
     def tensor(name: str, dtype: str, shape: tuple[str | int, ...], meaning: str) -> dict[str, Any]:
         return {"name": name, "dtype": dtype, "shape": list(shape), "meaning": meaning}
 
     return {
-        "files": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
+        "files": {file.name: sha256_of(file) for file in files},
         "inputs": [tensor(given.name, given.dtype, given.shape, given.meaning) for given in graph.inputs],
         "outputs": [
             tensor(name, "float32", shape, EMBEDS if name == "embeds" else BASE_FEATURES)
             for name, shape in graph.outputs.items()
         ],
         "free_sizes": {name: {"least": least, "most": most} for name, (least, most) in graph.limits.items()},
-        "checked": figures,
+        "checked": checked,
     }
 
 
