@@ -115,7 +115,6 @@ def _print_plan(items: "Sequence[MediaItem]", output: str) -> None:
 
 
 def _in_units(size: int) -> str:
-    """A number of bytes, such as "1.5 GB"."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= scale:
             return f"{size / scale:.1f} {unit}"

@@ -240,7 +240,6 @@ def _report(
 
 @contextmanager
 def _timed(step: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Measure the wall time of a step."""
     before = time.perf_counter()
     yield
     seconds[step] = time.perf_counter() - before

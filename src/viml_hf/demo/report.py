@@ -171,7 +171,6 @@ def _jpeg(frame: np.ndarray) -> bytes:
 
 
 def _excerpt_mp4(excerpt: _Excerpt) -> bytes:
-    """The excerpt as mono AAC in an MP4 file."""
     buffer = io.BytesIO()
     written = 0
     with av.open(buffer, "w", format="mp4") as container:

@@ -117,7 +117,6 @@ def _refuse_video_descriptors(encoder: MediaEncoder) -> None:
 
 
 def _write(graph: Graph, path: Path, format: str) -> dict[str, float]:
-    """Trace, write, read back and compare."""
     try:
         WRITERS[format](graph, trace(graph), path)
         return check(graph, READERS[format](path), path.name)

@@ -102,7 +102,6 @@ def lock_folder(folder: Path, *, wait: bool = False) -> IO[bytes]:
 
 
 def _take_lock(file: IO[bytes], seconds: float) -> None:
-    """Lock an open file, if that is possible within a time."""
     end = time.monotonic() + seconds
     while True:
         try:

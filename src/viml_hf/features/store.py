@@ -202,7 +202,6 @@ class Store:
             self.verify()
 
     def _stamps(self) -> str:
-        """Names, sizes and times of all shards."""
         paths = [self.folder / name for name in sorted(self.checksums)]
         return json.dumps([(p.name, p.stat().st_size, p.stat().st_mtime_ns) if p.exists() else p.name for p in paths])
 

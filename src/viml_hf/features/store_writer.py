@@ -205,7 +205,6 @@ class StoreWriter:
         return features
 
     def _commit(self) -> None:
-        """Write the items in hand as one shard."""
         if not self._new:
             return
         shard = Shard(self._shards[-1].number + 1 if self._shards else 0, {}, [item for item, _ in self._new])

@@ -180,7 +180,6 @@ def _main_module_hidden() -> Iterator[None]:
 
 
 def _serve(connection: Connection, loader: EncoderLoader, device: str) -> None:
-    """The life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     encoder = loader.load(threads=1, device=device)

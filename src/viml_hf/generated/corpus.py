@@ -132,7 +132,6 @@ def _plan_item(seed: int, index: int, duration: float) -> CorpusItem:
 
 
 def _stamp(seed: int, item: CorpusItem) -> str:
-    """What the comment in both files says of their origin."""
     return f"{STAMP} {VERSION}, seed {seed}, item {item.id}, {item.duration} s"
 
 
@@ -149,7 +148,6 @@ def _comment(path: Path) -> str | None:
 
 
 def _write_item(folder: Path, seed: int, item: CorpusItem) -> None:
-    """Makes an item's two files."""
     waveform = synthesise(item.style, item.duration, SAMPLING_RATE)
     frames = render(item.picture, item.duration, FRAME_RATE, FRAME_SIZE)
     with replacing(folder / item.music) as music, replacing(folder / item.video) as video:

@@ -260,7 +260,6 @@ def _nearest(pitch: int, centre: int) -> int:
 
 
 def _play(waveform: Samples, note: Note, rate: int) -> None:
-    """Adds a note to the waveform, in place."""
     begin = round(note.start * rate)
     if note.player in DRUMS:
         sample = _drum_sample(note.player, note.pitch, rate)

@@ -112,7 +112,6 @@ class DeepSimFeatureExtractor(SequenceFeatureExtractor):
         return BatchFeature({"input_features": features.numpy() if return_tensors == "np" else features})
 
     def _checked(self, samples: np.ndarray) -> np.ndarray:
-        """The samples, where they make a window."""
         if samples.ndim != 1 or samples.dtype.kind != "f" or not samples.size:
             raise ValueError(
                 f"A waveform of shape {samples.shape} and type {samples.dtype}: give mono floats in [-1, 1], (samples,)"

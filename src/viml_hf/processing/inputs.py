@@ -279,7 +279,6 @@ def _read_string(value: str | os.PathLike, document: bool) -> Sample:
 
 
 def _read_modalities(value: Mapping[str, Any]) -> Sample:
-    """A dict with the names of modalities."""
     video, text, audio = (value.get(name) for name in ("video", "text", "audio"))
     if "audio" in value and len(value) > 1:
         raise ViMLError(f"Music with {' and '.join(sorted(set(value) - {'audio'}))}: give them as inputs of their own")
@@ -414,7 +413,6 @@ def _decoding(kind: str) -> Iterator[None]:
 
 
 def _checked(name: str, rate: Any) -> float:
-    """A rate, `fps` or `sampling_rate`, if it is one."""
     least, example = (1e-9, "the frames per second, above 0") if name == "fps" else (1, "a rate in Hz, such as 22050")
     if not isinstance(rate, Real) or not least <= float(rate) < math.inf:
         raise ViMLError(f"{name}={rate!r}: give {example}")
@@ -422,6 +420,5 @@ def _checked(name: str, rate: Any) -> float:
 
 
 def _kind(value: Any) -> str:
-    """What something is, for messages."""
     names = f" with {', '.join(sorted(map(repr, value)))}" if isinstance(value, Mapping) and value else ""
     return f"type {type(value).__name__}{names}"

@@ -224,7 +224,6 @@ _WITHOUT_LENGTH = {"aac", "ac3", "eac3", "dts", "loas", "truehd", "amr"}
 
 
 def _shown_streams(container: Any, kind: StreamKind) -> list[Any]:
-    """The streams of one kind, without pictures that are no video."""
     return [stream for stream in getattr(container.streams, kind) if not stream.disposition & _NO_VIDEO]
 
 
@@ -258,7 +257,6 @@ def file_clock(container: Any) -> FileClock:
 
 
 def _chosen_stream(container: Any, kind: StreamKind, source: MediaSource, name: str) -> Any:
-    """The stream of one kind that a player takes."""
     streams = _shown_streams(container, kind)
     if not streams:
         raise MediaDecodeError(name, kind, _NO_STREAM[kind])

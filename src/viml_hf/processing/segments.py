@@ -60,7 +60,6 @@ def regroup(chunks: Iterable[np.ndarray], segment_length: int, min_tail: int) ->
 
 
 def _take(held: deque[np.ndarray], length: int) -> np.ndarray:
-    """Removes the first `length` units from `held` and returns them as one array."""
     parts = []
     while length > 0:
         chunk = held.popleft()

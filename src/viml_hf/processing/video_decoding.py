@@ -231,7 +231,6 @@ def _end_of_last(
     end: Fraction,
     longest: Fraction,
 ) -> Fraction:
-    """When the last frame leaves the screen."""
     # Matroska and WebM state no length of a video. There a last frame is shown up to the end of the sound.
     end_of_sound = clock.end_of_others(stream)
     if not states_length(stream) and end_of_sound > end + _STANDS_STILL:

@@ -115,7 +115,6 @@ class CompletionServer:
         return replies
 
     def _complete(self, body: dict[str, Any]) -> str | GenerationError:
-        """One prompt's text, or its error after the last try."""
         pause, left = self._pause, self._tries
         while True:
             try:

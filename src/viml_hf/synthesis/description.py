@@ -69,7 +69,6 @@ def is_more_general(general: str, specific: str) -> bool:
 
 
 def _more_general(tag: str, vocabulary: TagVocabulary) -> list[str]:
-    """The more general tags of its category, which it implies."""
     return [other for other in vocabulary.tags[vocabulary.category_of(tag)] if is_more_general(other, tag)]
 
 

@@ -130,7 +130,6 @@ def _is_plural(tag: str) -> bool:
 
 
 def _with_article(words: str) -> str:
-    """The words with "a" or "an" before them."""
     an = words.lower().startswith(_AN_STARTS) and not words.lower().startswith(_A_STARTS)
     return f"{'an' if an else 'a'} {words}"
 

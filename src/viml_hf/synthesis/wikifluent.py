@@ -66,7 +66,6 @@ def read_wikifluent(path: str | Path) -> Iterator[Paragraph]:
 
 
 def _paragraph(entry: Any, name: str) -> Paragraph:
-    """The paragraph of an entry."""
     expected = '{"sents": [text, …], "sep": [0 or 1 for each gap], "text": text}'
     if not isinstance(entry, dict) or not {"sents", "sep", "text"} <= set(entry):
         raise ViMLError(f"{name}: {str(entry)[:80]} is no entry; expected is {expected}")
