@@ -5,7 +5,6 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from viml_hf.features.store import Store
     from viml_hf.synthesis.description import Describe, Method
     from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
@@ -37,7 +36,9 @@ def run(options: argparse.Namespace) -> None:
     """Describe, or print the report."""
     from viml_hf.errors import ViMLError
     from viml_hf.features.store import Store
-    from viml_hf.synthesis.store_descriptions import describe_store
+    from viml_hf.synthesis.quality_report import NEEDS_WEIGHTS, NotRun, QualityRow, format_report
+    from viml_hf.synthesis.rules import RULES
+    from viml_hf.synthesis.store_descriptions import describe_store, described_methods, report_of
     from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
     if options.method is None and not options.report:
@@ -49,23 +50,11 @@ def run(options: argparse.Namespace) -> None:
         if fallbacks:
             print(f"{fallbacks} tracks got the text of data2text-rules: no attempt was taken", file=sys.stderr)
     if options.report:
-        _print_report(store, vocabulary, options.threshold)
-
-
-def _print_report(store: "Store", vocabulary: "TagVocabulary", threshold: float) -> None:
-    """The figures of every method; one that has not run stands there without figures."""
-    from viml_hf.synthesis.quality_report import NEEDS_WEIGHTS, NotRun, format_report
-    from viml_hf.synthesis.rules import RULES
-    from viml_hf.synthesis.store_descriptions import described_methods, report_of
-
-    there = described_methods(store.folder)
-    rows = [
-        report_of(store, name, vocabulary, threshold)
-        if name in there
-        else NotRun(name, "not asked for" if name in RULES else NEEDS_WEIGHTS)
-        for name in METHODS
-    ]
-    print(format_report(rows))
+        rows: dict[str, QualityRow | NotRun]
+        rows = {name: NotRun(name, "not asked for" if name in RULES else NEEDS_WEIGHTS) for name in METHODS}
+        there = [name for name in described_methods(store.folder) if name in METHODS]
+        rows |= {name: report_of(store, name, vocabulary, options.threshold) for name in there}
+        print(format_report(list(rows.values())))
 
 
 def _method(options: argparse.Namespace, vocabulary: "TagVocabulary") -> "Method":

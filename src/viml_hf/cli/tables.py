@@ -3,10 +3,6 @@
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from viml_hf.paper.tables import TableResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,10 +26,10 @@ def run(options: argparse.Namespace) -> None:
     """Make the tables, one after another."""
     from viml_hf.cli.train import given_settings
     from viml_hf.errors import ViMLError
-    from viml_hf.evaluation.plots import check_plots
+    from viml_hf.evaluation.plots import check_plots, plot_dropout_curve, plot_recall
     from viml_hf.features.store import Store
     from viml_hf.paper.table_definitions import TABLES
-    from viml_hf.paper.tables import TableMaker, format_result
+    from viml_hf.paper.tables import TableMaker, dropout_curve, format_result
 
     if options.seeds < 1:
         raise ViMLError(f"--seeds {options.seeds}: give 1 or more")
@@ -58,15 +54,8 @@ def run(options: argparse.Namespace) -> None:
         (output / f"table-{number}.md").write_text(text, encoding="utf-8")
         ranks = {label: found.tolist() for label, found in result.ranks.items()}
         (output / f"table-{number}.json").write_text(json.dumps({"ranks": ranks, "alphas": result.alphas}) + "\n")
-        _plot(number, result, output)
-
-
-def _plot(number: int, result: "TableResult", output: Path) -> None:
-    """Recall over K; of table 3 the curve over the dropout rate."""
-    from viml_hf.evaluation.plots import plot_dropout_curve, plot_recall
-    from viml_hf.paper.tables import dropout_curve
-
-    if number == 3:
-        plot_dropout_curve(dropout_curve(result), output / "table-3.png", title=result.table.title)
-    elif result.ranks:
-        plot_recall(result.ranks, output / f"table-{number}.png", pools=result.pools, title=result.table.title)
+        figure, title = output / f"table-{number}.png", result.table.title
+        if number == 3:
+            plot_dropout_curve(dropout_curve(result), figure, title=title)
+        elif result.ranks:
+            plot_recall(result.ranks, figure, pools=result.pools, title=title)

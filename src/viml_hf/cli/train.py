@@ -1,7 +1,6 @@
 """`viml train`: train a model on a store of base features."""
 
 import argparse
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -76,11 +75,10 @@ def given_settings(options: argparse.Namespace) -> dict[str, Any]:
 
 def _read_config(path: str) -> dict[str, Any]:
     from viml_hf.errors import ViMLError
+    from viml_hf.features.json_files import read_json
 
-    try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ViMLError(f"{path}: not JSON ({error}); give an object with fields of ViMLConfig") from error
-    if not isinstance(config, dict):
-        raise ViMLError(f'{path}: give a JSON object with fields of ViMLConfig, such as {{"hidden_size": 256}}')
+    fix = 'give a JSON object with fields of ViMLConfig, such as {"hidden_size": 256}'
+    config = read_json(Path(path), dict, fix)
+    if config is None:
+        raise ViMLError(f"{path}: no such file; {fix}")
     return config

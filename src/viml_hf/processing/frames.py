@@ -39,9 +39,8 @@ def preprocess_frames(frames: np.ndarray | Tensor, image_processor: Any) -> Tens
     if image_processor.do_resize:
         pixels = _resize(pixels, image_processor)
     if getattr(image_processor, "do_center_crop", False):
-        pixels = _center_crop(
-            pixels, _get(image_processor.crop_size, "height"), _get(image_processor.crop_size, "width")
-        )
+        crop = image_processor.crop_size
+        pixels = _center_crop(pixels, _get(crop, "height"), _get(crop, "width"))
     pixels = pixels.float()
     if image_processor.do_rescale:
         pixels = pixels * image_processor.rescale_factor
