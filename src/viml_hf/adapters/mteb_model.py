@@ -110,25 +110,22 @@ def _meta(name: str, revision: str, encoder: MediaEncoder) -> ModelMeta:
     model, on_hub = encoder.model, not Path(name).is_dir()
     limit = encoder.processor.tokenizer.model_max_length
     loader: Any = ViMLForMTEB if on_hub else None  # it gets the name, which does not say where a folder is
+    unknown: dict[str, Any] = dict.fromkeys(("release_date", "languages", "license", "training_datasets"))
+    unknown |= dict.fromkeys(("public_training_code", "public_training_data"))
     return ModelMeta(
+        **unknown,
         loader=loader,
         name=name if on_hub else f"local/{Path(name).resolve().name}",
         revision=revision,
-        release_date=None,
-        languages=None,
         n_parameters=model.num_parameters(),
         memory_usage_mb=model.get_memory_footprint() / 2**20,
         max_tokens=limit if limit < UNBOUNDED else None,
         embed_dim=model.config.viml_config.projection_dim,
-        license=None,
         open_weights=True if on_hub else None,
-        public_training_code=None,
-        public_training_data=None,
         framework=["PyTorch", "Transformers", "safetensors"],
         reference=f"https://huggingface.co/{name}" if on_hub else None,
         similarity_fn_name=ScoringFunction.COSINE,
         use_instructions=False,
-        training_datasets=None,
         modalities=[*taken_modalities(model.config.viml_config)],
         citation=CITATION,
     )
