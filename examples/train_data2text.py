@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     BartForConditionalGeneration,
+    DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -22,14 +23,7 @@ from transformers import (
 )
 
 from viml_hf.modeling.modeling_ordering import SentenceOrderingModel
-from viml_hf.synthesis.wikifluent import (
-    MAX_LENGTH,
-    SEPARATOR,
-    TASKS,
-    PadToLongest,
-    WikiFluentDataset,
-    read_wikifluent,
-)
+from viml_hf.synthesis.wikifluent import MAX_LENGTH, SEPARATOR, TASKS, WikiFluentDataset, read_wikifluent
 
 
 def load(task: str, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -88,7 +82,7 @@ def main() -> None:
             remove_unused_columns=False,
             report_to="none",
         ),
-        data_collator=PadToLongest(tokenizer.pad_token_id),
+        data_collator=DataCollatorForSeq2Seq(tokenizer),  # labels are padded with -100
         train_dataset=examples(options.train),
         eval_dataset=examples(options.dev) if options.dev else None,
         processing_class=tokenizer,

@@ -26,7 +26,6 @@ from viml_hf.synthesis.wikifluent import (
     MAX_LENGTH,
     SEPARATOR,
     TASKS,
-    PadToLongest,
     aggregation_tokens,
     compression_tokens,
     ordering_tokens,
@@ -197,8 +196,7 @@ class NeuralData2Text:
 
     def _batch(self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]]) -> dict[str, torch.Tensor]:
         """The padded `input_ids` and `attention_mask` of token rows."""
-        batch = PadToLongest(tokenizer.pad_token_id)([{"input_ids": ids} for ids in rows])
-        return {name: values.to(self.device) for name, values in batch.items()}
+        return {**tokenizer.pad({"input_ids": list(rows)}, return_tensors="pt").to(self.device)}
 
 
 def _load(task: str, name: str, device: str) -> tuple[Any, PreTrainedTokenizerBase]:

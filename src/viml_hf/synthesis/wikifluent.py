@@ -24,9 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -173,28 +170,3 @@ class WikiFluentDataset(Dataset):
             "input_ids": compression_tokens(self.tokenizer, sentences, paragraph.separate),
             "labels": [self.tokenizer.bos_token_id, *text, self.tokenizer.eos_token_id],
         }
-
-
-@dataclass(frozen=True)
-class PadToLongest:
-    """Collates examples into padded `input_ids`, `attention_mask` and, if present, `labels` (padded with -100).
-
-    Example:
-        >>> batch = PadToLongest(1)([{"input_ids": [0, 7, 2], "labels": [4]}, {"input_ids": [0, 2], "labels": [5, 6]}])
-        >>> batch["input_ids"].tolist(), batch["attention_mask"].tolist(), batch["labels"].tolist()
-        ([[0, 7, 2], [0, 2, 1]], [[1, 1, 1], [1, 1, 0]], [[4, -100], [5, 6]])
-    """
-
-    pad_token_id: int
-
-    def __call__(self, examples: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
-        """The batch, as tensors `(batch, longest)`."""
-        ids = [torch.tensor(example["input_ids"]) for example in examples]
-        batch = {
-            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
-            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
-        }
-        if "labels" in examples[0]:
-            labels = [torch.tensor(example["labels"]) for example in examples]
-            batch["labels"] = pad_sequence(labels, batch_first=True, padding_value=IGNORED)
-        return batch
