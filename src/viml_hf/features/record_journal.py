@@ -19,7 +19,9 @@ class RecordJournal:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         try:
-            self._cut_last_line()
+            with self.path.open("ab+") as file:
+                file.seek(0)
+                file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
             self._places = {record["id"]: place for record, place in self._records()}
         except OSError as error:
             raise ViMLError(f"{path} cannot be written ({error.strerror}): give another file") from error
@@ -44,13 +46,6 @@ class RecordJournal:
         with self.path.open("rb") as file:
             file.seek(self._places[record_id])
             return json.loads(file.readline())
-
-    def _cut_last_line(self) -> None:
-        """Make the file, and cut off what follows its last newline."""
-        with self.path.open("ab+") as file:
-            file.seek(0)
-            whole = sum(len(line) for line in file if line.endswith(b"\n"))
-            file.truncate(whole)
 
     def _records(self) -> Iterator[tuple[dict[str, Any], int]]:
         """The record of every line, with its position in bytes."""

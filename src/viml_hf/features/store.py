@@ -73,7 +73,10 @@ class Store:
         self.null_text = self._load_null_text()
         self._shards: dict[tuple[str, int], Tensor] = {}
         self.texts: str | None = None  # the name of those that `with_texts` put in the place of the store's own
-        self._verify_once()
+        # At the first open, and again when the size or time of a shard is another one than then.
+        verified = self.folder / VERIFIED_FILE
+        if not verified.exists() or verified.read_bytes() != self._stamps().encode():
+            self.verify()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -194,12 +197,6 @@ class Store:
         ranges = ((modality, getattr(item, modality)) for item in self.items for modality in MODALITIES)
         used = {shard_name(modality, rows.shard) for modality, rows in ranges if len(rows)}
         return JOURNAL_FILE if used - self.checksums.keys() else None
-
-    def _verify_once(self) -> None:
-        """Verify at the first open, and again when the size or time of a shard is another one than then."""
-        path = self.folder / VERIFIED_FILE
-        if not path.exists() or path.read_bytes() != self._stamps().encode():
-            self.verify()
 
     def _stamps(self) -> str:
         paths = [self.folder / name for name in sorted(self.checksums)]

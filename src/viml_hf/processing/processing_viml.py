@@ -281,7 +281,9 @@ class ViMLProcessor(ProcessorMixin):
 
     def _process_video_batch(self, videos: Any, options: dict[str, Any]) -> dict[str, Tensor]:
         found = read_videos(videos, options.pop("fps", None), options.pop("video_metadata", None))
-        image_processor = _with_options(self.image_processor, options)
+        image_processor, settings = self.image_processor, self.image_processor.to_dict()
+        if changes := {name: value for name, value in options.items() if name in settings}:
+            image_processor = type(image_processor).from_dict({**settings, **changes})
         segments = ((s.data for s in _not_too_many(self.video_segments(video))) for video in found)
         return self.video_inputs(segments, image_processor)
 
@@ -349,12 +351,6 @@ def _not_too_many(segments: Iterable[MediaSegment]) -> Iterator[MediaSegment]:
                 "any length a segment at a time, or give an excerpt"
             )
         yield segment
-
-
-def _with_options(image_processor: Any, options: dict[str, Any]) -> Any:
-    """The image processor with the options of this call, or itself where there are none."""
-    changes = {name: value for name, value in options.items() if name in image_processor.to_dict()}
-    return type(image_processor).from_dict({**image_processor.to_dict(), **changes}) if changes else image_processor
 
 
 def _stack_segments(rows: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
