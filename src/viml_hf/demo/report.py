@@ -161,13 +161,10 @@ def _frame_jpegs(path: str) -> list[bytes]:
             kept.append(frame)
         if len(kept) == _MAX_FRAMES:
             kept, stride = kept[::2], 2 * stride
-    return [_jpeg(kept[int(place * len(kept))]) for place in _FRAME_PLACES]
-
-
-def _jpeg(frame: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, format="JPEG", quality=80)
-    return buffer.getvalue()
+    buffers = [io.BytesIO() for _ in _FRAME_PLACES]
+    for place, buffer in zip(_FRAME_PLACES, buffers, strict=True):
+        Image.fromarray(kept[int(place * len(kept))]).save(buffer, format="JPEG", quality=80)
+    return [buffer.getvalue() for buffer in buffers]
 
 
 def _excerpt_mp4(excerpt: _Excerpt) -> bytes:

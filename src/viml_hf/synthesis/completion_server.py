@@ -83,7 +83,11 @@ class CompletionServer:
         self._url = _checked_url(base_url)
         self._sampling = {"model": model, "temperature": temperature, "top_p": top_p, "stop": list(STOP_STRINGS)}
         self._concurrency, self._timeout, self._tries, self._pause = concurrency, timeout, tries, pause
-        self._key = _read_key(api_key_env)
+        self._key = os.environ.get(api_key_env, "").strip()
+        if not re.fullmatch(r"[!-~]*", self._key):  # no message contains the key
+            raise ViMLError(
+                f"the key in the environment variable {api_key_env} has spaces or letters that no key has: set it anew"
+            )
         self._opener = urllib.request.build_opener(_NoRedirect)
         self._failures = 0
 
@@ -204,16 +208,6 @@ def _checked_url(base_url: str) -> str:
     if parts.query or parts.fragment:
         raise ViMLError(f"{base_url!r} has a query: {fix}")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
-
-
-def _read_key(variable: str) -> str:
-    """The API key, or an empty string. No error message contains the key."""
-    key = os.environ.get(variable, "").strip()
-    if key and not re.fullmatch(r"[!-~]+", key):
-        raise ViMLError(
-            f"the key in the environment variable {variable} has spaces or letters that no key has: set it anew"
-        )
-    return key
 
 
 def _shown(content: bytes) -> str:

@@ -59,7 +59,9 @@ class SharedPrefixGenerator:
         self._tokenizer = tokenizer
         self._temperature, self._top_p, self._stop = temperature, top_p, tuple(stop)
         self._accepted = set(inspect.signature(model.forward).parameters)
-        self._eos = _end_tokens(model, tokenizer)
+        settings = model.generation_config.eos_token_id if model.generation_config is not None else None
+        ends = [*(settings if isinstance(settings, list) else [settings]), tokenizer.eos_token_id]
+        self._eos = {token for token in ends if token is not None}
         self._noted_plain = False
         self._prefix_ids: list[int] = tokenizer(prefix)["input_ids"] if prefix else []
         self._prefix_cache = self._read_prefix() if self._prefix_ids else None
@@ -184,10 +186,3 @@ class SharedPrefixGenerator:
 
     def _tensor(self, values: Sequence[Any]) -> torch.Tensor:
         return torch.tensor(values, device=self._model.device)
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The end tokens of the model's generation settings and of the tokenizer."""
-    settings = model.generation_config.eos_token_id if model.generation_config is not None else None
-    listed = settings if isinstance(settings, list) else [settings]
-    return {token for token in [*listed, tokenizer.eos_token_id] if token is not None}
