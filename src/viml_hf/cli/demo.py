@@ -7,7 +7,6 @@ from viml_hf.cli.shared import add_encoder_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `viml demo`."""
     add = parser.add_argument
     add("-o", "--output", default="viml-demo", help="folder for everything (default: ./viml-demo)")
     add("--pairs", type=int, default=400, help="generated videos with music (default: 400)")

@@ -12,7 +12,6 @@ METHODS = ("tags", "data2text-rules", "data2text", "prompt2text")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `viml describe`."""
     add = parser.add_argument
     add("store", metavar="STORE", help="folder of a store with tags (`viml tag STORE`)")
     add("--method", choices=METHODS, help="how to describe")

@@ -22,7 +22,6 @@ COLUMNS = ("R@1", "R@5", "R@10", "MR", "MRR", "mean_log_rank")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `viml evaluate`."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="model folder or Hub id")
     add("store", metavar="STORE", help="folder of a store")

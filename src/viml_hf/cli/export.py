@@ -4,7 +4,6 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `viml export`."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="model folder or Hub id")
     add("-o", "--output", required=True, metavar="DIR", help="a new folder; export.json explains it")

@@ -21,7 +21,6 @@ SHOWN = 10  # of the files that are missing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `viml extract`."""
     add = parser.add_argument
     parser.epilog = MANIFEST
     add(

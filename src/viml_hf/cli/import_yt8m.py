@@ -18,7 +18,6 @@ SHOWN = 10  # problems of one file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `viml import-yt8m`."""
     add = parser.add_argument
     parser.epilog = DESCRIPTION
     add("paths", nargs="+", metavar="PATH", help="TFRecord files of one level, or folders of them")

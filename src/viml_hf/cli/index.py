@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `viml index`."""
     add = parser.add_argument
     add("music", metavar="MUSIC", nargs="?", help="folder of music, a manifest (see `viml extract`), or one file")
     add("-o", "--output", required=True, metavar="INDEX", help="folder of the index; a rerun goes on")

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `viml publish`."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="folder of a saved model")
     add("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub; made if there is none")

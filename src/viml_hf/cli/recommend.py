@@ -10,7 +10,6 @@ from viml_hf.errors import ViMLError, shown, unreadable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `viml recommend`."""
     add = parser.add_argument
     add("video", nargs="?", metavar="VIDEO", help="video file; leave it out to ask by text alone")
     add("--text", help='what the music should be like, such as "upbeat pop with female vocals"')

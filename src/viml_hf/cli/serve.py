@@ -10,7 +10,6 @@ MEGABYTE = 1_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `viml serve`."""
     add = parser.add_argument
     add("index", metavar="INDEX", help="folder made by `viml index`")
     add("--model", help="model folder or Hub id; by default the one that made the index")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `viml tables`."""
     add = parser.add_argument
     parser.epilog = """Every system is trained once per seed and kept in OUT/systems; a run that was stopped goes on
 with the system it was at. Tables and figures are written to OUT, too."""

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `viml tag`."""
     add = parser.add_argument
     add("music", metavar="STORE_OR_MUSIC", help="a store, or a folder, manifest or file of music")
     add("--tagger", required=True, metavar="NAME", help="folder of a trained tagger, or clap[:HUB_ID]")

@@ -10,7 +10,6 @@ QUERIES = {"video+text": ["video", "text"], "video": ["video"], "text": ["text"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `viml train`."""
     add = parser.add_argument
     add("store", metavar="STORE", help="folder of a store")
     add("-o", "--output", required=True, metavar="MODEL", help="folder of the model")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `viml verify`."""
     parser.add_argument("store", metavar="STORE", help="folder of a store or an index")
 
 
