@@ -262,13 +262,12 @@ def _nearest(pitch: int, centre: int) -> int:
 def _play(waveform: Samples, note: Note, rate: int) -> None:
     begin = round(note.start * rate)
     if note.player in DRUMS:
-        sample = _drum_sample(note.player, note.pitch, rate)
-        waveform[begin : begin + len(sample)] += note.velocity * sample[: len(waveform) - begin]
-        return
-    sample = _note_sample(note.player, note.pitch, rate)
-    sample = note.velocity * sample[: round((note.duration + RELEASE) * rate)]
-    fade = min(len(sample), round(RELEASE * rate))
-    sample[len(sample) - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
+        sample = note.velocity * _drum_sample(note.player, note.pitch, rate)
+    else:
+        sample = _note_sample(note.player, note.pitch, rate)
+        sample = note.velocity * sample[: round((note.duration + RELEASE) * rate)]
+        fade = min(len(sample), round(RELEASE * rate))
+        sample[len(sample) - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
     waveform[begin : begin + len(sample)] += sample[: len(waveform) - begin]
 
 
@@ -342,9 +341,8 @@ def _drum_sample(player: str, drum: int, rate: int) -> Samples:
     bright = np.diff(noise, prepend=0.0)
     if drum == 0:  # a membrane whose pitch falls
         low, high, fall, decay = (75, 190, 40, 16) if acoustic else (48, 160, 18, 5)
-        sample = np.sin(2 * np.pi * (low * time + (high - low) * (1 - np.exp(-fall * time)) / fall)) * np.exp(
-            -decay * time
-        )
+        turns = low * time + (high - low) * (1 - np.exp(-fall * time)) / fall
+        sample = np.sin(2 * np.pi * turns) * np.exp(-decay * time)
         sample += (0.3 * noise if acoustic else 0.05 * bright) * np.exp(-300 * time)
     elif drum == 1:  # wires on a membrane, or the four claps of a machine
         if acoustic:

@@ -181,12 +181,7 @@ def _bars(u: Field, v: Field) -> Animation:
 
 def _waves(u: Field, v: Field) -> Animation:
     """Slow, soft folds, like smoke or water."""
-
-    def animation(beats: float) -> Field:
-        fold = np.sin(2 * v + 0.4 * beats) + 0.5 * u
-        return 0.5 + 0.5 * np.sin(2 * u + 1.4 * fold - 0.3 * beats)
-
-    return animation
+    return lambda beats: 0.5 + 0.5 * np.sin(2 * u + 1.4 * (np.sin(2 * v + 0.4 * beats) + 0.5 * u) - 0.3 * beats)
 
 
 def _rings(u: Field, v: Field) -> Animation:
