@@ -218,28 +218,16 @@ def _timed_frames(
         shown, start, end = frame, begin, begin + (duration if believed else longest)
         if not believed:
             longest = _LONGEST_FRAME_IN_DOUBT
-    if shown is not None and origin is not None:
-        yield shown, start - origin, _end_of_last(stream, report, clock, origin, start, end, longest) - origin
-
-
-def _end_of_last(
-    stream: Any,
-    report: DecodeReport,
-    clock: FileClock,
-    origin: Fraction,
-    start: Fraction,
-    end: Fraction,
-    longest: Fraction,
-) -> Fraction:
-    # Matroska and WebM state no length of a video. There a last frame is shown up to the end of the sound.
+    if shown is None or origin is None:
+        return
     end_of_sound = clock.end_of_others(stream)
-    if not states_length(stream) and end_of_sound > end + _STANDS_STILL:
-        report.reached = float(end_of_sound - origin)
-        return end_of_sound
-    # Frames that were skipped after it are time all the same.
     reached = origin + Fraction(report.reached).limit_denominator(1_000_000)
-    skipping = stream.codec_context.skip_frame == "NONREF" and reached <= start + longest
-    return max(end, reached) if skipping else end
+    if not states_length(stream) and end_of_sound > end + _STANDS_STILL:
+        # Matroska and WebM state no length of a video. There a last frame is shown up to the end of the sound.
+        end, report.reached = end_of_sound, float(end_of_sound - origin)
+    elif stream.codec_context.skip_frame == "NONREF" and reached <= start + longest:
+        end = max(end, reached)  # frames that were skipped after it are time all the same
+    yield shown, start - origin, end - origin
 
 
 def _excerpt(
