@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
     if options.dry_run:
         print(f"\nREADME.md:\n\n{publication.card}\nnothing was uploaded (--dry-run)")
         return
-    accepted = options.accept_licences or (bool(publication.facts.non_commercial) and _asked(publication))
+    accepted = options.accept_licences or (bool(publication.non_commercial) and _asked(publication))
     commit = publish(publication, private=options.private or None, accept_licences=accepted, message=options.message)
     print(f"\npublished: {commit.commit_url}")
 
@@ -66,5 +66,5 @@ def _asked(publication: "Publication") -> bool:
     """Whether somebody at the terminal accepts the licences."""
     if not sys.stdin.isatty():
         return False
-    print(f"\nNot for commercial use: {', '.join(publication.facts.non_commercial)}.")
+    print(f"\nNot for commercial use: {', '.join(publication.non_commercial)}.")
     return input("May you publish these weights, and do you keep to their licences? [y/N] ").strip().lower() == "y"

@@ -155,12 +155,9 @@ def gather_facts(
     """
     folder = Path(folder)
     config, names_code = _read_config(folder)
-    facts = _facts(
-        *(config, repo_id, owner, local_files_only),
-        training=_read_training(folder / TRAINING_FILE),
-        parameters=saved_parameters(folder),
-        with_code=names_code if with_code is None else with_code,
-    )
+    known = {"training": _read_training(folder / TRAINING_FILE), "parameters": saved_parameters(folder)}
+    with_code = names_code if with_code is None else with_code
+    facts = _facts(config, repo_id, owner, local_files_only, with_code=with_code, **known)
     results = read_evaluations(folder)
     if results and {result["weights"] for result in results} != {weights_checksum(folder, facts.heads)}:
         raise ViMLError(

@@ -16,7 +16,6 @@ from viml_hf.hub.evaluation_results import CARD_METRICS, comparison_text, condit
 from viml_hf.processing.segments import SEGMENT_SECONDS
 
 CARD_FILE = "README.md"
-TEMPLATE = Path(__file__).with_name("model_card_template.md")
 CITATION = """@inproceedings{mckee2023viml,
   title = {Language-Guided Music Recommendation for Video via Prompt Analogies},
   author = {McKee, Daniel and Salamon, Justin and Sivic, Josef and Russell, Bryan},
@@ -46,7 +45,7 @@ def render_card(facts: CardFacts, tags: Iterable[str] = ()) -> str:
     """
     card = ModelCard.from_template(
         card_data(facts, tags),
-        template_path=str(TEMPLATE),
+        template_path=str(Path(__file__).with_name("model_card_template.md")),
         facts=facts,
         generated=GENERATED,
         results="\n\n".join(map(_result, facts.results)),

@@ -67,6 +67,11 @@ class Publication:
         return content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
 
     @property
+    def non_commercial(self) -> list[str]:
+        """See `CardFacts.non_commercial`."""
+        return self.facts.non_commercial
+
+    @property
     def licence(self) -> str | None:
         """The model's licence, as its card states it."""
         stated = card_licence(self.facts)
@@ -244,7 +249,6 @@ def _is_result(path: str) -> bool:
 
 
 def _own_card_on_hub(repo_id: str, token: str | bool | None = None) -> str | None:
-    """The text of a repo's card if a user wrote or changed it, else `None`."""
     try:
         card = Path(HfApi(token=token).hf_hub_download(repo_id, CARD_FILE)).read_bytes().decode()
     except EntryNotFoundError:
