@@ -26,6 +26,8 @@ from viml_hf.modeling.encoder_names import (
         ("a/b", EncoderName("auto", "a/b")),
         ("a/b@main", EncoderName("auto", "a/b", "main")),
         ("auto:a/b@main", EncoderName("auto", "a/b", "main")),
+        ("a/b@main?prompt=query: ", EncoderName("auto", "a/b", "main", "query: ")),
+        ("descriptors?prompt=a?prompt=b", EncoderName("descriptors", prompt="a?prompt=b")),
     ],
 )
 def test_names(text, expected):
@@ -42,7 +44,7 @@ def test_folders_are_named_like_hub_ids(tmp_path, monkeypatch, folder, name):
         assert parsed == EncoderName(name or "auto", str(place))
 
 
-@pytest.mark.parametrize("name", ["clop", "clip:", "a/b/c", "auto:", "deepsim", "descriptors:a/b"])
+@pytest.mark.parametrize("name", ["clop", "clip:", "a/b/c", "auto:", "deepsim", "descriptors:a/b", "a/b?promt=x"])
 def test_other_names_are_refused(name):
     with pytest.raises(ValueError, match="names no encoder: give `descriptors`, `clip`"):
         parse_encoder_name(name)
@@ -53,7 +55,13 @@ def test_published_features_name_no_encoder():
         parse_encoder_name("features:youtube8m-vggish-pca")
 
 
+def test_a_prompt_has_a_text():
+    with pytest.raises(ValueError, match="a prompt without a text: give one"):
+        parse_encoder_name("a/b?prompt=")
+
+
 def test_a_pinned_name_is_of_one_commit():
+    assert pinned_name("clip:a/b@main?prompt=q: ", "1" * 40) == f"clip:a/b@{'1' * 40}?prompt=q: "
     assert pinned_name("clip:a/b@main", "1" * 40) == f"clip:a/b@{'1' * 40}"
     assert pinned_name("clip:a/b@main", None) == "clip:a/b@main"
 
@@ -61,6 +69,8 @@ def test_a_pinned_name_is_of_one_commit():
 def test_a_folder_is_known_by_its_own_name_only(tmp_path):
     assert encoder_source(f"clip:{tmp_path}") == {"name": tmp_path.name}
     assert encoder_source("descriptors") == {"name": "descriptors"}
+    assert encoder_source(f"{tmp_path}?prompt=q: ") == {"name": tmp_path.name, "prompt": "q: "}
+    assert encoder_source("a/b?prompt=q: ", local_files_only=True) == {"name": "auto:a/b", "prompt": "q: "}
     assert revision_of(str(tmp_path)) is None
 
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 def add_encoder_options(parser: argparse.ArgumentParser, *modalities: str) -> None:
     """The option of each modality's encoder."""
     for modality in modalities:
-        about = f"{modality} encoder, NAME[:HUB_ID[@REVISION]] or a folder (default: descriptors)"
+        prompt = ", with ?prompt=TEXT behind it for a prompt" if modality == "text" else ""
+        about = f"{modality} encoder, NAME[:HUB_ID[@REVISION]] or a folder{prompt} (default: descriptors)"
         parser.add_argument(f"--{modality}-encoder", default="descriptors", metavar="NAME", help=about)
 
 

@@ -103,7 +103,7 @@ class MediaEncoder:
 
         Args:
             video: `NAME[:HUB_ID[@REVISION]]`, a Hub id or a folder; likewise `text` and `audio`.
-            text: The text encoder.
+            text: The text encoder; `?prompt=TEXT` behind its name puts a prompt before every text.
             audio: The audio encoder.
             dtypes: `"float32"`, `"bfloat16"`, or one per modality; `"auto"` is bfloat16 if encoder and device suit.
             fast: Decode only reference frames, see `viml_hf.processing.video_decoding.iter_frames`.
@@ -143,7 +143,10 @@ class MediaEncoder:
         """
         parts = {
             "video": self.processor.image_processor.to_dict(),
-            "text": {"class": type(self.processor.tokenizer).__name__, "size": len(self.processor.tokenizer)},
+            "text": {
+                **{"class": type(self.processor.tokenizer).__name__, "size": len(self.processor.tokenizer)},
+                "prompt": self.processor.text_prompt or None,
+            },
             "audio": self.processor.feature_extractor.to_dict(),
         }
         return {name: _checksum(encoder, parts[name]) for name, encoder in self.model.encoders.items()}

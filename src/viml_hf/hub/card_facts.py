@@ -18,7 +18,7 @@ from viml_hf.hub.saved_weights import parameter_counts, saved_parameters, weight
 from viml_hf.modeling.configuration_descriptors import DESCRIPTOR_CONFIGS
 from viml_hf.modeling.configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
 from viml_hf.modeling.encoder_families import DESCRIPTORS, MODALITIES
-from viml_hf.modeling.encoder_names import EncoderName, is_published_features, parse_encoder_name
+from viml_hf.modeling.encoder_names import PROMPT, EncoderName, is_published_features, parse_encoder_name
 
 TRAINING_FILE = "training.json"
 _OPTIONAL = {kind: (kind, type(None)) for kind in (str, int, dict)}
@@ -220,6 +220,7 @@ def _encoder(
     name: str | None = source.get("name") or store_name
     if name is None or is_published_features(name):
         return EncoderFacts(width, model_type, name)
+    name = name.partition(PROMPT)[0]
     licence: str | None = source.get("licence")
     # An encoder that came from a folder is called by the folder's name, without a colon.
     parsed = _on_hub(name) if ":" in name else None

@@ -218,8 +218,8 @@ class ViMLForMusicRetrievalConfig(PreTrainedConfig):
             evaluation mode. What is unfrozen later is not written here: a model that is loaded again is frozen again.
         encoder_dtypes: `"float32"` or `"bfloat16"` per modality (`video`, `text`, `audio`) of the encoders' weights.
             The features depend on it, so it is kept.
-        encoder_sources: Where each modality's encoder came from: its `name`, and where known its `revision` on the Hub
-            and its `licence`. Information only.
+        encoder_sources: Where each modality's encoder came from: its `name`, and where known its `revision` on the Hub,
+            its `licence` and the text encoder's `prompt`, which [`ViMLProcessor`] holds. Information only.
         null_text_tokens: Tokens of the empty string, of which a trained text encoder makes the null text.
 
     Example:

@@ -1,14 +1,16 @@
-"""Names of encoders, `NAME[:HUB_ID[@REVISION]]` or a Hub id or folder alone, and where the encoder of a name lies."""
+"""Names of encoders, `NAME[:HUB_ID[@REVISION]][?prompt=TEXT]` or a Hub id or folder alone, and where these lie."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
 from .encoder_families import DESCRIPTORS, FAMILIES
+
+PROMPT = "?prompt="
 
 
 @dataclass(frozen=True)
@@ -18,17 +20,25 @@ class EncoderName:
     name: str  # a key of `FAMILIES`, or `auto`
     hub_id: str | None = None  # Hub id or folder; `None` for the descriptors
     revision: str | None = None  # branch, tag or commit on the Hub, if the name gives one
+    prompt: str = ""  # that a text encoder reads before every text, as it was trained; the empty text stays empty
 
 
 def parse_encoder_name(text: str) -> EncoderName:
-    """Parse `NAME[:HUB_ID[@REVISION]]`, a Hub id, or a folder.
+    """Parse `NAME[:HUB_ID[@REVISION]]`, a Hub id, or a folder; what follows `?prompt=` is a prompt.
 
     Example:
         >>> parse_encoder_name("clip:openai/clip-vit-base-patch16@main")
         EncoderName(name='clip', hub_id='openai/clip-vit-base-patch16', revision='main')
         >>> parse_encoder_name("clip").hub_id
         'openai/clip-vit-base-patch32'
+        >>> parse_encoder_name("intfloat/multilingual-e5-small?prompt=query: ").prompt
+        'query: '
     """
+    place, mark, prompt = text.partition(PROMPT)
+    if mark and not prompt:
+        raise ValueError(f"{text!r}: a prompt without a text: give one, as in `NAME?prompt=query: `, or none.")
+    if mark:
+        return replace(parse_encoder_name(place), prompt=prompt)
     if text == DESCRIPTORS:
         return EncoderName(DESCRIPTORS)
     if is_published_features(text):
@@ -48,7 +58,7 @@ def parse_encoder_name(text: str) -> EncoderName:
     elif not colon and name in FAMILIES:
         location = FAMILIES[name] or ""
     hub_id, _, revision = location.partition("@")
-    if not hub_id or hub_id.count("/") > 1 or (name == "auto" and "/" not in hub_id):
+    if not hub_id or hub_id.count("/") > 1 or (name == "auto" and "/" not in hub_id) or "?" in hub_id:
         families = ", ".join(f"`{name}`" for name, checkpoint in FAMILIES.items() if checkpoint)
         raise ValueError(
             f"{text!r} names no encoder: give `descriptors`, {families}, one of these or `deepsim` with a checkpoint "
@@ -88,18 +98,21 @@ def revision_of(encoder: str, **kwargs: Any) -> str | None:
 def pinned_name(encoder: str, revision: str | None) -> str:
     """The name of the same encoder at one commit of the Hub."""
     parsed = parse_encoder_name(encoder)
-    return encoder if revision is None else f"{parsed.name}:{parsed.hub_id}@{revision}"
+    prompt = f"{PROMPT}{parsed.prompt}" if parsed.prompt else ""
+    return encoder if revision is None else f"{parsed.name}:{parsed.hub_id}@{revision}{prompt}"
 
 
 def encoder_source(encoder: str, **kwargs: Any) -> dict[str, str]:
-    """The name of a loaded encoder, and its commit on the Hub."""
+    """The name of a loaded encoder, and where it has them its commit on the Hub and its prompt."""
     parsed = parse_encoder_name(encoder)
+    prompt = {"prompt": parsed.prompt} if parsed.prompt else {}
     if parsed.hub_id is None:
-        return {"name": encoder}
+        return {"name": parsed.name, **prompt}
     if Path(parsed.hub_id).is_dir():
-        return {"name": Path(parsed.hub_id).resolve().name}  # a published model must not tell the paths of a machine
+        # A published model must not tell the paths of a machine.
+        return {"name": Path(parsed.hub_id).resolve().name, **prompt}
     revision = revision_of(encoder, **kwargs)
-    return {"name": f"{parsed.name}:{parsed.hub_id}"} | ({"revision": revision} if revision else {})
+    return {"name": f"{parsed.name}:{parsed.hub_id}", **({"revision": revision} if revision else {}), **prompt}
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from .encoder_families import (
     tower_config,
     tower_of,
 )
-from .encoder_names import loading, locate_encoder, parse_encoder_name
+from .encoder_names import PROMPT, loading, locate_encoder, parse_encoder_name
 from .modeling_viml_towers import masked_mean
 
 # Where outputs hold the embedding, best first; a model with none of these gives the mean of its valid states.
@@ -38,6 +38,10 @@ def load_encoder(modality: str, encoder: str | PreTrainedModel, **kwargs: Any) -
     """Load the base encoder of one modality by its name; kwargs go to `from_pretrained`. A model object is returned."""
     if isinstance(encoder, PreTrainedModel):
         return encoder
+    if modality != "text" and (prompt := parse_encoder_name(encoder).prompt):
+        raise ValueError(
+            f"{encoder!r}: only texts have a prompt: leave {PROMPT}{prompt} out of the {modality} encoder."
+        )
     hub_id, kwargs = locate_encoder(encoder, kwargs)
     if hub_id is None:
         return build_encoder(load_encoder_config(modality, encoder))

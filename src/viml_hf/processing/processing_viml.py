@@ -13,6 +13,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 
 from viml_hf.errors import ViMLError
+from viml_hf.modeling.encoder_names import parse_encoder_name
 from viml_hf.modeling.frozen_encoders import load_encoder_config, load_tokenizer, text_padding
 from viml_hf.processing.encoder_inputs import FrameKwargs, load_feature_extractor, load_image_processor, window_samples
 from viml_hf.processing.frames import preprocess_frames, short_side
@@ -97,6 +98,7 @@ class ViMLProcessor(ProcessorMixin):
         tokenizer: Tokenizer of the text encoder.
         text_padding: How texts are padded: `{"padding": True}` to the longest of the batch; SigLIP needs more.
         fast: Read files by the frames that others refer to alone, see `viml_hf.processing.video_decoding.iter_frames`.
+        text_prompt: Put before every text, such as "query: " for E5. No text stays the empty text, without the prompt.
 
     Example:
         >>> from viml_hf import ViMLProcessor
@@ -115,8 +117,10 @@ class ViMLProcessor(ProcessorMixin):
         tokenizer: Any,
         text_padding: dict[str, Any] | None = None,
         fast: bool = False,
+        text_prompt: str = "",
     ):
         super().__init__(image_processor, feature_extractor, tokenizer)
+        self.text_prompt = text_prompt
         self.text_padding = text_padding or {"padding": True}
         self.fast = fast
 
@@ -134,7 +138,7 @@ class ViMLProcessor(ProcessorMixin):
 
         Args:
             video: `NAME[:HUB_ID[@REVISION]]`, a Hub id or a folder.
-            text: The same.
+            text: The same, and `?prompt=TEXT` behind it for a prompt.
             audio: The same.
             fast: See the class.
             kwargs: Passed to each `from_pretrained` (`local_files_only`, `token`, …).
@@ -148,6 +152,7 @@ class ViMLProcessor(ProcessorMixin):
             load_tokenizer(text, **kwargs),
             text_padding(load_encoder_config("text", text, **kwargs)),
             fast=fast,
+            text_prompt=parse_encoder_name(text).prompt,
         )
 
     @property
@@ -301,7 +306,8 @@ class ViMLProcessor(ProcessorMixin):
         if options["padding"] is False and len(texts) > 1:
             options["padding"] = True
         # One letter, one code: é may be written as one character or as two.
-        tokens = self.tokenizer([unicodedata.normalize("NFC", t or "") for t in texts], **options)
+        prompted = [self.text_prompt + unicodedata.normalize("NFC", t) if t else "" for t in texts]
+        tokens = self.tokenizer(prompted, **options)
         present = torch.tensor([[bool(t)] for t in texts])
         # SigLIP's tokenizers give no mask: it reads the padding too.
         mask = tokens["attention_mask"] if "attention_mask" in tokens else torch.ones_like(tokens["input_ids"])
