@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--remove", nargs="+", metavar="TRACK", help="remove tracks, by their names in the index")
     add("--root", metavar="FOLDER", help="the library has been moved here; its files are not read")
     add("--compact", action="store_true", help="write the index again in one piece, without what was removed")
+    add("--engine", metavar="ADDRESS", help="then fill milvus://HOST:PORT/COLLECTION or milvus:FILE.db with the index")
     add("--convert", action="store_true", help="convert an index of schema 3")
 
 
@@ -36,8 +37,8 @@ def run(options: argparse.Namespace) -> None:
     from viml_hf.retrieval.index_changes import change_index, convert_index, moved_to, without_tracks
 
     changes = [name for name in ("remove", "root", "compact", "convert") if getattr(options, name)]
-    if options.music is None and len(changes) != 1:
-        raise ViMLError("give MUSIC with --model, or one of --remove, --root, --compact, --convert")
+    if options.music is None and len(changes) != 1 and not (options.engine and not changes):
+        raise ViMLError("give MUSIC with --model, or one of --remove, --root, --compact, --convert, --engine")
     if options.music is not None and changes:
         raise ViMLError(f"--{changes[0]}: changes an index that is there; leave MUSIC out")
     if options.music is not None:
@@ -48,8 +49,14 @@ def run(options: argparse.Namespace) -> None:
         index = change_index(options.output, MusicIndex.compacted)
     elif options.remove:
         index = change_index(options.output, lambda index: without_tracks(index, options.remove))
-    else:
+    elif options.root:
         index = change_index(options.output, lambda index: moved_to(index, options.root))
+    else:
+        index = MusicIndex.load(options.output)
+    if options.engine is not None:
+        from viml_hf.retrieval.milvus_index import fill_milvus
+
+        fill_milvus(options.engine, index, progress=not options.quiet)
     errors = len(index.errors)
     print(f"indexed {len(index.tracks) - errors} tracks, {index.windows} windows of up to 30 s: {options.output}")
     if errors and options.music is not None:

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("video", nargs="?", metavar="VIDEO", help="video file; leave it out to ask by text alone")
     add("--text", help='what the music should be like, such as "upbeat pop with female vocals"')
-    add("--index", required=True, help="folder made by `viml index`")
+    add("--index", required=True, help="folder made by `viml index`, or milvus:…")
     add("--model", help="model folder or Hub id; by default the one that made the index")
     add("-k", type=int, default=10, help="how many tracks (default: 10)")
     add(

@@ -11,7 +11,7 @@ MEGABYTE = 1_000_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("index", metavar="INDEX", help="folder made by `viml index`")
+    add("index", metavar="INDEX", help="folder made by `viml index`, or milvus:…")
     add("--model", help="model folder or Hub id; by default the one that made the index")
     add("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine only)")
     add("--port", type=int, default=8000, help="port to listen at (default: 8000)")

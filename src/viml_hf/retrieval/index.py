@@ -14,7 +14,7 @@ import numpy as np
 from viml_hf.errors import ViMLError
 from viml_hf.retrieval.index_blocks import Block, make_block, merged, without
 from viml_hf.retrieval.index_folder import INDEX_FILE, Saved, read_index, write_index, writing
-from viml_hf.retrieval.index_tracks import Track, Window, concat_tables, tracks_at, tracks_to_table
+from viml_hf.retrieval.index_tracks import Track, Window, concat_tables, track_key, tracks_at, tracks_to_table
 from viml_hf.retrieval.search import Hit, search_blocks
 from viml_hf.retrieval.where import Condition, check_columns, matching_tracks, parse_where
 
@@ -120,6 +120,26 @@ class MusicIndex:
     def windows(self) -> int:
         """How many rows can be found."""
         return sum(block.live_rows for block in self.blocks)
+
+    @property
+    def num_tracks(self) -> int:
+        """How many tracks can be recommended."""
+        return sum(int(((block.counts > 0) & ~block.deleted).sum()) for block in self.blocks)
+
+    def find(self, key: int) -> Track | None:
+        """The track of a `track_key`; `None` where there is none that can be recommended."""
+        place = int(np.searchsorted(self._keys[0], key))
+        if place == len(self._keys[0]) or self._keys[0][place] != key:
+            return None
+        track = self.tracks[int(self._keys[1][place])]
+        return track if track.windows else None
+
+    @cached_property
+    def _keys(self) -> tuple[np.ndarray, np.ndarray]:
+        """The keys of all tracks in ascending order, and their positions."""
+        keys = np.array([track_key(name) for name in self.names], np.int64)
+        order = np.argsort(keys, kind="stable")
+        return keys[order], order
 
     @property
     def usable(self) -> list[Track]:

@@ -1,5 +1,6 @@
 """The tracks of an index: one row of a table each, from which their windows follow."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,17 @@ class Track:
     error: str | None = None
     licence: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+def track_key(name: str) -> int:
+    """A track's name as a signed number of 64 bits, for engines and addresses.
+
+    Example:
+        >>> track_key("jazz/slow piano.mp3")
+        174725991194392177
+    """
+    content = name.encode(errors="surrogateescape")
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big", signed=True)
 
 
 # Columns that every table has, by field of `Track`; `start`, `hop` and `windows` (how many) stand for the windows.

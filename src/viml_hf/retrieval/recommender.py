@@ -1,8 +1,9 @@
 """Recommending music for a video, a text, or both."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from viml_hf.processing.media import file_name
 from viml_hf.retrieval.index import MusicIndex
 from viml_hf.retrieval.model_loading import is_fingerprint_of, load_encoder_and_model
 from viml_hf.retrieval.query_limits import QueryLimits
+
+if TYPE_CHECKING:
+    from viml_hf.retrieval.milvus_index import MilvusIndex
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Recommender:
         >>> recommender.recommend("clip.mp4", text="slow piano", k=3)  # doctest: +SKIP
     """
 
-    def __init__(self, encoder: MediaEncoder, index: MusicIndex, limits: QueryLimits | None = None):
+    def __init__(self, encoder: MediaEncoder, index: "MusicIndex | MilvusIndex", limits: QueryLimits | None = None):
         if not is_fingerprint_of(encoder, index.fingerprint):
             raise ViMLError(
                 f"The index was made by another model ({index.model}); use that one, or make the index again with "
@@ -76,7 +80,7 @@ class Recommender:
         cls,
         model: str | Path | None = None,
         *,
-        index: str | Path | MusicIndex,
+        index: "str | Path | MusicIndex | MilvusIndex",
         limits: QueryLimits | None = None,
         **kwargs: Any,
     ) -> "Recommender":
@@ -85,14 +89,14 @@ class Recommender:
         Args:
             model: Folder or Hub id; by default the model that the index names. One on the Hub is then taken from the
                 cache only: nothing is downloaded that was not named here.
-            index: The index's folder, or the index itself.
+            index: The index's folder, the address of an engine that holds it (see `MilvusIndex`), or the index itself.
             limits: See the class.
             kwargs: Passed to `from_pretrained`.
 
         Raises:
             ViMLError: One of them cannot be loaded, or they do not belong together.
         """
-        loaded = index if isinstance(index, MusicIndex) else MusicIndex.load(index)
+        loaded = load_index(index) if isinstance(index, str | Path) else index
         if model is not None or Path(loaded.model).is_dir():
             return cls(load_encoder_and_model(model or loaded.model, **kwargs), loaded, limits)
         try:
@@ -156,6 +160,15 @@ class Recommender:
         may be of any length, and the model sees what it was trained on.
         """
         return embed_query(self.encoder, video, text, self.limits)
+
+
+def load_index(name: str | os.PathLike) -> "MusicIndex | MilvusIndex":
+    """The index in a folder, or the one that an engine holds."""
+    if not str(name).startswith("milvus:"):
+        return MusicIndex.load(Path(name))
+    from viml_hf.retrieval.milvus_index import MilvusIndex
+
+    return MilvusIndex(str(name))
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from viml_hf.modeling.configuration_viml import ViMLForMusicRetrievalConfig
 from viml_hf.processing.inputs import Sample, read_sample
 from viml_hf.processing.processing_viml import ViMLProcessor
 from viml_hf.retrieval.index import INDEX_FILE, MusicIndex
-from viml_hf.retrieval.recommender import Recommendation, Recommender
+from viml_hf.retrieval.recommender import Recommendation, Recommender, load_index
 from viml_hf.retrieval.tracks import find_music, index_files
 
 Music = str | os.PathLike | MusicIndex | Iterable[str | os.PathLike]
@@ -191,14 +191,14 @@ class VideoToMusicPipeline(Pipeline):
         """Plain dicts, without the path that the file had when it was indexed."""
         return [{name: value for name, value in asdict(one).items() if name != "path"} for one in found]
 
-    def _index(self, music: Any) -> MusicIndex:
+    def _index(self, music: Any) -> Any:
         """The index of what a user may call music."""
-        if type(music).__name__ == MusicIndex.__name__:
+        if type(music).__name__ in (MusicIndex.__name__, "MilvusIndex"):
             return music
         root = None
         if isinstance(music, str | os.PathLike):
-            if (Path(music) / INDEX_FILE).is_file():
-                return MusicIndex.load(Path(music))
+            if (Path(music) / INDEX_FILE).is_file() or str(music).startswith("milvus:"):
+                return load_index(music)
             root = Path(music).absolute() if Path(music).is_dir() else None
             files = [path.absolute() for path in find_music(Path(music))]
         else:

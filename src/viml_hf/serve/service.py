@@ -1,7 +1,7 @@
 """What a server of recommendations does, whichever protocol it is asked by."""
 
 import asyncio
-import hashlib
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -10,7 +10,7 @@ from typing import Any
 
 from viml_hf.errors import ViMLError
 from viml_hf.processing.media import file_name
-from viml_hf.retrieval.index import Track
+from viml_hf.retrieval.index_tracks import Track, track_key
 from viml_hf.retrieval.recommender import Recommendation, Recommender
 
 
@@ -76,7 +76,6 @@ class MusicService:
     def __init__(self, recommender: Recommender, settings: ServiceSettings | None = None):
         self.recommender = recommender
         self.settings = settings or ServiceSettings()
-        self.tracks = {track_id(track.name): track for track in recommender.index.usable}
         self._pool = ThreadPoolExecutor(self.settings.workers, thread_name_prefix="query")
         self._taken = 0  # queries that run or wait; only the event loop counts
 
@@ -142,7 +141,8 @@ class MusicService:
         Raises:
             UnknownPathError: It is not in the index, or its file is not there any more.
         """
-        track = self.tracks.get(identity)
+        known = re.fullmatch("[0-9a-f]{16}", identity)
+        track = self.recommender.index.find(_signed(int(identity, 16))) if known else None
         if track is None:
             raise UnknownPathError(f"{identity[:200]}: no track of this library has this id")
         path = Path(file_name(track.path))
@@ -154,7 +154,7 @@ class MusicService:
         """That the service runs, with what."""
         return {
             "status": "ok",
-            "tracks": len(self.tracks),
+            "tracks": self.recommender.index.num_tracks,
             "queries": list(self.recommender.encoder.model.config.viml_config.query_modalities),
             "running_and_waiting": self._taken,
         }
@@ -169,9 +169,13 @@ def track_id(name: str) -> str:
 
     Example:
         >>> track_id("jazz/slow piano.mp3")
-        'f3ca3e3b0e8b9fe9'
+        '026cc05cfe2b7671'
     """
-    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
+    return f"{track_key(name) % 2**64:016x}"
+
+
+def _signed(key: int) -> int:
+    return key - 2**64 if key >= 2**63 else key
 
 
 def facts(one: Recommendation) -> dict[str, Any]:
