@@ -154,8 +154,8 @@ def test_an_index_of_an_older_schema_is_refused(tmp_path):
     [
         {"blocks": None},
         {"blocks": [1]},
-        {"blocks": [{"files": {"embeddings.safetensors": 5}, "deleted": []}]},
-        {"blocks": [{"files": {}, "deleted": []}]},
+        {"blocks": [{"files": {"embeddings.safetensors": 5}, "deleted": [], "sketch_error": 0.1}]},
+        {"blocks": [{"files": {}, "deleted": [], "sketch_error": 0.1}]},
         {"width": "8"},
         {"model": 5},
         {"fingerprint": None},

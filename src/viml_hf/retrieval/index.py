@@ -53,6 +53,13 @@ class MusicIndex:
         self._saved = Saved((block,), model, fingerprint, encoders or {}, block.embeddings.shape[1])
 
     @classmethod
+    def of_blocks(
+        cls, blocks: Sequence[Block], model: str, fingerprint: str, encoders: dict[str, str], width: int
+    ) -> "MusicIndex":
+        """The index of blocks of embeddings of one width."""
+        return cls._of(Saved(tuple(blocks), model, fingerprint, encoders, width))
+
+    @classmethod
     def _of(cls, saved: Saved) -> "MusicIndex":
         index = cls.__new__(cls)
         index._saved = saved

@@ -25,6 +25,7 @@ class Block:
         corrections: `(rows, 2)` float32, for hubs: see [`MusicIndex`].
         tracks: The tracks of these rows; those with an error have none.
         deleted: `(tracks,)` bool.
+        sketch_error: The longest difference of a row and its sketch.
         source: Where it is saved.
         files: Checksums of the files that it is saved in.
     """
@@ -35,6 +36,7 @@ class Block:
     corrections: np.ndarray | None
     tracks: Sequence[Track]
     deleted: np.ndarray
+    sketch_error: float
     source: Path | None = None
     files: dict[str, str] = field(default_factory=dict)
 
@@ -47,13 +49,6 @@ class Block:
     def first_rows(self) -> np.ndarray:
         """The row at which each track begins, and the end of the last one: `(tracks + 1,)`."""
         return np.concatenate([[0], np.cumsum(self.counts)])
-
-    @cached_property
-    def sketch_error(self) -> float:
-        """How far the similarity of a query and a row's sketch can be from that of the row."""
-        largest = float(self.scales.float().max()) if len(self.scales) else 0.0
-        # Half a step in each number; the query and the result are rounded to bfloat16, to 1 part in 512.
-        return largest / 2 * self.embeddings.shape[1] ** 0.5 + 0.005
 
     @property
     def live(self) -> np.ndarray:
@@ -80,11 +75,12 @@ def make_block(embeddings: np.ndarray, tracks: Sequence[Track], corrections: np.
     if corrections is not None:
         corrections = np.ascontiguousarray(corrections, dtype=np.float32)
     sketch = torch.empty(rows.shape, dtype=torch.int8)
-    scales = torch.empty(len(rows), dtype=torch.bfloat16)
+    scales, error = torch.empty(len(rows), dtype=torch.bfloat16), 0.0
     for first in range(0, len(rows), ROWS_AT_A_TIME):
         part = slice(first, first + ROWS_AT_A_TIME)
         sketch[part], scales[part] = _sketch(torch.from_numpy(rows[part]).float())
-    return Block(rows, sketch, scales, corrections, tracks, np.zeros(len(tracks), bool))
+        error = max(error, longest_difference(rows[part], sketch[part], scales[part]))
+    return Block(rows, sketch, scales, corrections, tracks, np.zeros(len(tracks), bool), error)
 
 
 def _sketch(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,6 +88,11 @@ def _sketch(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     # Rounding a scale to bfloat16 may make it smaller by 1 part in 256: then the largest number would be beyond 127.
     scales = (rows.abs().amax(1).clamp(min=1e-6) / 126).bfloat16()
     return (rows / scales.float()[:, None]).round().nan_to_num(0).clamp(-127, 127).to(torch.int8), scales
+
+
+def longest_difference(rows: np.ndarray, sketch: torch.Tensor, scales: torch.Tensor) -> float:
+    """The longest difference of a row `(rows, dim)` and its sketch; NaN where a row has one."""
+    return float((torch.from_numpy(rows).float() - sketch.float() * scales.float()[:, None]).norm(dim=1).max())
 
 
 def merged(blocks: Sequence[Block]) -> Block:
@@ -115,6 +116,7 @@ def merged(blocks: Sequence[Block]) -> Block:
         corrections,
         tracks,
         np.zeros(len(tracks), bool),
+        max(block.sketch_error for block in blocks),
     )
 
 

@@ -22,7 +22,7 @@ from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.features.atomic_files import lock_folder, replacing, unlock_folder
 from viml_hf.features.checksums import sealed, sha256_of, unsealed
 from viml_hf.features.json_files import misfit
-from viml_hf.retrieval.index_blocks import ROWS_AT_A_TIME, Block
+from viml_hf.retrieval.index_blocks import ROWS_AT_A_TIME, Block, longest_difference
 from viml_hf.retrieval.index_tracks import StoredTracks, check_pyarrow, tracks_to_table
 
 try:
@@ -46,7 +46,7 @@ _OWN_FILE = re.compile(
 )
 _DESCRIPTION = {
     **{"model": str, "fingerprint": str, "encoders": {...: str}, "root": (str, type(None)), "width": int},
-    "blocks": [{"files": {...: str}, "deleted": list}],
+    "blocks": [{"files": {...: str}, "deleted": list, "sketch_error": float}],
 }
 
 
@@ -96,7 +96,14 @@ def write_index(folder: Path, saved: Saved) -> Saved:
         "windows": sum(block.live_rows for block in blocks),
         "tracks": int(sum(usable.sum() for usable in live)),
         "errors": int(sum((~usable).sum() for usable in live)),
-        "blocks": [{"files": block.files, "deleted": np.flatnonzero(block.deleted).tolist()} for block in blocks],
+        "blocks": [
+            {
+                "files": block.files,
+                "deleted": np.flatnonzero(block.deleted).tolist(),
+                "sketch_error": block.sketch_error if np.isfinite(block.sketch_error) else 0.0,
+            }
+            for block in blocks
+        ],
     }
     with replacing(folder / INDEX_FILE) as temporary:
         temporary.write_text(json.dumps(sealed(description), indent=1) + "\n")
@@ -220,7 +227,7 @@ def _read_block(folder: Path, description: dict[str, Any], index: dict[str, Any]
             raise damage(folder, f"{rows.name} has another checksum")
         arrays = _map(rows, size)
         tracks = StoredTracks(pq.read_table(pa.BufferReader(content)), index["root"])
-        block = _assemble(arrays, tracks, np.array(description["deleted"], np.int64), index["width"])
+        block = _assemble(arrays, tracks, description, index["width"])
     except FileNotFoundError:
         raise
     except PermissionError as error:
@@ -257,13 +264,13 @@ def _map(path: Path, size: int) -> dict[str, np.ndarray]:
     return found
 
 
-def _assemble(arrays: dict[str, np.ndarray], tracks: StoredTracks, deleted: np.ndarray, width: int) -> Block:
+def _assemble(arrays: dict[str, np.ndarray], tracks: StoredTracks, description: dict[str, Any], width: int) -> Block:
     """The block of a file's arrays. A forged file can have the right checksum, so shapes are looked at too."""
     embeddings, corrections = arrays["embeddings"], arrays.get("corrections")
     sketch, scales = torch.from_numpy(arrays["sketch"]), torch.from_numpy(arrays["scales"]).view(torch.bfloat16)
     mask = np.zeros(len(tracks), bool)
-    mask[deleted] = True
-    block = Block(embeddings, sketch, scales, corrections, tracks, mask)
+    mask[np.array(description["deleted"], np.int64)] = True
+    block = Block(embeddings, sketch, scales, corrections, tracks, mask, description["sketch_error"])
     rows = int(block.first_rows[-1])
     if block.counts.min(initial=0) < 0 or embeddings.dtype != np.float16 or embeddings.shape != (rows, width):
         raise ValueError(f"embeddings {embeddings.dtype} {embeddings.shape} for {rows} windows, not float16 rows")
@@ -290,13 +297,12 @@ def verify_index(folder: Path) -> None:
 
 def check_rows(folder: Path, block: Block) -> None:
     """Refuse embeddings that cannot be ranked by, and a sketch that is not theirs."""
-    dim = block.embeddings.shape[1]
     for first in range(0, len(block.embeddings), ROWS_AT_A_TIME):
         part = slice(first, first + ROWS_AT_A_TIME)
-        rows, scales = torch.from_numpy(block.embeddings[part]).float(), block.scales[part].float()[:, None]
-        if not ((rows.norm(dim=1) - 1).abs() <= 2e-3).all():
+        rows = block.embeddings[part]
+        if not ((torch.from_numpy(rows).float().norm(dim=1) - 1).abs() <= 2e-3).all():
             raise damage(folder, "embeddings that are not of length 1")
-        if not ((rows - block.sketch[part].float() * scales).abs() <= scales * 0.51).all() or dim == 0:
+        if not longest_difference(rows, block.sketch[part], block.scales[part]) <= block.sketch_error * 1.001 + 1e-6:
             raise damage(folder, "a sketch that is not of the embeddings")
     if block.corrections is not None and not np.isfinite(block.corrections).all():
         raise damage(folder, "corrections that are not finite")

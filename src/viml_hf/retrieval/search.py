@@ -13,6 +13,7 @@ from viml_hf.retrieval.index_blocks import Block
 FEW_QUERIES = 4  # up to these, reading the rows takes longer than computing, and the sketch is half of their size
 FIRST_ROWS, MANY_ROWS, BATCH_ROWS = 4096, 262_144, 16_384  # looked at together
 ROWS_IN_CACHE = 1024
+ROUNDING_ERROR = 0.0045  # of a query and a result in bfloat16, to 1 part in 512 each
 FLOAT32_ERROR = 0.005  # also where torch may multiply in bfloat16
 _multiply_int8 = getattr(torch, "_weight_int8pack_mm", None)
 
@@ -80,22 +81,23 @@ def search_blocks(
     layout = _Layout(blocks)
     best = [_Best(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in queries]
     given = torch.from_numpy(np.ascontiguousarray(queries, np.float32))
-    errors = [block.sketch_error for block in blocks] if len(queries) <= FEW_QUERIES else []
+    errors = [block.sketch_error * 1.001 + ROUNDING_ERROR for block in blocks] if len(queries) <= FEW_QUERIES else []
     # A row whose first score is this far below another row's is not above it.
     margin = 2 * max(FLOAT32_ERROR, *errors, 0) * float(given.norm(dim=1).max())
     for block, start, tracks in zip(blocks, layout.starts, kept, strict=False):
+        left_out = None if tracks.all() else ~block.row_mask(tracks)
         for rows in _chunks(block, tracks, len(queries)):
             scores = _first_look(block, rows, given)
             if columns is not None and block.corrections is not None:
                 scores -= block.corrections[rows][:, columns].T
-            if isinstance(rows, slice) and not tracks.all():
-                scores[:, ~block.row_mask(tracks)[rows]] = -np.inf
+            if isinstance(rows, slice) and left_out is not None:
+                scores[:, left_out[rows]] = -np.inf
             numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
             _keep_best(best, scores, numbers + start, layout, k, margin)
     found = []
     for number, one in enumerate(best):
         column = None if columns is None else int(columns[number])
-        found.append(rank_exactly(layout, queries[number], one.rows, k, column, one.scores, margin))
+        found.append(rank_exactly(layout, queries[number], one, k, column, margin))
     return found
 
 
@@ -104,8 +106,11 @@ def _chunks(block: Block, tracks: np.ndarray, queries: int) -> "list[slice | np.
     size = MANY_ROWS if queries <= FEW_QUERIES else BATCH_ROWS
     wanted = int(block.counts[tracks].sum())
     if 2 * wanted >= len(block.embeddings):
-        bounds = [0, *range(FIRST_ROWS, len(block.embeddings), size), len(block.embeddings)]
-        return [slice(first, stop) for first, stop in pairwise(bounds) if first < stop]
+        bounds = [0]
+        while bounds[-1] < len(block.embeddings):
+            # The first few rows give a floor: then fewer of the others have to be kept.
+            bounds.append(min(bounds[-1] + min(max(FIRST_ROWS, 3 * bounds[-1]), size), len(block.embeddings)))
+        return [slice(*part) for part in pairwise(bounds)]
     positions = np.flatnonzero(tracks)
     counts = block.counts[positions]
     offsets = np.arange(wanted) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -114,7 +119,7 @@ def _chunks(block: Block, tracks: np.ndarray, queries: int) -> "list[slice | np.
 
 
 def _first_look(block: Block, rows: "slice | np.ndarray", queries: torch.Tensor) -> np.ndarray:
-    """Similarities `(queries, rows)` float32, off by no more than `sketch_error` and `FLOAT32_ERROR`."""
+    """Similarities `(queries, rows)` float32, off by no more than `search_blocks` assumes."""
     dim = queries.shape[1]
     count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
     found = torch.empty(len(queries), count)
@@ -138,7 +143,9 @@ def _keep_best(best: list[_Best], scores: np.ndarray, rows: np.ndarray, layout: 
     """Keep the rows whose scores `(queries, rows)` are not too far below the k-th best track's."""
     floors = np.array([[one.floor - margin] for one in best], np.float32)
     # What is no number is kept, to be found damaged.
-    which, where = np.nonzero(~(scores < floors) & (scores != -np.inf))
+    flat = np.flatnonzero(~(scores < floors))  # much faster than `nonzero` of two dimensions
+    flat = flat[scores.ravel()[flat] != -np.inf]
+    which, where = np.divmod(flat, scores.shape[1])
     for number in np.unique(which):
         one, chosen = best[number], where[which == number]
         all_rows = np.concatenate([one.rows, rows[chosen]])
@@ -153,30 +160,27 @@ def _keep_best(best: list[_Best], scores: np.ndarray, rows: np.ndarray, layout: 
 
 
 def rank_exactly(
-    layout: _Layout,
-    query: np.ndarray,
-    rows: np.ndarray,
-    k: int,
-    column: int | None,
-    expected: np.ndarray | None = None,
-    margin: float = 0.0,
+    layout: _Layout, query: np.ndarray, best: _Best, k: int, column: int | None, margin: float = np.inf
 ) -> list[Hit]:
-    """The k best tracks of rows in ascending order, by their exact scores; each has to be near the expected one."""
-    similarities, scores = np.empty(len(rows)), np.empty(len(rows))
-    for block, start, stop in zip(layout.blocks, layout.starts, layout.starts[1:], strict=False):
-        inside = slice(*np.searchsorted(rows, [start, stop]))
-        similarities[inside] = scores[inside] = _exact_similarities(block, rows[inside] - start, query)
-        if column is not None and block.corrections is not None:
-            scores[inside] -= block.corrections[rows[inside] - start, column]
-    if expected is not None and not (np.abs(scores - expected) <= margin).all():
+    """The k best tracks of rows in ascending order, by their exact scores.
+
+    Raises:
+        ViMLError: A row is damaged: its score is not within the margin of the one that was found before.
+    """
+    near = _scores(layout, query, best.rows, column, np.float32)[1].astype(np.float32)
+    if not (np.abs(near - best.scores) <= margin).all():
         raise ViMLError("the index is damaged (embeddings that differ from their sketch); `viml verify` says where")
-    tracks = layout.tracks_of(rows)
-    order = np.lexsort((rows, -scores))
+    few = _Best(best.rows[:0], best.scores[:0])
+    # Twice the error of a float32 product, and more.
+    _keep_best([few], near[None], best.rows, layout, k, 4e-7 * len(query) * float(np.linalg.norm(query)) + 1e-6)
+    similarities, scores = _scores(layout, query, few.rows, column, np.float64)
+    tracks = layout.tracks_of(few.rows)
+    order = np.lexsort((few.rows, -scores))
     _, nearest = np.unique(tracks[order], return_index=True)
     return [
         Hit(
             int(layout.positions[tracks[one]]),
-            int(rows[one] - layout.first_rows[tracks[one]]),
+            int(few.rows[one] - layout.first_rows[tracks[one]]),
             scores[one].item(),
             similarities[one].item(),
         )
@@ -184,17 +188,26 @@ def rank_exactly(
     ]
 
 
-def _exact_similarities(block: Block, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Similarities `(rows,)` float64: each row alone, so that equal rows have equal ones to the last bit.
+def _scores(
+    layout: _Layout, query: np.ndarray, rows: np.ndarray, column: int | None, dtype: type
+) -> tuple[np.ndarray, np.ndarray]:
+    """Similarities and scores `(rows,)` of rows in ascending order.
+
+    In float64 each row is computed alone, so that equal rows have equal scores to the last bit.
 
     Raises:
         ViMLError: A row is not of length 1: it is damaged.
     """
-    found = np.empty(len(rows))
-    for first in range(0, len(rows), ROWS_IN_CACHE):
-        chosen = block.embeddings[rows[first : first + ROWS_IN_CACHE]].astype(np.float64)
-        lengths = (chosen * chosen).sum(1)
-        if not (np.abs(lengths - 1) < 0.01).all():
-            raise ViMLError("the index is damaged (embeddings that are not of length 1); `viml verify` says where")
-        found[first : first + len(chosen)] = (chosen * query.astype(np.float64)).sum(1)
-    return found
+    similarities, taken = np.empty(len(rows)), np.zeros(len(rows))
+    for block, start, stop in zip(layout.blocks, layout.starts, layout.starts[1:], strict=False):
+        for first in range(*np.searchsorted(rows, [start, stop]), ROWS_IN_CACHE):
+            part = slice(first, min(first + ROWS_IN_CACHE, int(np.searchsorted(rows, stop))))
+            numbers = rows[part] - start
+            chosen = block.embeddings[numbers].astype(dtype)
+            if not (np.abs(np.einsum("nd,nd->n", chosen, chosen) - 1) < 0.01).all():
+                raise ViMLError("the index is damaged (embeddings that are not of length 1); `viml verify` says where")
+            asked = query.astype(dtype)
+            similarities[part] = chosen @ asked if dtype is np.float32 else (chosen * asked).sum(1)
+            if column is not None and block.corrections is not None:
+                taken[part] = block.corrections[numbers, column]
+    return similarities, similarities - taken
