@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--root", metavar="FOLDER", help="the library has been moved here; its files are not read")
     add("--compact", action="store_true", help="write the index again in one piece, without what was removed")
     add("--engine", metavar="ADDRESS", help="then fill milvus://HOST:PORT/COLLECTION or milvus:FILE.db with the index")
+    add("--approximate", action="store_true", help="build what `viml recommend --approximate` needs; wants faiss")
     add("--convert", action="store_true", help="convert an index of schema 3")
 
 
@@ -36,9 +37,10 @@ def run(options: argparse.Namespace) -> None:
     from viml_hf.retrieval.index import MusicIndex
     from viml_hf.retrieval.index_changes import change_index, convert_index, moved_to, without_tracks
 
-    changes = [name for name in ("remove", "root", "compact", "convert") if getattr(options, name)]
+    changes = [name for name in ("remove", "root", "compact", "approximate", "convert") if getattr(options, name)]
     if options.music is None and len(changes) != 1 and not (options.engine and not changes):
-        raise ViMLError("give MUSIC with --model, or one of --remove, --root, --compact, --convert, --engine")
+        others = "--remove, --root, --compact, --approximate, --convert, --engine"
+        raise ViMLError(f"give MUSIC with --model, or one of {others}")
     if options.music is not None and changes:
         raise ViMLError(f"--{changes[0]}: changes an index that is there; leave MUSIC out")
     if options.music is not None:
@@ -47,6 +49,8 @@ def run(options: argparse.Namespace) -> None:
         index = convert_index(options.output)
     elif options.compact:
         index = change_index(options.output, MusicIndex.compacted)
+    elif options.approximate:
+        index = change_index(options.output, MusicIndex.approximated)
     elif options.remove:
         index = change_index(options.output, lambda index: without_tracks(index, options.remove))
     elif options.root:

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONDITION",
         help="rank only tracks such as \"licence = 'CC-BY' and duration < 120\"",
     )
+    add("--approximate", action="store_true", help="search a large index faster, and nearly exactly")
     add("--no-hubness-correction", dest="hubness_correction", action="store_false", help="rank by similarity alone")
     add("--json", action="store_true", help="print JSON")
 
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     from viml_hf.retrieval.recommender import Recommender
 
     recommender = Recommender.from_pretrained(options.model, index=options.index)
-    how = {"where": options.where, "hubness_correction": options.hubness_correction}
+    how = {name: getattr(options, name) for name in ("where", "approximate", "hubness_correction")}
     found = recommender.recommend(options.video, options.text, options.k, **how)
     if not found:
         print(f"no track of the index meets the condition: {options.where}", file=sys.stderr)

@@ -12,6 +12,7 @@ from typing import Any, overload
 import numpy as np
 
 from viml_hf.errors import ViMLError
+from viml_hf.retrieval.approximate import has_inverted_file, search_approximately, with_inverted_file
 from viml_hf.retrieval.index_blocks import Block, make_block, merged, without
 from viml_hf.retrieval.index_folder import INDEX_FILE, Saved, read_index, write_index, writing
 from viml_hf.retrieval.index_tracks import Track, Window, concat_tables, track_key, tracks_at, tracks_to_table
@@ -175,6 +176,7 @@ class MusicIndex:
         *,
         with_text: bool | Sequence[bool] = False,
         hubness_correction: bool = True,
+        approximate: bool = False,
     ) -> list[list[Hit]]:
         """The tracks that are nearest to each query: exact, each once with its best window, ties in the index's order.
 
@@ -185,12 +187,14 @@ class MusicIndex:
                 `licence in ('CC0', 'CC-BY') and duration < 120`. See [`parse_where`].
             with_text: Whether the queries are made of a text, or which of them: it decides on the correction.
             hubness_correction: See [`Recommender.recommend`].
+            approximate: Read only the nearest parts of the index: see `approximated`.
 
         Returns:
             Per query its hits, best first.
 
         Raises:
-            ViMLError: Queries of another shape, `k` below 1, a condition that is none, or the index is damaged.
+            ViMLError: Queries of another shape, `k` below 1, a condition that is none, the index is damaged, or was not
+                prepared to be searched approximately.
 
         Example:
             >>> rows = np.eye(2, 4)
@@ -209,7 +213,10 @@ class MusicIndex:
         columns = None
         if hubness_correction and all(block.corrections is not None for block in self.blocks):
             columns = np.broadcast_to(np.asarray(with_text, bool), len(queries)).astype(int)
-        return search_blocks(self.blocks, queries, k, self._kept(where), columns)
+        if approximate and not any(has_inverted_file(block) for block in self.blocks):
+            raise ViMLError("The index is not prepared for approximate search: run `viml index -o INDEX --approximate`")
+        search = search_approximately if approximate else search_blocks
+        return search(self.blocks, queries, k, self._kept(where), columns)
 
     def condition(self, where: str) -> Condition:
         """The condition that an expression states on columns that the tracks have.
@@ -258,6 +265,14 @@ class MusicIndex:
     def compacted(self) -> "MusicIndex":
         """This index in one block, without what was deleted."""
         return self._with(blocks=(merged(self.blocks),)) if self.blocks else self
+
+    def approximated(self) -> "MusicIndex":
+        """This index with what an approximate search needs, of each block of 10,000 rows or more.
+
+        Raises:
+            ViMLError: The package faiss is not installed.
+        """
+        return self._with(blocks=tuple(with_inverted_file(block) for block in self.blocks))
 
     def moved(self, root: str | Path) -> "MusicIndex":
         """This index with the files in another folder, where they lie as they lay before."""

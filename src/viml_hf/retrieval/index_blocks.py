@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ class Block:
         sketch_error: The longest difference of a row and its sketch.
         source: Where it is saved.
         files: Checksums of the files that it is saved in.
+        inverted: The faiss index of its rows, once there is one: see `approximate`.
     """
 
     embeddings: np.ndarray
@@ -39,6 +41,7 @@ class Block:
     sketch_error: float
     source: Path | None = None
     files: dict[str, str] = field(default_factory=dict)
+    inverted: Any = None
 
     @cached_property
     def counts(self) -> np.ndarray:

@@ -33,6 +33,7 @@ except ImportError:  # as in index_tracks
 
 SCHEMA_VERSION = 4
 INDEX_FILE = "index.json"
+IVF_FILE = "ivf.faiss"
 READ_ATTEMPTS = 20  # while writers replace the index
 VERIFIED_AT_LOAD = 2**28  # bytes: a larger file of embeddings is read by `viml verify` alone
 AGAIN = "build it again with `viml index`"
@@ -40,9 +41,9 @@ _DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.int16, "I8": np.int8
 _HEADER_LIMIT = 100_000
 # What a save may leave that the next one removes: files of older indexes, and of killed runs.
 _OWN_FILE = re.compile(
-    r"embeddings\.safetensors|tracks\.parquet"
+    r"embeddings\.safetensors|tracks\.parquet|ivf\.faiss"
     r"|(embeddings-[0-9a-f]{16}\.safetensors|tracks-[0-9a-f]{16}\.parquet|ivf-[0-9a-f]{16}\.faiss)(\.[0-9a-f]{8}\.tmp)?"
-    r"|(embeddings\.safetensors|tracks\.parquet|index\.json)(\.[0-9a-f]{8})?\.tmp"
+    r"|(embeddings\.safetensors|tracks\.parquet|ivf\.faiss|index\.json)(\.[0-9a-f]{8})?\.tmp"
 )
 _DESCRIPTION = {
     **{"model": str, "fingerprint": str, "encoders": {...: str}, "root": (str, type(None)), "width": int},
@@ -116,10 +117,9 @@ def write_index(folder: Path, saved: Saved) -> Saved:
 
 def _write_block(folder: Path, block: Block) -> Block:
     """Write a block that is not in the folder."""
-    if block.source == folder.absolute() and all(
-        (folder / named_by_content(*f)).is_file() for f in block.files.items()
-    ):
-        return block
+    there = [(folder / named_by_content(*one)).is_file() for one in block.files.items()]
+    if block.source == folder.absolute() and all(there):
+        return block if block.inverted is None or IVF_FILE in block.files else _write_inverted(folder, block)
     table = io.BytesIO()
     pq.write_table(tracks_to_table(block.tracks), table, compression="zstd")
     header, arrays = _tensors(block)
@@ -135,7 +135,19 @@ def _write_block(folder: Path, block: Block) -> Block:
         file.writelines([header, *arrays])
     with replacing(tracks) as temporary:
         temporary.write_bytes(table.getvalue())
-    return replace(block, source=folder.absolute(), files=files)
+    written = replace(block, source=folder.absolute(), files=files)
+    return written if block.inverted is None else _write_inverted(folder, written)
+
+
+def _write_inverted(folder: Path, block: Block) -> Block:
+    """Write the faiss index of a block."""
+    import faiss
+
+    with replacing(folder / IVF_FILE) as temporary:
+        faiss.write_index(block.inverted, str(temporary))
+        checksum = sha256_of(temporary)
+    (folder / IVF_FILE).replace(folder / named_by_content(IVF_FILE, checksum))
+    return replace(block, files={**block.files, IVF_FILE: checksum}, inverted=None)
 
 
 def _tensors(block: Block) -> tuple[bytes, list[memoryview]]:
@@ -207,7 +219,7 @@ def _check(folder: Path, description: dict[str, Any]) -> None:
     """Refuse a description that is sealed, but not of an index."""
     wrong = [name for name, kind in _DESCRIPTION.items() if misfit({name: description.get(name)}, {name: kind})]
     files = {"embeddings.safetensors", "tracks.parquet"}
-    if not wrong and any(block["files"].keys() != files for block in description["blocks"]):
+    if not wrong and any(block["files"].keys() - {IVF_FILE} != files for block in description["blocks"]):
         wrong = ["blocks"]
     if wrong:
         raise damage(folder, f"{INDEX_FILE} has no valid {', '.join(wrong)}")
@@ -225,6 +237,10 @@ def _read_block(folder: Path, description: dict[str, Any], index: dict[str, Any]
             raise damage(folder, f"{table.name} has another checksum")
         if size <= VERIFIED_AT_LOAD and sha256_of(rows) != files["embeddings.safetensors"]:
             raise damage(folder, f"{rows.name} has another checksum")
+        if IVF_FILE in files:
+            inverted = folder / named_by_content(IVF_FILE, files[IVF_FILE])
+            if inverted.stat().st_size <= VERIFIED_AT_LOAD and sha256_of(inverted) != files[IVF_FILE]:
+                raise damage(folder, f"{inverted.name} has another checksum")
         arrays = _map(rows, size)
         tracks = StoredTracks(pq.read_table(pa.BufferReader(content)), index["root"])
         block = _assemble(arrays, tracks, description, index["width"])

@@ -112,6 +112,7 @@ class Recommender:
         k: int = 10,
         *,
         where: str | None = None,
+        approximate: bool = False,
         hubness_correction: bool = True,
     ) -> list[Recommendation]:
         """Rank the library for a query.
@@ -123,6 +124,7 @@ class Recommender:
             k: How many tracks; each comes once, with its best window.
             where: Which tracks are ranked: a condition on what the index knows of them, such as
                 `licence in ('CC0', 'CC-BY') and duration < 120`; see [`MusicIndex.search`].
+            approximate: Search a large index faster, and nearly exactly, where `viml index --approximate` prepared it.
             hubness_correction: Take from each window's similarity how near it is to all queries, where the model keeps
                 a query bank: so the same few tracks are not recommended for everything.
 
@@ -144,6 +146,7 @@ class Recommender:
             condition,
             with_text=bool((text or "").strip()),
             hubness_correction=hubness_correction,
+            approximate=approximate,
         )
         found = []
         for rank, hit in enumerate(hits, start=1):

@@ -36,7 +36,7 @@ class Hit:
 
 
 @dataclass
-class _Best:
+class Candidates:
     """What was found for one query: rows, counted over all blocks, that may be among the best, and their scores."""
 
     rows: np.ndarray
@@ -44,20 +44,27 @@ class _Best:
     floor: float = -np.inf  # the k-th best track reaches this in the first look
 
 
-class _Layout:
+class Layout:
     """Where the blocks' rows and tracks lie when they are counted from the first block to the last."""
 
     def __init__(self, blocks: Sequence[Block]):
         self.blocks = blocks
         self.starts = np.cumsum([0, *(len(block.embeddings) for block in blocks)])
-        begins = [block.first_rows[:-1] + start for block, start in zip(blocks, self.starts, strict=False)]
-        self.first_rows = np.concatenate([np.zeros(0, np.int64), *begins])
+        bounds = [block.first_rows + start for block, start in zip(blocks, self.starts, strict=False)]
+        self.first_rows = np.concatenate([np.zeros(0, np.int64), *(one[:-1] for one in bounds)])
+        self.ends = np.concatenate([np.zeros(0, np.int64), *(one[1:] for one in bounds)])
+        self.live = np.flatnonzero(~np.concatenate([np.zeros(0, bool), *(block.deleted for block in blocks)]))
         # For each track, deleted ones too, its position among those that are not.
         self.positions = np.cumsum(~np.concatenate([np.zeros(0, bool), *(block.deleted for block in blocks)])) - 1
 
     def tracks_of(self, rows: np.ndarray) -> np.ndarray:
         """The track of each row. One without rows begins where the next one does, and the later one is found."""
         return np.searchsorted(self.first_rows, rows, "right") - 1
+
+    def rows_of(self, tracks: np.ndarray) -> np.ndarray:
+        """All rows of tracks."""
+        ranges = zip(self.first_rows[tracks], self.ends[tracks], strict=True)
+        return np.concatenate([np.zeros(0, np.int64), *(np.arange(first, stop) for first, stop in ranges)])
 
 
 def search_blocks(
@@ -78,8 +85,8 @@ def search_blocks(
     """
     if not len(queries):
         return []
-    layout = _Layout(blocks)
-    best = [_Best(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in queries]
+    layout = Layout(blocks)
+    best = [Candidates(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in queries]
     given = torch.from_numpy(np.ascontiguousarray(queries, np.float32))
     errors = [block.sketch_error * 1.001 + ROUNDING_ERROR for block in blocks] if len(queries) <= FEW_QUERIES else []
     # A row whose first score is this far below another row's is not above it.
@@ -139,7 +146,9 @@ def _first_look(block: Block, rows: "slice | np.ndarray", queries: torch.Tensor)
     return found.numpy()
 
 
-def _keep_best(best: list[_Best], scores: np.ndarray, rows: np.ndarray, layout: _Layout, k: int, margin: float) -> None:
+def _keep_best(
+    best: list[Candidates], scores: np.ndarray, rows: np.ndarray, layout: Layout, k: int, margin: float
+) -> None:
     """Keep the rows whose scores `(queries, rows)` are not too far below the k-th best track's."""
     floors = np.array([[one.floor - margin] for one in best], np.float32)
     # What is no number is kept, to be found damaged.
@@ -160,7 +169,7 @@ def _keep_best(best: list[_Best], scores: np.ndarray, rows: np.ndarray, layout: 
 
 
 def rank_exactly(
-    layout: _Layout, query: np.ndarray, best: _Best, k: int, column: int | None, margin: float = np.inf
+    layout: Layout, query: np.ndarray, best: Candidates, k: int, column: int | None, margin: float = np.inf
 ) -> list[Hit]:
     """The k best tracks of rows in ascending order, by their exact scores.
 
@@ -170,7 +179,7 @@ def rank_exactly(
     near = _scores(layout, query, best.rows, column, np.float32)[1].astype(np.float32)
     if not (np.abs(near - best.scores) <= margin).all():
         raise ViMLError("the index is damaged (embeddings that differ from their sketch); `viml verify` says where")
-    few = _Best(best.rows[:0], best.scores[:0])
+    few = Candidates(best.rows[:0], best.scores[:0])
     # Twice the error of a float32 product, and more.
     _keep_best([few], near[None], best.rows, layout, k, 4e-7 * len(query) * float(np.linalg.norm(query)) + 1e-6)
     similarities, scores = _scores(layout, query, few.rows, column, np.float64)
@@ -189,7 +198,7 @@ def rank_exactly(
 
 
 def _scores(
-    layout: _Layout, query: np.ndarray, rows: np.ndarray, column: int | None, dtype: type
+    layout: Layout, query: np.ndarray, rows: np.ndarray, column: int | None, dtype: type
 ) -> tuple[np.ndarray, np.ndarray]:
     """Similarities and scores `(rows,)` of rows in ascending order.
 
@@ -200,13 +209,14 @@ def _scores(
     """
     similarities, taken = np.empty(len(rows)), np.zeros(len(rows))
     for block, start, stop in zip(layout.blocks, layout.starts, layout.starts[1:], strict=False):
-        for first in range(*np.searchsorted(rows, [start, stop]), ROWS_IN_CACHE):
-            part = slice(first, min(first + ROWS_IN_CACHE, int(np.searchsorted(rows, stop))))
+        begin, end = np.searchsorted(rows, [start, stop]).tolist()
+        for first in range(begin, end, ROWS_IN_CACHE):
+            part = slice(first, min(first + ROWS_IN_CACHE, end))
             numbers = rows[part] - start
             chosen = block.embeddings[numbers].astype(dtype)
             if not (np.abs(np.einsum("nd,nd->n", chosen, chosen) - 1) < 0.01).all():
                 raise ViMLError("the index is damaged (embeddings that are not of length 1); `viml verify` says where")
-            asked = query.astype(dtype)
+            asked: np.ndarray = query.astype(dtype)
             similarities[part] = chosen @ asked if dtype is np.float32 else (chosen * asked).sum(1)
             if column is not None and block.corrections is not None:
                 taken[part] = block.corrections[numbers, column]
