@@ -81,12 +81,15 @@ class MilvusIndex:
         *,
         with_text: bool | Sequence[bool] = False,
         hubness_correction: bool = True,
+        approximate: bool = False,
     ) -> list[list[Hit]]:
         """As [`MusicIndex.search`]; equal scores in the order of the tracks' names, and `Hit.track` is a `track_key`.
 
         Raises:
             ViMLError: As there, or the engine does not answer.
         """
+        if approximate:
+            raise ViMLError("approximate=True: an engine decides itself how it searches; leave it out")
         queries = np.asarray(queries, np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.width or not np.isfinite(queries).all():
             raise ViMLError(
