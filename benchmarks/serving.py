@@ -57,10 +57,13 @@ def ask(client: httpx.Client, number: int, video: str) -> float:
     return time.perf_counter() - began
 
 
-def under_load(address: str, video: str, options: argparse.Namespace) -> tuple[list[float], list[str]]:
-    """The seconds of all queries, and the errors."""
+def under_load(
+    address: str, video: str, server: int, options: argparse.Namespace
+) -> tuple[list[float], list[str], list[float]]:
+    """The seconds of all queries, the errors, and the server's memory second by second."""
     times: list[float] = []
     errors: list[str] = []
+    memory: list[float] = []
     end = time.monotonic() + options.seconds
 
     def one_client(first: int) -> None:
@@ -76,9 +79,10 @@ def under_load(address: str, video: str, options: argparse.Namespace) -> tuple[l
     threads = [threading.Thread(target=one_client, args=(first,)) for first in range(options.clients)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
-    return times, errors
+    while any(thread.is_alive() for thread in threads):
+        memory.append(resident_megabytes(server))
+        time.sleep(1)
+    return times, errors, memory
 
 
 def main() -> None:
@@ -98,9 +102,7 @@ def main() -> None:
             threading.Thread(target=lambda: list(server.stderr), daemon=True).start()
             with httpx.Client(base_url=address, timeout=60) as client:
                 single = statistics.fmean(ask(client, number, video) for number in range(12))
-            before = resident_megabytes(server.pid)
-            times, errors = under_load(address, video, options)
-            after = resident_megabytes(server.pid)
+            times, errors, memory = under_load(address, video, server.pid, options)
             server.terminate()
     p95 = float(np.percentile(times, 95))
     limit = 4 * single * options.clients / options.workers
@@ -108,7 +110,8 @@ def main() -> None:
         f"{options.clients} clients, {options.workers} workers: {len(times)} answers, {len(errors)} errors {errors[:1]}"
     )
     print(f"single query {single:.3f} s, median {statistics.median(times):.3f} s")
-    print(f"memory {before:.0f} MB before, {after:.0f} MB after")
+    thirds = [max(part) for part in np.array_split(memory, 3)]
+    print("memory in MB, most in each third: " + " ".join(f"{most:.0f}" for most in thirds))
     print(f"p95 {p95:.3f} s of {limit:.3f} s allowed")
 
 
