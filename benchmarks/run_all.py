@@ -39,6 +39,13 @@ BENCHMARKS = {
     "bulk_extraction": Benchmark("pool over one file at a time", "pool, fast", quick=("--files=2", "--repeats=1")),
     "clip_path": Benchmark("video to CLIP over transformers", "bfloat16  ", quick=("--repeats=1",)),
     "long_files": Benchmark("memory of long files", "real time", "no growth", quick=("--hours=0.2",)),
+    "search": Benchmark(
+        "searching a large index",
+        "over faiss",
+        "1.1 × reading it once",
+        quick=("--windows=50000", "--tracks=5000", "--rounds=1"),
+        package="faiss",
+    ),
     "serving": Benchmark("p95 of 32 clients", "p95", "4 × single", quick=("--seconds=3",), package="fastapi"),
     "shared_prefix": Benchmark(
         "plain time over shared prefix", "end to end", "same text", quick=("--batches=1", "--repeats=1")

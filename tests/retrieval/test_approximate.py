@@ -24,7 +24,7 @@ def clustered(tracks: int, seed: int, name: str, bank: bool) -> MusicIndex:
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     spans = (Window(0.0, 30.0), Window(10.0, 40.0))
     made = [Track(f"{name}{n}", "/m", str(n), 40.0, spans, None, "CC0" if n % 2 else None) for n in range(tracks)]
-    corrections = 0.3 * rows @ styles[:2].T if bank else None
+    corrections = np.repeat(generator.uniform(0, 0.3, (tracks, 2)), 2, 0) if bank else None
     return MusicIndex(rows, made, "model", "fingerprint", {}, corrections)
 
 

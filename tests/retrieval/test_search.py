@@ -127,6 +127,15 @@ def test_without_the_int8_kernel_the_answers_are_the_same(monkeypatch):
     assert index.search(query) == expected
 
 
+def test_a_row_that_differs_from_its_sketch_is_told():
+    index = make_index(np.random.default_rng(3), 100, 64)
+    (block,) = index.blocks
+    far = int(np.argmin(block.embeddings[:100].astype(np.float32) @ block.embeddings[0].astype(np.float32)))
+    block.sketch[far], block.scales[far] = block.sketch[0], block.scales[0]
+    with pytest.raises(ViMLError, match="embeddings that differ from their sketch"):
+        index.search(block.embeddings[:1])
+
+
 @pytest.mark.parametrize("queries", [np.zeros(16), np.zeros((1, 8)), np.full((1, 16), np.nan), np.zeros((1, 1, 16))])
 def test_queries_of_another_shape_are_refused(queries):
     index = make_index(np.random.default_rng(0), 5, 16)
