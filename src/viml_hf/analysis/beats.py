@@ -21,6 +21,8 @@ SHIFTS = (0.0, 1 / 4, 1 / 3, 0.42, 1 / 2, 0.58, 2 / 3, 3 / 4)  # parts of a beat
 NOVELTY_SECONDS = 0.2  # compared on each side of a frame
 LOW_BANDS = 6  # mel bands of kick and bass
 SHORTEST = 3.0  # seconds of music in which a tempo can be told
+PHASES = 24  # parts of a beat that are told apart
+FAINT = 0.1  # of the strongest onset of a beat; no beat is there
 _NEAR = 2  # frames within which an onset belongs to a beat
 
 
@@ -139,15 +141,41 @@ def align_to_bars(
     Where drums accent what is off the beat, onsets alone cannot tell. Harmony changes where bars begin, and bass and
     kick are on the beat.
     """
+    phases = _by_phase(beats, onsets)
     onsets, low = (np.max([np.roll(curve, by) for by in range(-_NEAR, _NEAR + 1)], axis=0) for curve in (onsets, low))
     lengths = np.diff(beats, append=2 * beats[-1] - beats[-2])
     best = (-np.inf, beats, 0)
     for shift in SHIFTS:
+        place = round(shift * PHASES)
+        if phases.take(range(place - 1, place + 2), mode="wrap").max() < FAINT:
+            continue
         moved = np.round(beats + shift * lengths).astype(int)
         moved = moved[moved < len(onsets)]
         for first in range(BEATS_PER_BAR):
             bars = moved[first::BEATS_PER_BAR]
             if len(bars):
-                score = 3 * novelty[bars].mean() + (low[moved].mean() + onsets[bars].mean() + low[bars].mean()) / 4
+                accents = (low[moved].mean() + onsets[bars].mean() + low[bars].mean()) / 4
+                score = 3 * novelty[bars].mean() + accents + 4 * _gap_after(phases, place)
                 best = max(best, (score, moved, first), key=lambda found: found[0])
     return best[1], best[2]
+
+
+def _by_phase(beats: np.ndarray, onsets: np.ndarray) -> np.ndarray:
+    """`(PHASES,)` the mean onset at each part of a beat, of the greatest."""
+    frames = np.arange(beats[0], beats[-1])
+    beat = np.searchsorted(beats, frames, "right") - 1
+    phase = np.round(PHASES * (frames - beats[beat]) / np.diff(beats)[beat]).astype(int) % PHASES
+    means = np.bincount(phase, onsets[frames], PHASES) / np.maximum(np.bincount(phase, minlength=PHASES), 1)
+    return means / max(means.max(), 1e-9)
+
+
+def _gap_after(phases: np.ndarray, place: int) -> float:
+    """How much longer it is from a part of a beat to the next onset than from the one before, in beats within ±0.5.
+
+    In swung music the long eighth comes first.
+    """
+    peaks = (phases >= np.roll(phases, 1)) & (phases >= np.roll(phases, -1)) & (phases >= 1.5 * FAINT)
+    away = (np.flatnonzero(peaks) - place) % PHASES
+    away = away[(away > 2) & (away < PHASES - 2)] if len(away) else away
+    after, before = (away.min(), PHASES - away.max()) if len(away) else (PHASES, PHASES)
+    return float(np.clip((after - before) / PHASES, -0.5, 0.5))

@@ -65,7 +65,7 @@ def measure_levels(chunks: Iterable[np.ndarray], sampling_rate: int, layout: str
         whole = len(power) // step * step
         powers.append(power[:whole].reshape(-1, step).mean(1))
         rest = power[whole:]
-        peak = max(peak, _peak_between(extended[:, -chunk.shape[1] - _TAPS :]))
+        peak = max(peak, float(peaks_between(extended[:, -chunk.shape[1] - _TAPS :]).max(initial=0.0)))
         edges.add(chunk)
         before, samples = extended[:, -len(response) + 1 :], samples + chunk.shape[1]
     seconds = samples / sampling_rate
@@ -131,11 +131,11 @@ def _between() -> torch.Tensor:
     return torch.from_numpy(kernels / kernels.sum(1, keepdims=True)).float()[:, None]
 
 
-def _peak_between(samples: np.ndarray) -> float:
+def peaks_between(samples: np.ndarray) -> np.ndarray:
+    """`(samples,)` the highest level of any channel of `(channels, samples)` at and just after each sample."""
     waves = torch.from_numpy(np.ascontiguousarray(samples, np.float32))[:, None]
-    if waves.shape[-1] < _TAPS:
-        return float(waves.abs().max()) if waves.numel() else 0.0
-    return max(float(F.conv1d(waves, _between()).abs().max()), float(waves.abs().max()))
+    padded = F.pad(waves, (_TAPS // 2 - 1, _TAPS // 2))
+    return F.conv1d(padded, _between()).abs().amax((0, 1)).maximum(waves.abs().amax((0, 1))).numpy()
 
 
 class _Silence:

@@ -14,7 +14,7 @@ from viml_hf.errors import in_one_line, shown
 # Each is the name of its module here, with underscores.
 COMMANDS = (
     *("demo", "extract", "import-yt8m", "verify", "tag", "describe", "train", "tables", "evaluate", "index"),
-    *("recommend", "serve", "export", "publish"),
+    *("recommend", "preview", "serve", "export", "publish"),
 )
 
 

@@ -1,0 +1,90 @@
+"""The first tracks of a ranking under the query's video, and a page to compare them."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from jinja2 import Environment
+
+from viml_hf.errors import ViMLError, in_one_line
+from viml_hf.features.atomic_files import replacing
+from viml_hf.retrieval.recommender import Recommendation, Recommender
+from viml_hf.soundtrack.moment import SHORTEST, Moment, find_moments
+from viml_hf.soundtrack.preview import OriginalSound, Preview, look_at, write_preview
+
+PAGE = "index.html"
+_TEMPLATE = Path(__file__).with_name("previews.html")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One recommended track with the moment that was chosen, and its preview."""
+
+    found: Recommendation
+    moment: Moment
+    preview: Preview
+
+
+def preview_recommendations(
+    recommender: Recommender,
+    video: str | os.PathLike[str],
+    text: str | None = None,
+    k: int = 3,
+    *,
+    folder: str | os.PathLike[str],
+    where: str | None = None,
+    original_sound: OriginalSound = "sound",
+) -> list[Candidate]:
+    """Write a preview of each of the k best tracks and the page `index.html` that plays them, into a folder.
+
+    The moment of a track is looked for around its best window; it is as long as the video. A track that cannot be used,
+    such as one that is shorter and has no bars to repeat it by, is told of in a warning and left out.
+
+    Args:
+        recommender: A model with an index.
+        video: A video file of at most 20 minutes.
+        text: A description of the music.
+        k: How many tracks.
+        folder: Where to write; made if missing. Files are named by rank.
+        where: See [`Recommender.recommend`].
+        original_sound: See [`write_preview`].
+
+    Raises:
+        ViMLError: The query is of no use, or none of the tracks is.
+        MediaDecodeError: The video cannot be decoded or copied.
+    """
+    duration = look_at(video).duration
+    ranking = recommender.recommend(video, text, k, where=where)
+    query = recommender.embed_query(video, text)
+    candidates, reasons = [], []
+    for found in ranking:
+        length, start = max(duration, SHORTEST), max(0.0, found.start - duration)
+        try:
+            (moment,) = find_moments(
+                recommender.encoder, found.path, query, length, start=start, end=found.end + duration
+            )
+            output = Path(folder) / f"{found.rank}"
+            preview = write_preview(video, found.path, output, moment, original_sound=original_sound)
+        except ViMLError as error:
+            reasons.append(f"{found.track}: {in_one_line(error)}")
+            logger.warning("left out: %s", reasons[-1])
+            continue
+        candidates.append(Candidate(found, moment, preview))
+    if not candidates:
+        raise ViMLError(reasons[0] if reasons else "no track meets the condition: give another one")
+    write_page(Path(folder) / PAGE, Path(video).name, text, candidates)
+    return candidates
+
+
+def write_page(page: Path, video: str, text: str | None, candidates: list[Candidate]) -> None:
+    """Write the page that plays the previews beside it, one at a time and from the same place."""
+    environment = Environment(trim_blocks=True, keep_trailing_newline=True, autoescape=True)
+    environment.filters |= {"clock": lambda seconds: f"{int(seconds) // 60}:{int(seconds) % 60:02}", "link": quote}
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    html = template.render(video=video, text=text, candidates=candidates)
+    with replacing(page) as temporary:
+        temporary.write_text(html, encoding="utf-8", errors="replace", newline="\n")
