@@ -59,6 +59,18 @@ def test_it_finds_what_exact_search_finds(tmp_path, capsys, bank):
     index_folder.verify_index(tmp_path)
 
 
+def test_corrections_decide_which_rows_are_looked_at():
+    (block,) = clustered(500, 1, "a", True).approximated().blocks
+    inverted, everything = block.inverted, np.ones(500, bool)
+    inverted.nprobe = inverted.nlist
+    queries = unit(np.random.default_rng(3), 2, DIM)
+    found = approximate._near(block, inverted, queries, 1, everything, np.array([0, 1]))
+    for column, (query, rows) in enumerate(zip(queries, found, strict=True)):
+        scores = block.embeddings.astype(np.float32) @ query - block.corrections[:, column]
+        best = np.argsort(-scores)[: len(rows)]
+        assert len({*rows.tolist()} & {*best.tolist()}) >= 0.9 * len(rows)
+
+
 def test_an_index_that_is_compacted_or_damaged(tmp_path, monkeypatch):
     clustered(200, 1, "a", False).approximated().save(tmp_path)
     (path,) = tmp_path.glob("ivf-*")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from viml_hf import MusicIndex, ViMLError
 from viml_hf.retrieval import search
@@ -123,8 +124,19 @@ def test_without_the_int8_kernel_the_answers_are_the_same(monkeypatch):
     generator = np.random.default_rng(2)
     index, query = make_index(generator, 100, 64), unit(generator, 1, 64)
     expected = index.search(query)
-    monkeypatch.setattr(search, "_multiply_int8", None)
+    assert search.int8_kernel() is not None
+    monkeypatch.setattr(search, "int8_kernel", lambda: None)
     assert index.search(query) == expected
+
+
+def test_an_int8_kernel_that_computes_something_else_is_left_alone(monkeypatch):
+    monkeypatch.setattr(torch, "_weight_int8pack_mm", lambda queries, rows, scales: torch.zeros(1, 64))
+    search.int8_kernel.cache_clear()
+    assert search.int8_kernel() is None
+    monkeypatch.delattr(torch, "_weight_int8pack_mm")
+    search.int8_kernel.cache_clear()
+    assert search.int8_kernel() is None
+    search.int8_kernel.cache_clear()
 
 
 def test_a_row_that_differs_from_its_sketch_is_told():

@@ -1,7 +1,8 @@
 """Exact search: a first look at all rows, block by block, then the exact scores of those that can be among the best."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -15,7 +16,6 @@ FIRST_ROWS, MANY_ROWS, BATCH_ROWS = 4096, 262_144, 16_384  # looked at together
 ROWS_IN_CACHE = 1024
 ROUNDING_ERROR = 0.0045  # of a query and a result in bfloat16, to 1 part in 512 each
 FLOAT32_ERROR = 0.005  # also where torch may multiply in bfloat16
-_multiply_int8 = getattr(torch, "_weight_int8pack_mm", None)
 
 
 @dataclass(frozen=True)
@@ -125,18 +125,35 @@ def _chunks(block: Block, tracks: np.ndarray, queries: int) -> "list[slice | np.
     return [numbers[first : first + 4 * FIRST_ROWS] for first in range(0, wanted, 4 * FIRST_ROWS)]
 
 
+@lru_cache(maxsize=1)
+def int8_kernel() -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None:
+    """torch's product of bfloat16 queries and scaled int8 rows, where it has one that computes what it should.
+
+    It is not among torch's documented functions, so it is tried out once.
+    """
+    kernel = getattr(torch, "_weight_int8pack_mm", None)
+    rows, query = torch.arange(-2048, 2048).view(64, 64).remainder(255) - 127, torch.linspace(-1, 1, 64)[None]
+    try:
+        found = kernel(query.bfloat16(), rows.to(torch.int8), torch.ones(64).bfloat16()).float()  # type: ignore[misc]
+    except (TypeError, RuntimeError):
+        return None
+    expected = query.bfloat16().float() @ rows.float().T
+    return kernel if (found - expected).abs().max() <= expected.abs().max() / 256 else None
+
+
 def _first_look(block: Block, rows: "slice | np.ndarray", queries: torch.Tensor) -> np.ndarray:
     """Similarities `(queries, rows)` float32, off by no more than `search_blocks` assumes."""
     dim = queries.shape[1]
     count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
     found = torch.empty(len(queries), count)
     done = 0
-    if _multiply_int8 is not None and len(queries) <= FEW_QUERIES and dim % 64 == 0:
+    multiply = int8_kernel() if len(queries) <= FEW_QUERIES and dim % 64 == 0 else None
+    if multiply is not None:
         index = rows if isinstance(rows, slice) else torch.from_numpy(rows)
         sketch, scales = block.sketch[index], block.scales[index]
         done = count - count % 64  # the kernel reads whole groups of rows
         if done:
-            found[:, :done] = _multiply_int8(queries.bfloat16(), sketch[:done], scales[:done])
+            found[:, :done] = multiply(queries.bfloat16(), sketch[:done], scales[:done])
     for first in range(done, count, ROWS_IN_CACHE):
         if isinstance(rows, slice):
             chosen = block.embeddings[rows.start + first : min(rows.start + first + ROWS_IN_CACHE, rows.stop)]
