@@ -159,15 +159,15 @@ def test_the_token(ask):
 
 
 class Held(Recommender):
-    """A recommender whose answers wait for a sign."""
+    """A recommender whose embeddings wait for a sign."""
 
     def __init__(self, other: Recommender):
         super().__init__(other.encoder, other.index)
         self.sign = threading.Event()
 
-    def recommend(self, *arguments, **options):
+    def embed_query(self, *arguments):
         self.sign.wait(5)
-        return super().recommend(*arguments, **options)
+        return super().embed_query(*arguments)
 
 
 def test_more_queries_than_may_wait(ask, recommender):
@@ -199,9 +199,10 @@ def test_a_query_that_takes_too_long(ask, recommender):
     held.sign.set()
 
 
-def test_a_fault_of_ours_is_a_problem_and_the_service_goes_on(ask, recommender, monkeypatch):
+@pytest.mark.parametrize("fails", ["embed_query", "rank"])
+def test_a_fault_of_ours_is_a_problem_and_the_service_goes_on(ask, recommender, monkeypatch, fails):
     client = ask()
-    monkeypatch.setattr(recommender, "recommend", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(recommender, fails, lambda *_, **__: 1 / 0)
     assert "ZeroDivision" not in problem(client.post("/recommend", data={"text": "jazz"}), 500)
     monkeypatch.undo()
     assert client.post("/recommend", data={"text": "jazz"}).status_code == 200

@@ -13,9 +13,10 @@ from viml_hf.errors import ViMLError
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS, windows
 from viml_hf.processing.inputs import Video, read_videos
 from viml_hf.processing.media import file_name
-from viml_hf.retrieval.index import MusicIndex
+from viml_hf.retrieval.index import Hit, MusicIndex
 from viml_hf.retrieval.model_loading import is_fingerprint_of, load_encoder_and_model
 from viml_hf.retrieval.query_limits import QueryLimits
+from viml_hf.retrieval.where import Condition
 
 if TYPE_CHECKING:
     from viml_hf.retrieval.milvus_index import MilvusIndex
@@ -139,22 +140,25 @@ class Recommender:
         if k < 1:
             raise ViMLError(f"k={k}: give the number of tracks to recommend, 1 or more")
         condition = None if where is None else self.index.condition(where)  # refused before a video is analysed
-        query = self.embed_query(video, text)
-        (hits,) = self.index.search(
-            query[None],
-            k,
-            condition,
-            with_text=bool((text or "").strip()),
-            hubness_correction=hubness_correction,
-            approximate=approximate,
-        )
-        found = []
-        for rank, hit in enumerate(hits, start=1):
-            track = self.index.tracks[hit.track]
-            window, path = track.windows[hit.window], file_name(track.path)
-            facts = (track.duration, track.licence, hit.similarity)
-            found.append(Recommendation(rank, track.name, hit.score, window.start, window.end, path, *facts))
+        query, with_text = self.embed_query(video, text), bool((text or "").strip())
+        options = {"hubness_correction": hubness_correction, "approximate": approximate}
+        (found,) = self.rank(query[None], k, condition, with_text=[with_text], **options)
         return found
+
+    def rank(
+        self, queries: np.ndarray, k: int, where: str | Condition | None = None, **options: Any
+    ) -> list[list[Recommendation]]:
+        """The library ranked for queries `(queries, dim)` that are embedded already; see [`MusicIndex.search`]."""
+        return [
+            [self._recommendation(rank, hit) for rank, hit in enumerate(hits, start=1)]
+            for hits in self.index.search(queries, k, where, **options)
+        ]
+
+    def _recommendation(self, rank: int, hit: Hit) -> Recommendation:
+        track = self.index.tracks[hit.track]
+        window, path = track.windows[hit.window], file_name(track.path)
+        facts = (track.duration, track.licence, hit.similarity)
+        return Recommendation(rank, track.name, hit.score, window.start, window.end, path, *facts)
 
     def embed_query(self, video: Video | None = None, text: str | None = None) -> np.ndarray:
         """The query's embedding `(dim,)` float32, L2-normalised.

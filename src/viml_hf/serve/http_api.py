@@ -85,6 +85,8 @@ def build_app(service: MusicService, *, token: str | None = None, log_queries: b
         path: Annotated[str | None, Form(description="A video on the server, below its root")] = None,
         text: Annotated[str | None, Form(description="What the music should be like")] = None,
         k: Annotated[int, Form(ge=1, le=MOST_TRACKS, description="How many tracks")] = 10,
+        where: Annotated[str | None, Form(description="Which tracks are ranked, such as `duration < 120`")] = None,
+        approximate: Annotated[bool, Form(description="Search a prepared index faster, nearly exactly")] = False,
         hubness_correction: Annotated[
             bool, Form(description="Take from each track's similarity how near it is to all queries")
         ] = True,
@@ -96,16 +98,17 @@ def build_app(service: MusicService, *, token: str | None = None, log_queries: b
             log["query"]["text"] = text
         if video is not None and path is not None:
             raise ViMLError("video and path are both given: give one of them")
+        options: dict[str, Any] = {"approximate": approximate, "hubness_correction": hubness_correction}
         if video is None:
             found = await service.recommend(
-                None if path is None else service.path_below_root(path), text, k, hubness_correction=hubness_correction
+                None if path is None else service.path_below_root(path), text, k, where, **options
             )
         else:
             with tempfile.TemporaryDirectory(prefix="viml-upload-") as folder:
                 saved = Path(folder) / "video"
                 await asyncio.to_thread(_save, video, saved)
                 try:
-                    found = await service.recommend(saved, text, k, hubness_correction=hubness_correction)
+                    found = await service.recommend(saved, text, k, where, **options)
                 except MediaDecodeError as error:
                     raise MediaDecodeError(video.filename or "the video", error.stage, error.cause) from None
         return Answer(results=[Result(**one, audio=f"/tracks/{one['id']}/audio") for one in found])

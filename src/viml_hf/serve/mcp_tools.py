@@ -27,7 +27,11 @@ def build_mcp_server(service: MusicService) -> MCPServer:
 
     @server.tool()
     async def recommend(
-        video: str | None = None, text: str | None = None, k: int = 10, hubness_correction: bool = True
+        video: str | None = None,
+        text: str | None = None,
+        k: int = 10,
+        where: str | None = None,
+        hubness_correction: bool = True,
     ) -> list[dict[str, Any]]:
         """Rank the library for a video, a description of the music, or both. The best tracks come first.
 
@@ -35,11 +39,12 @@ def build_mcp_server(service: MusicService) -> MCPServer:
             video: Path of a video, relative to the folder that the server was started with (`--root`).
             text: What the music should be like, such as "slow piano".
             k: How many tracks.
+            where: Which tracks are ranked, such as "licence in ('CC0', 'CC-BY') and duration < 120".
             hubness_correction: Take from each track's similarity how near it is to all queries.
         """
         with _told():
             path = None if video is None else service.path_below_root(video)
-            return await service.recommend(path, text, k, hubness_correction=hubness_correction)
+            return await service.recommend(path, text, k, where, hubness_correction=hubness_correction)
 
     @server.tool()
     async def track_file(id: str) -> dict[str, Any]:

@@ -2,16 +2,18 @@
 
 import asyncio
 import re
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from viml_hf.errors import ViMLError
 from viml_hf.processing.media import file_name
 from viml_hf.retrieval.index_tracks import Track, track_key
 from viml_hf.retrieval.recommender import Recommendation, Recommender
+from viml_hf.serve.shared_search import SharedSearch
 
 
 class BusyError(ViMLError):
@@ -77,15 +79,21 @@ class MusicService:
         self.recommender = recommender
         self.settings = settings or ServiceSettings()
         self._pool = ThreadPoolExecutor(self.settings.workers, thread_name_prefix="query")
+        self._search = SharedSearch(recommender)
         self._taken = 0  # queries that run or wait; only the event loop counts
 
-    async def recommend(self, video: Path | None, text: str | None, k: int, **options: Any) -> list[dict[str, Any]]:
+    async def recommend(
+        self, video: Path | None, text: str | None, k: int, where: str | None = None, **options: Any
+    ) -> list[dict[str, Any]]:
         """The best tracks, as [`Recommender.recommend`] ranks them, each with its `id`.
+
+        The queries that are embedded while the library is searched are searched for together afterwards.
 
         Args:
             video: A file on this machine; see `path_below_root`.
             text: As for `Recommender.recommend`.
             k: How many.
+            where: As for `Recommender.recommend`.
             options: As for `Recommender.recommend`.
 
         Raises:
@@ -93,24 +101,31 @@ class MusicService:
             OutOfTimeError: It took longer than `settings.query_seconds`.
             ViMLError: As `Recommender.recommend`.
         """
-        found = await self.run(lambda: self.recommender.recommend(video, text, k, **options))
+        if k < 1:
+            raise ViMLError(f"k={k}: give the number of tracks to recommend, 1 or more")
+        if where is not None:
+            self.recommender.index.condition(where)  # refused before a video is analysed
+        try:
+            async with asyncio.timeout(self.settings.query_seconds):
+                query = await self._embedded(video, text)
+                found = await self._search(query, bool((text or "").strip()), k=k, where=where, **options)
+        except TimeoutError as error:
+            took = f"the query took more than {self.settings.query_seconds:g} s"
+            raise OutOfTimeError(f"{took}: ask again later, or with a shorter video") from error
         return [facts(one) for one in found]
 
-    async def run(self, work: Callable[[], Any]) -> Any:
-        """The result of a query's work, done by a worker."""
+    async def _embedded(self, video: Path | None, text: str | None) -> np.ndarray:
+        """A query's embedding, made by a worker."""
         if self._taken >= self.settings.workers + self.settings.waiting:
             raise BusyError(f"{self._taken} queries are running and waiting, as many as allowed: ask again later")
         self._taken += 1
-        job = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        job = asyncio.get_running_loop().run_in_executor(self._pool, self.recommender.embed_query, video, text)
         job.add_done_callback(self._done)
         try:
-            return await asyncio.wait_for(asyncio.shield(job), self.settings.query_seconds)
-        except TimeoutError as error:
+            return await asyncio.shield(job)
+        except asyncio.CancelledError:
             job.cancel()  # has an effect only while it waits
-            limit = f"{self.settings.query_seconds:g} s"
-            raise OutOfTimeError(
-                f"the query took more than {limit}: ask again later, or with a shorter video"
-            ) from error
+            raise
 
     def _done(self, job: asyncio.Future) -> None:
         self._taken -= 1

@@ -1,0 +1,64 @@
+"""Queries that come while a search runs share the next one, and get what they would get alone."""
+
+import asyncio
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from viml_hf.serve.service import MusicService
+from viml_hf.serve.shared_search import SharedSearch
+
+
+def test_queries_are_searched_for_together_and_answered_as_alone(recommender, monkeypatch):
+    texts, sizes, first = [f"text {number}" for number in range(20)], [], threading.Event()
+    rank = recommender.rank
+
+    def slow_rank(queries, **options):
+        sizes.append(len(queries))
+        first.wait(5) if len(sizes) == 1 else None
+        return rank(queries, **options)
+
+    monkeypatch.setattr(recommender, "rank", slow_rank)
+    service = MusicService(recommender)
+
+    async def ask():
+        async def release():
+            while service.health()["running_and_waiting"] or len(service._search._waiting) < 19:
+                await asyncio.sleep(0.01)
+            first.set()
+
+        kinds = [{"k": 2 if number % 4 == 0 else 3} for number in range(20)]
+        answers = asyncio.gather(*(service.recommend(None, t, **kind) for t, kind in zip(texts, kinds, strict=True)))
+        await asyncio.wait_for(release(), 10)
+        return kinds, await answers
+
+    kinds, answers = asyncio.run(ask())
+    monkeypatch.undo()
+    assert sizes[0] == 1
+    assert len(sizes) == 3  # the first alone, then those of either k
+    for text, kind, answer in zip(texts, kinds, answers, strict=True):
+        expected = recommender.recommend(text=text, **kind)
+        assert [(one["track"], one["score"]) for one in answer] == [(one.track, one.score) for one in expected]
+
+
+def test_an_error_reaches_everyone_who_asked_and_the_next_search_works():
+    def rank(queries, with_text, fail=False):
+        if fail:
+            raise ValueError("no")
+        return [float(query) for query in queries]
+
+    async def ask():
+        search = SharedSearch(SimpleNamespace(rank=rank))
+        failed = await asyncio.gather(*(search(1.0, False, fail=True) for _ in range(3)), return_exceptions=True)
+        return failed, await search(2.0, False)
+
+    failed, found = asyncio.run(ask())
+    assert [str(error) for error in failed] == ["no"] * 3
+    assert found == 2.0
+
+
+@pytest.mark.parametrize("where", ["duration > 10", "duration > 1000"])
+def test_filters_reach_the_search(recommender, where):
+    found = asyncio.run(MusicService(recommender).recommend(None, "jazz", 5, where))
+    assert [one["track"] for one in found] == [one.track for one in recommender.recommend(text="jazz", where=where)]
