@@ -25,6 +25,7 @@ FAMILIES = {
         **{"pooling": "cls", "position_embedding": "sinusoidal", "query_modalities": ["video"], "projection_dim": 8},
     },
     "mlp, addition, zero null text": {"encoder": "mlp", "fusion": "addition", "null_text": "zero"},
+    "mlp, concatenation": {"encoder": "mlp", "fusion": "concatenation"},
     "no positions, fusion linear": {"position_embedding": "none", "fusion": "linear"},
     "mlp, two layers, fusion transformer": {"encoder": "mlp", "num_hidden_layers": 2, "num_fusion_layers": 2},
     "cls, text alone": {"pooling": "cls", "query_modalities": ["text"], "hidden_act": "gelu"},

@@ -29,6 +29,7 @@ CHANGED = {
     "query_modalities": ["text"],
     "fusion": "mlp",
     "num_fusion_layers": 1,
+    "text_weight": 0.3,
     "loss": "triplet",
     "temperature": 0.07,
     "learned_temperature": True,

@@ -15,6 +15,8 @@ VARIANTS = {
     "mlp towers": {"encoder": "mlp", "fusion": "addition"},
     "linear towers": {"encoder": "linear", "fusion": "linear", "loss": "triplet"},
     "mlp fusion": {"fusion": "mlp", "learned_temperature": True},
+    "parts": {"fusion": "concatenation"},
+    "mlp parts": {"fusion": "concatenation", "encoder": "mlp", "projection_dim": 64},
     "video only": {"query_modalities": ["video"]},
     "text only": {"query_modalities": ["text"]},
     "other widths": {"projection_dim": 16, "query_modalities": ["video"]},

@@ -45,7 +45,7 @@ def with_garbage(batch, garbage):
 @pytest.mark.parametrize("queries", [["video", "text"], ["video"], ["text"]], ids="+".join)
 @pytest.mark.parametrize("loss", ["info_nce", "triplet"])
 @pytest.mark.parametrize("encoder", ["transformer", "mlp", "linear"])
-@pytest.mark.parametrize("fusion", ["transformer", "mlp", "linear", "addition"])
+@pytest.mark.parametrize("fusion", ["transformer", "mlp", "linear", "addition", "concatenation"])
 def test_every_combination_trains_all_of_its_weights(encoder, fusion, loss, queries):
     model = make_model(encoder=encoder, fusion=fusion, loss=loss, query_modalities=queries).train()
     model(**make_batch(rows=8), return_loss=True).loss.backward()
@@ -59,7 +59,13 @@ def test_every_combination_trains_all_of_its_weights(encoder, fusion, loss, quer
 @pytest.mark.parametrize("garbage", [float("nan"), float("inf"), 1e30])
 @pytest.mark.parametrize(
     "config",
-    [{}, {"pooling": "cls"}, {"encoder": "mlp", "loss": "triplet"}, {"encoder": "linear", "loss": "triplet"}],
+    [
+        {},
+        {"fusion": "concatenation"},
+        {"pooling": "cls"},
+        {"encoder": "mlp", "loss": "triplet"},
+        {"encoder": "linear", "loss": "triplet"},
+    ],
     ids=str,
 )
 def test_garbage_under_the_mask_changes_neither_loss_nor_gradients(config, garbage):

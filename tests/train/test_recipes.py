@@ -16,7 +16,15 @@ def test_every_recipe_makes_a_model_and_settings(name):
     config = ViMLConfig(video_dim=6, audio_dim=5, text_dim=4, **recipe.config)
     with torch.device("meta"):
         model = ViMLModel(config)
-    assert (model.fusion is None) == (len(config.query_modalities) == 1)
+    assert (model.fusion is None) == (config.has_parts or len(config.query_modalities) == 1)
+
+
+def test_the_video_only_recipe_is_the_video_part_of_viml():
+    """So that without text `viml` ranks as it does."""
+    configs = [ViMLConfig(**load_recipe(name).config) for name in ("viml", "viml-video-only")]
+    assert configs[0].has_parts
+    assert configs[0].part_dim == configs[1].part_dim == configs[1].projection_dim
+    assert load_recipe("viml").settings == load_recipe("viml-video-only").settings
 
 
 def test_recipes_are_those_of_the_paper():

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--recipe", metavar="NAME", help="how a system is trained: a name (a wrong one lists all) or a JSON file")
     add("--query", choices=list(QUERIES), help="what a query is made of")
     add("--texts", metavar="NAME", help="train on texts of `viml describe` (default: the store's own)")
-    add("--fusion", choices=["transformer", "mlp", "linear", "addition"])
+    add("--fusion", choices=["transformer", "mlp", "linear", "addition", "concatenation"])
     add("--config", metavar="FILE", help="JSON file with further fields of ViMLConfig")
     add("--epochs", type=int)
     add("--batch-size", type=int)

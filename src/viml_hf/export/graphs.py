@@ -18,8 +18,8 @@ from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 TRACED = {"batch": 3, "tracks": 3, "segments": 4, "texts": 2, "frames": 5, "length": 7, "windows": 2, "time": 11}
 SIDES = {"query": "get_query_features", "audio": "get_audio_features"}
 OF_OTHER_SIDE = {
-    "query": ("audio_tower", "audio_projection"),
-    "audio": ("video_tower", "text_tower", "fusion", "query_projection"),
+    "query": ("audio_tower", "audio_projection", "text_audio_tower", "text_audio_projection"),
+    "audio": ("video_tower", "text_tower", "fusion", "query_projection", "text_projection"),
 }
 
 

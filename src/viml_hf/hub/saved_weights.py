@@ -18,7 +18,8 @@ from viml_hf.modeling.configuration_viml import ViMLConfig
 # Parts of a model, in the order of the card's table: the first words of its parameters' names.
 PARTS = (
     *("video_encoder", "text_encoder", "audio_encoder", "video_tower", "text_tower", "fusion", "query_projection"),
-    *("audio_tower", "audio_projection", "log_temperature"),
+    *("text_projection", "audio_tower", "audio_projection", "text_audio_tower", "text_audio_projection"),
+    "log_temperature",
 )
 # The names of the files that `save_pretrained` writes weights into.
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
@@ -47,8 +48,11 @@ def saved_parameters(folder: str | Path) -> dict[str, int]:
 def heads_settings(config: ViMLConfig) -> dict[str, Any]:
     """The fields of a heads' config that decide what they compute: its own, not those that every config has."""
     settings = {name: getattr(config, name) for name in sorted(type(config).__annotations__)}
+    # Fields that say nothing of a model are left out: those that are older than the field keep their checksums.
     if not settings["query_bank_size"]:
-        del settings["query_bank_size"]  # as in models that are older than the field, whose checksums stay
+        del settings["query_bank_size"]
+    if not config.has_parts:
+        del settings["text_weight"]
     return settings
 
 

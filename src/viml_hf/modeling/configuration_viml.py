@@ -42,7 +42,8 @@ class ViMLConfig(PreTrainedConfig):
         audio_dim: Width of the music base features (256 for DeepSim).
         text_dim: Width of the text base features (512 for CLIP ViT-B/32).
         hidden_size: Width inside the towers.
-        projection_dim: Width of the embeddings. `fusion="addition"` needs it equal to `hidden_size`.
+        projection_dim: Width of the embeddings. `fusion="addition"` needs it equal to `hidden_size`, and with
+            `"concatenation"` each part has half of it.
         encoder: What a tower is: `"transformer"`, `"mlp"` (residual blocks, row by row) or `"linear"` (the linear
             stack of Prétet et al. over the mean of the rows). The paper uses Transformers.
         num_hidden_layers: Layers per tower. The paper states 2 for the text tower and leaves the others open.
@@ -58,8 +59,10 @@ class ViMLConfig(PreTrainedConfig):
         pooling: `"mean"` over the valid rows, or `"cls"` (open in the paper).
         query_modalities: What a query is made of: `["video", "text"]`, `["video"]` or `["text"]`.
         fusion: How the pooled video and text become one query: `"transformer"`, `"mlp"`, `"linear"`, `"addition"`
-            (paper table 4).
+            (paper table 4), or `"concatenation"`: query and music have a part for the video and one for the text, each
+            with towers and a loss of its own. Without text the ranking is that of the model without a text part.
         num_fusion_layers: Layers of the `"transformer"` fusion: 1 or 2 in table 4.
+        text_weight: Weight of the text part's cosine beside that of the video part, with `fusion="concatenation"`.
         loss: `"info_nce"` (paper equation 2, a sum over both directions) or `"triplet"` (Prétet et al.).
         temperature: Temperature of InfoNCE, 0.03 in the paper.
         learned_temperature: Learn the temperature, kept in [0.005, 1].
@@ -105,8 +108,9 @@ class ViMLConfig(PreTrainedConfig):
     max_position_embeddings: int = 512
     pooling: Literal["mean", "cls"] = "mean"
     query_modalities: list[Literal["video", "text"]] = field(default_factory=lambda: ["video", "text"])
-    fusion: Literal["transformer", "mlp", "linear", "addition"] = "transformer"
+    fusion: Literal["transformer", "mlp", "linear", "addition", "concatenation"] = "transformer"
     num_fusion_layers: int = 2
+    text_weight: float | int = 0.5
     loss: Literal["info_nce", "triplet"] = "info_nce"
     temperature: float | int = 0.03
     learned_temperature: bool = False
@@ -123,6 +127,16 @@ class ViMLConfig(PreTrainedConfig):
     def base_feature_dim(self, modality: str) -> int:
         """Width of the base features of `"video"`, `"text"` or `"audio"`."""
         return {"video": self.video_dim, "text": self.text_dim, "audio": self.audio_dim}[modality]
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether embeddings have a part for the video and one for the text."""
+        return self.fusion == "concatenation" and len(self.query_modalities) == 2
+
+    @property
+    def part_dim(self) -> int:
+        """Width of a part of the embeddings: all of them where they have no parts."""
+        return self.projection_dim // 2 if self.has_parts else self.projection_dim
 
     def check_query_modality(self, modality: str) -> None:
         """Refuse a modality that this model's queries are not made of, with a `ValueError`."""
@@ -147,9 +161,19 @@ class ViMLConfig(PreTrainedConfig):
             )
 
     def validate_textless_loss_weight(self) -> None:
-        """Refuse a weight that would unlearn."""
+        """Refuse a weight that would unlearn, and one that has no effect."""
         if self.textless_loss_weight < 0:
             raise ValueError(f"textless_loss_weight={self.textless_loss_weight}: give 0 or more.")
+        if self.textless_loss_weight and self.has_parts:
+            raise ValueError(
+                f'textless_loss_weight={self.textless_loss_weight} has no effect with fusion="concatenation", whose '
+                "parts have a loss each: set it to 0."
+            )
+
+    def validate_text_weight(self) -> None:
+        """Refuse a weight that would turn the text's meaning around, or leave nothing of it."""
+        if not 0 < self.text_weight < float("inf"):
+            raise ValueError(f"text_weight={self.text_weight}: give a number above 0, such as 0.5.")
 
     def validate_query_bank_size(self) -> None:
         """Refuse a bank of less than nothing."""
@@ -178,6 +202,11 @@ class ViMLConfig(PreTrainedConfig):
             )
         if len(self.query_modalities) < 2:
             return
+        if self.fusion == "concatenation" and self.projection_dim % 2:
+            raise ValueError(
+                f'fusion="concatenation" needs an even projection_dim, not {self.projection_dim}: half of it is for '
+                "the video, half for the text."
+            )
         if self.fusion == "addition" and self.hidden_size != self.projection_dim:
             raise ValueError(
                 f'fusion="addition" needs hidden_size={self.hidden_size} equal to projection_dim='

@@ -13,6 +13,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_viml import ViMLConfig
+from .embedding_parts import join_parts, pairs_of_parts, part_projection
 from .loss_viml import at_least_float32, full_precision, gather_batch, info_nce_loss, structure_loss, triplet_loss
 from .modeling_viml_towers import (
     FUSIONS,
@@ -66,8 +67,9 @@ class ViMLModel(ViMLPreTrainedModel):
     Row i of the queries belongs to row i of the music when a loss is asked for. A missing mask means that every row of
     the features is valid. **The model owns the null text**: no text at all, and a row whose text mask is all zero, give
     the same embedding bit for bit. A row whose video mask is all zero has no video; it is embedded from a zero vector,
-    which works to the extent that training showed it (`ViMLDataCollator(video_dropout=...)`). Features of a modality
-    that is not in `config.query_modalities` are not looked at.
+    which works to the extent that training showed it (`ViMLDataCollator(video_dropout=...)`). With
+    `fusion="concatenation"` the part of what is absent is zero instead. Features of a modality that is not in
+    `config.query_modalities` are not looked at.
 
     Example:
         >>> import torch
@@ -88,17 +90,19 @@ class ViMLModel(ViMLPreTrainedModel):
     def __init__(self, config: ViMLConfig):
         super().__init__(config)
         tower = TOWERS[config.encoder]
-        size, out = config.hidden_size, config.projection_dim
         has_video, has_text = "video" in config.query_modalities, "text" in config.query_modalities
         self.video_tower = tower(config, "video") if has_video else None
         self.text_tower = tower(config, "text") if has_text else None
         self.audio_tower = tower(config, "audio")
-        if has_video and has_text:
-            self.fusion: Any = FUSIONS[config.fusion](config)
-        else:
-            self.fusion = None
-            self.query_projection = nn.Identity() if size == out else nn.Linear(size, out, bias=False)
-        self.audio_projection = nn.Identity() if size == out else nn.Linear(size, out, bias=False)
+        has_fusion = has_video and has_text and not config.has_parts
+        self.fusion: Any = FUSIONS[config.fusion](config) if has_fusion else None
+        if not has_fusion:
+            self.query_projection = part_projection(config)
+        self.audio_projection = part_projection(config)
+        if config.has_parts:
+            self.text_projection = part_projection(config)
+            self.text_audio_tower = tower(config, "audio")
+            self.text_audio_projection = part_projection(config)
         self.null_text_features: Tensor = nn.Buffer(torch.zeros(config.text_dim))
         learned = torch.tensor(math.log(config.temperature), dtype=torch.float32)
         self.log_temperature = nn.Parameter(learned) if config.learned_temperature else None
@@ -221,9 +225,10 @@ class ViMLModel(ViMLPreTrainedModel):
         """
         output = self.audio_tower(audio_features, audio_attention_mask, **kwargs)
         embeds = _normalised(self.audio_projection(output.pooler_output))
-        if audio_attention_mask is not None:
-            embeds = embeds * audio_attention_mask.bool().any(1, keepdim=True)
-        return replace(output, pooler_output=embeds)
+        if self.config.has_parts:
+            pooled = self.text_audio_tower(audio_features, audio_attention_mask, **kwargs).pooler_output
+            embeds = join_parts(embeds, _normalised(self.text_audio_projection(pooled)), self.config.text_weight)
+        return replace(output, pooler_output=_present(embeds, audio_attention_mask))
 
     @can_return_tuple
     def forward(
@@ -282,8 +287,11 @@ class ViMLModel(ViMLPreTrainedModel):
             if rows is None or self.video_tower is None:
                 rows, mask = text_features, text_attention_mask
             base_features = masked_mean(rows, mask), masked_mean(audio_features, audio_attention_mask)
+            pair = query.pooler_output, audio.pooler_output, sample_weights
+            pairs = pairs_of_parts(*pair) if self.config.has_parts else [pair]
             with full_precision(query.pooler_output):
-                loss = self._loss(query.pooler_output, audio.pooler_output, *base_features, sample_weights)
+                losses = [self._loss(one, other, *base_features, weights) for one, other, weights in pairs]
+                loss = torch.stack(losses).sum() if self.config.has_parts else losses[0]
             if self.config.textless_loss_weight and video is not None and text is not None:
                 # The video tower runs once for both.
                 without = self._fuse(video, video_attention_mask, None, None, null_text_features, **kwargs)
@@ -331,8 +339,22 @@ class ViMLModel(ViMLPreTrainedModel):
                     f"video_features has {rows[0]} rows, but text_features has {rows[1]}: give as many of both, or one "
                     "for all; a row of zeros in a mask says that something is absent."
                 )
-        if self.fusion is None:
+        if self.config.has_parts:
             query: Any = video or text
+            none = torch.zeros(1, self.config.part_dim, device=self.device)
+            video_part, text_part = torch.broadcast_tensors(
+                *(
+                    none if output is None else _present(_normalised(projection(output.pooler_output)), mask)
+                    for output, mask, projection in (
+                        (video, video_attention_mask, self.query_projection),
+                        (text, text_attention_mask, self.text_projection),
+                    )
+                )
+            )
+            embeds = join_parts(video_part, text_part, self.config.text_weight)
+            return replace(query, pooler_output=embeds), video, text
+        if self.fusion is None:
+            query = video or text
             tower, mask = (self.video_tower, video_attention_mask) if video else (self.text_tower, text_attention_mask)
             embeds = self.query_projection(self._pooled_or_null(tower, query, mask, null_text))
         else:
@@ -409,6 +431,11 @@ class ViMLModel(ViMLPreTrainedModel):
 def _normalised(embeds: Tensor) -> Tensor:
     """Of length 1, in float32 also where the model is in half precision."""
     return F.normalize(at_least_float32(embeds), dim=-1)
+
+
+def _present(embeds: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Zero in rows without input."""
+    return embeds if attention_mask is None else embeds * attention_mask.bool().any(1, keepdim=True)
 
 
 __all__ = ["ViMLModel", "ViMLOutput"]

@@ -176,7 +176,8 @@ class ViMLWithEncoders(ViMLPreTrainedModel):
         """Whether the stored null text may be that of another text encoder than the one here."""
         self._watch_text_encoder()
         heads = self.config.viml_config
-        if not self._text_encoder_changed or heads.null_text == "zero" or "text" not in heads.query_modalities:
+        uses = heads.null_text == "stored" and "text" in heads.query_modalities and not heads.has_parts
+        if not self._text_encoder_changed or not uses:
             return False
         if self.config.null_text_tokens is None:
             logger.warning_once(
