@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tests.pairs import TRAINED, moved_parts, write_pairs
 from viml_hf import ViMLForMusicRetrieval
 from viml_hf.retrieval.model_loading import load_encoder_and_model
-from viml_hf.tagging.tagger import load_tagger
+from viml_hf.tagging.tagger_loading import load_tagger
 
 ROOT = Path(__file__).resolve().parents[1]
 

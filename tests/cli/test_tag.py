@@ -6,7 +6,8 @@ import torch
 
 from tests.media import sine, write_audio
 from viml_hf import DeepSimConfig, DeepSimFeatureExtractor, DeepSimForMusicTagging, MediaItem, extract
-from viml_hf.tagging.store_tags import open_tags, read_tags
+from viml_hf.tagging.store_tags import open_tags, read_tags, stored_threshold, tag_store
+from viml_hf.tagging.tagger_loading import load_tagger
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +80,29 @@ def test_what_is_no_tagger_is_refused(music, viml):
     status, _, err = viml("tag", music, "--tagger", "descriptors")
     assert (status, len(err)) == (2, 1)
     assert "no tagger; give `clap`" in err[0]
+
+
+def test_tagged_music_is_ranked_by_a_text(tagger, music, tmp_path, viml):
+    write_audio(tmp_path / "low.wav", sine(110, 4, 22050), 22050)
+    write_audio(tmp_path / "high.wav", sine(3000, 4, 22050), 22050)
+    asked = ["tag", tmp_path, "--tagger", tagger, "--text", "sad piano", "--text-encoder", "descriptors", "-k", 2]
+    status, out, _ = viml(*asked)
+    assert status == 0
+    assert out[0] == "sad piano"
+    assert {line.split()[1] for line in out[1:]} == {"low.wav", "high.wav"}
+    _, (line,), _ = viml(*asked, "--json")
+    first, second = json.loads(line)["tracks"]
+    assert first["score"] > second["score"]
+    assert viml("tag", music, "--tagger", tagger, "--text", "sad")[0] == 2
+    status, _, err = viml("tag", music, "--tagger", tagger, "--text", "sad", "--text-encoder", "descriptors")
+    assert status == 2
+    assert "1 tagged tracks: two or more can be ranked" in err[-1]
+
+
+def test_the_threshold_of_a_tagger_is_kept_for_descriptions(tagger, music, tmp_path):
+    store = extract([MediaItem("a", audio=str(music / "good.wav"))], tmp_path / "store", workers=1, progress=False)
+    assert stored_threshold(store.folder) == 0.3
+    own = load_tagger(str(tagger))
+    own.threshold = 0.15
+    tag_store(store, own, "own", progress=False)
+    assert stored_threshold(store.folder) == 0.15

@@ -6,7 +6,7 @@ import pytest
 from viml_hf.demo.demo_tagger import generated_tracks, train_demo_tagger
 from viml_hf.generated.music import synthesise
 from viml_hf.generated.styles import draw_style, tags
-from viml_hf.tagging.tagger import load_tagger
+from viml_hf.tagging.tagger_loading import load_tagger
 from viml_hf.tagging.tagger_training import TaggerSettings
 
 

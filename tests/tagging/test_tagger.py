@@ -11,7 +11,8 @@ from viml_hf.modeling.configuration_deepsim import DeepSimConfig
 from viml_hf.modeling.modeling_deepsim import DeepSimForMusicTagging, DeepSimModel
 from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
-from viml_hf.tagging.tagger import NEUTRAL_PROMPT, PROMPTS, ClapTagger, DeepSimTagger, MusicTagger, load_tagger
+from viml_hf.tagging.tagger import NEUTRAL_PROMPT, PROMPTS, ClapTagger, DeepSimTagger, MusicTagger
+from viml_hf.tagging.tagger_loading import load_tagger
 
 RATE = 8000
 VOCABULARY = TagVocabulary({"genre": ("slow", "fast"), "mood": ("calm",), "instrument": ("piano", "guitar")}, {})

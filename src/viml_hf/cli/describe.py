@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, default=8, help="tracks written for at a time (default: 8)")
     for part in ("ordering", "aggregation", "compression"):
         add(f"--{part}", metavar="MODEL", help=f"data2text: folder or Hub id of the {part} model")
-    add("--threshold", type=float, default=0.3, help="tags above this confidence are told")
+    add("--threshold", type=float, help="tags above this confidence are told (default: the tagger's)")
     add("--vocabulary", metavar="FILE", help="JSON file with your own tags")
     add("--seed", type=int, default=0)
     add("--quiet", action="store_true", help="no progress bar")
@@ -38,11 +38,14 @@ def run(options: argparse.Namespace) -> None:
     from viml_hf.synthesis.quality_report import NEEDS_WEIGHTS, NotRun, QualityRow, format_report
     from viml_hf.synthesis.rules import RULES
     from viml_hf.synthesis.store_descriptions import describe_store, described_methods, report_of
+    from viml_hf.tagging.store_tags import stored_threshold
     from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
     if options.method is None and not options.report:
         raise ViMLError("nothing to do: give --method, --report, or both")
     store, vocabulary = Store(options.store), TagVocabulary.load(options.vocabulary)
+    if options.threshold is None:
+        options.threshold = stored_threshold(store.folder)
     if options.method is not None:
         fallbacks = describe_store(store, _method(options, vocabulary), progress=not options.quiet)
         print(f"texts {options.method!r} of {options.store}: viml train {options.store} --texts {options.method}")

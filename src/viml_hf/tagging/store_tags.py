@@ -12,7 +12,7 @@ from viml_hf.features.record_journal import RecordJournal
 from viml_hf.features.store import Store
 from viml_hf.features.store_format import StoreItem
 from viml_hf.tagging.tagger import MusicTagger
-from viml_hf.tagging.track_tags import TrackTags
+from viml_hf.tagging.track_tags import DEFAULT_THRESHOLD, TrackTags
 
 TAGS_FILE = "tags.jsonl"
 DIGITS = 4  # of a confidence
@@ -45,7 +45,8 @@ def tag_store(store: Store, tagger: MusicTagger, name: str, *, progress: bool = 
             failed += 1
             tqdm.write(f"skipped: {in_one_line(error)}", file=sys.stderr)
             continue
-        journal.append({"id": item.id, "tagger": name, "source": _source(item), "tags": _rounded(tags)})
+        record = {"id": item.id, "tagger": name, "source": _source(item), "threshold": tagger.threshold}
+        journal.append({**record, "tags": _rounded(tags)})
     return failed
 
 
@@ -55,6 +56,13 @@ def open_tags(store_folder: str | Path) -> RecordJournal:
     if not path.is_file():
         raise ViMLError(f"{store_folder}: no tags yet; run `viml tag {store_folder} --tagger TAGGER` first")
     return RecordJournal(path)
+
+
+def stored_threshold(store_folder: str | Path) -> float:
+    """The threshold of the tagger that a store was tagged by; the paper's for tags of earlier versions, or none."""
+    path = Path(store_folder) / TAGS_FILE
+    first = next(iter(RecordJournal(path).read()), {}) if path.is_file() else {}
+    return first.get("threshold", DEFAULT_THRESHOLD)
 
 
 def read_tags(tagged: RecordJournal) -> Iterator[tuple[str, TrackTags]]:

@@ -120,6 +120,16 @@ class TagVocabulary:
             raise ViMLError(f"tag {tag!r}: not in the vocabulary; give one of its tags, or add it to the file")
         return self._categories[tag]
 
+    def spelled(self, text: str) -> str | None:
+        """The tag of which a text is a spelling, as a whole.
+
+        Example:
+            >>> vocabulary = TagVocabulary.load()
+            >>> vocabulary.spelled("Female singer"), vocabulary.spelled("a female singer")
+            ('female vocals', None)
+        """
+        return self._spellings.get(" ".join(_WORD.findall(text.lower())))
+
     def find(self, text: str) -> list[str]:
         """The tags that a text mentions, in the order of their first mention, each once.
 

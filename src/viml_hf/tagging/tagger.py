@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import ClapModel, ClapProcessor, PreTrainedConfig
+from transformers import ClapModel, ClapProcessor
 
 from viml_hf.errors import ViMLError
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS, windows
-from viml_hf.modeling.encoder_names import loading, locate_encoder
 from viml_hf.modeling.modeling_deepsim import DeepSimForMusicTagging
 from viml_hf.modeling.modeling_mel_statistics import MelStatisticsForMusicTagging
 from viml_hf.processing.audio_decoding import iter_audio_segments, resample
@@ -26,7 +25,7 @@ from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtracto
 from viml_hf.processing.media import MediaSegment, MediaSource, iter_segments
 from viml_hf.processing.segments import window_starts
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
-from viml_hf.tagging.track_tags import TrackTags
+from viml_hf.tagging.track_tags import DEFAULT_THRESHOLD, TrackTags
 
 Audio = MediaSource | np.ndarray
 
@@ -57,6 +56,10 @@ class MusicTagger(ABC):
         window: Samples that its network hears at once.
     """
 
+    threshold = DEFAULT_THRESHOLD  # of the tags that hold
+    coverage: str | None = None  # what its labels mean, where they are others'
+    clip_rows = CLIP_SEGMENTS  # rows of `_rows` in a clip
+
     def __init__(self, tags: Sequence[tuple[str, str]], sampling_rate: int, window: int):
         self.tags = tuple(tags)
         self.sampling_rate = sampling_rate
@@ -86,14 +89,18 @@ class MusicTagger(ABC):
             MediaDecodeError: The file cannot be decoded, or has no sound.
             ViMLError: The waveform is no row of finite samples.
         """
-        total, seconds = torch.zeros(len(self.tags), dtype=torch.float64), 0.0
-        for segment, row in self._rows(audio, sampling_rate, start=start or 0.0, end=end):
-            total += (segment.end - segment.start) * row
+        return self._named(self.mean_confidences(audio, sampling_rate, start=start or 0.0, end=end))
+
+    def mean_confidences(self, audio: Audio, sampling_rate: int | None = None, **excerpt: Any) -> Tensor:
+        """The mean of `confidences` over a track or an excerpt of it, `(tags,)`; arguments and errors are `tag`'s."""
+        total, seconds = torch.zeros(1, dtype=torch.float64), 0.0
+        for segment, row in self._rows(audio, sampling_rate, **excerpt):
+            total = total + (segment.end - segment.start) * row
             seconds += segment.end - segment.start
-        return self._named(total / seconds)
+        return total / seconds
 
     def tag_clips(self, audio: Audio, sampling_rate: int | None = None) -> list[ClipTags]:
-        """The 30 s clips of a track with their tags, one every 10 s; a shorter track is one clip.
+        """The 30 s clips of a track with their tags, one every 10 s (MusiCNN: 3 s); a shorter track is one clip.
 
         Arguments and errors are those of `tag`.
         """
@@ -102,7 +109,7 @@ class MusicTagger(ABC):
             bounds.append((segment.start, segment.end))
             rows.append(row)
         clips = []
-        for first, stop in windows(len(rows), CLIP_SEGMENTS):
+        for first, stop in windows(len(rows), self.clip_rows):
             lengths = torch.tensor([end - start for start, end in bounds[first:stop]], dtype=torch.float64)
             mean = lengths / lengths.sum() @ torch.stack(rows[first:stop])
             clips.append(ClipTags(bounds[first][0], bounds[stop - 1][1], self._named(mean)))
@@ -246,35 +253,3 @@ class ClapTagger(MusicTagger):
         embeds = torch.nn.functional.normalize(embeds.float(), dim=-1)
         scale = self.model.logit_scale_a.float().exp()
         return (scale * (embeds @ self.text_embeds.T - embeds @ self.neutral_embeds.T)).sigmoid().cpu()
-
-
-def load_tagger(name: str, vocabulary: TagVocabulary | None = None, **kwargs: Any) -> MusicTagger:
-    """Load a tagger by its name.
-
-    Args:
-        name: `deepsim:FOLDER_OR_HUB_ID[@REVISION]`, `clap[:FOLDER_OR_HUB_ID[@REVISION]]`, or a folder or Hub id.
-        vocabulary: The tags of a zero-shot tagger; a trained one has its own.
-        kwargs: Passed to each `from_pretrained`.
-
-    Raises:
-        ValueError: The name is none, or of a model that does not tag.
-        OSError: It cannot be read.
-
-    Example:
-        >>> load_tagger("descriptors")
-        Traceback (most recent call last):
-            ...
-        viml_hf.errors.ViMLError: 'descriptors': no tagger; give `clap`, `clap:HUB_ID`, or a trained tagger's folder
-    """
-    hub_id, options = locate_encoder(name, kwargs)
-    model_type = None
-    if hub_id is not None:
-        with loading(name, "config"):
-            model_type = PreTrainedConfig.get_config_dict(hub_id, **options)[0].get("model_type")
-        for tagger in (DeepSimTagger, MelStatisticsTagger):
-            if model_type == tagger.model_class.config_class.model_type:
-                return tagger.from_pretrained(hub_id, **options)
-        if model_type == "clap":
-            with loading(name, "weights"):
-                return ClapTagger.from_pretrained(hub_id, vocabulary, **options)
-    raise ViMLError(f"{name!r}: no tagger; give `clap`, `clap:HUB_ID`, or a trained tagger's folder")
