@@ -69,6 +69,8 @@ _PUBLIC = {
     "Recommendation": "retrieval.recommender",
     "Recommender": "retrieval.recommender",
     "QueryLimits": "retrieval.query_limits",
+    "find_cuts": "analysis.shots",
+    "write_timeline": "soundtrack.edit_timeline",
     "Moment": "soundtrack.moment",
     "find_moments": "soundtrack.moment",
     "write_preview": "soundtrack.preview",

@@ -217,9 +217,15 @@ def test_the_command_writes_previews_and_a_page(tmp_path, library, viml, monkeyp
         viml("index", tmp_path / "music", "-o", tmp_path / "index", "--model", model, "--workers", 1, "--quiet")[0] == 0
     )
     common = ["--index", tmp_path / "index", "-o", tmp_path / "out"]
-    status, lines, _ = viml("preview", video, *common, "--json")
-    results = json.loads("\n".join(lines))["results"]
+    timeline = tmp_path / "clip.otio"
+    status, lines, _ = viml("preview", video, *common, "--json", "--timeline", timeline, "--cut-weight", 0.5)
+    answer = json.loads("\n".join(lines))
+    results = answer["results"]
     assert status == 0
+    music = json.loads(timeline.read_text())["tracks"]["children"][1]["children"]
+    in_timeline = [clip["source_range"]["start_time"]["value"] / RATE for clip in music]
+    assert in_timeline == pytest.approx([start for start, _ in results[0]["pieces"]], abs=2e-5)
+    assert viml("preview", video, *common, "--timeline", "clip.xml")[0] == 2
     assert {result["track"] for result in results} == {"1.wav", "2.wav"}  # the tone is too short
     page = (tmp_path / "out" / "index.html").read_text()
     assert all(f'src="{result["rank"]}.mp4"' in page for result in results)

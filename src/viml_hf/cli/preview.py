@@ -7,6 +7,7 @@ from typing import Any
 
 from viml_hf.errors import ViMLError, shown, unreadable
 
+TIMELINES = (".otio", ".fcpxml", ".edl")
 ORIGINAL_SOUND = ("sound", "speech", "keep", "replace")
 
 
@@ -24,6 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "lower the music where the video has sound or speech, keep its sound as it is, or replace it (default: sound)"
     )
     add("--original-sound", choices=ORIGINAL_SOUND, default="sound", help=about)
+    add("--timeline", metavar="FILE", help="write the best one as a timeline too: .otio, .fcpxml or .edl")
+    add(
+        "--cut-weight",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="prefer moments whose beats the video's cuts fall on (default: 0)",
+    )
     add("--json", action="store_true", help="print JSON")
 
 
@@ -31,6 +40,8 @@ def check(options: argparse.Namespace) -> None:
     """Refuse what can be refused before anything is loaded."""
     if options.k < 1:
         raise ViMLError(f"-k {options.k}: give the number of tracks, 1 or more")
+    if options.timeline is not None and not options.timeline.lower().endswith(TIMELINES):
+        raise ViMLError(f"--timeline {options.timeline}: it ends in one of {', '.join(TIMELINES)}; rename it")
     try:
         os.stat(options.video)
     except OSError as error:
@@ -39,7 +50,9 @@ def check(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the previews."""
+    from viml_hf.analysis.shots import find_cuts
     from viml_hf.retrieval.recommender import Recommender
+    from viml_hf.soundtrack.edit_timeline import write_timeline
     from viml_hf.soundtrack.previews import PAGE, Candidate, preview_recommendations
 
     def facts(one: Candidate) -> dict[str, Any]:
@@ -55,15 +68,29 @@ def run(options: argparse.Namespace) -> None:
             "pieces": moment.pieces,
             "beats": moment.beats,
             "downbeats": moment.downbeats,
+            "cuts_on_beats": one.cuts_on_beats,
             "loudness": levels.loudness if levels.loudness > float("-inf") else None,
             "true_peak": levels.true_peak if levels.true_peak > float("-inf") else None,
         }
 
     recommender = Recommender.from_pretrained(options.model, index=options.index)
-    how = {"where": options.where, "original_sound": options.original_sound}
-    found = preview_recommendations(recommender, options.video, options.text, options.k, folder=options.output, **how)
+    cuts = find_cuts(options.video)
+    found = preview_recommendations(
+        recommender,
+        options.video,
+        options.text,
+        options.k,
+        folder=options.output,
+        where=options.where,
+        original_sound=options.original_sound,
+        cuts=cuts,
+        cut_weight=options.cut_weight,
+    )
+    if options.timeline is not None:
+        best = found[0]
+        write_timeline(options.timeline, options.video, best.preview.duration, best.found.path, best.moment, cuts)
     if options.json:
-        query = {"video": options.video, "text": options.text}
+        query = {"video": options.video, "text": options.text, "cuts": cuts}
         print(json.dumps({"query": query, "results": [facts(one) for one in found]}, indent=1))
         return
     for one in found:

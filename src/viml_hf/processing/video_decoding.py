@@ -120,6 +120,27 @@ def iter_video_segments(
     yield from iter_segments((frame[np.newaxis] for frame in frames), fps)
 
 
+def iter_shown_pictures(source: MediaSource, *, short_side: int) -> Iterator[tuple[np.ndarray, float, float]]:
+    """Decodes every picture of a video, with the seconds from when to when it is shown.
+
+    Args:
+        source: A path, or the bytes of a whole file.
+        short_side: Pixels of the shorter side.
+
+    Yields:
+        RGB pictures `(height, width, 3)` uint8, start and end in seconds after the beginning of the file.
+
+    Raises:
+        MediaDecodeError: As `iter_frames`.
+    """
+    with open_stream(source, "video") as stream:
+        scale = FrameScaler(source, stream, short_side)
+        for frame, start, end in _timed_frames(stream, source, DecodeReport(), file_clock(stream.container)):
+            yield scale(frame), float(start), float(end)
+            if end > MAX_SECONDS:
+                raise too_long(source, "video")
+
+
 class FrameScaler:
     """Makes upright RGB pictures `(height, width, 3)` of one size out of decoded frames."""
 

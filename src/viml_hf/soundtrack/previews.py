@@ -2,12 +2,14 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from jinja2 import Environment
 
+from viml_hf.analysis.shots import cuts_on_beats
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.features.atomic_files import replacing
 from viml_hf.retrieval.recommender import Recommendation, Recommender
@@ -22,11 +24,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Candidate:
-    """One recommended track with the moment that was chosen, and its preview."""
+    """One recommended track with the moment that was chosen, and its preview.
+
+    Args:
+        found: The recommendation.
+        moment: Which part of the track.
+        preview: The file.
+        cuts_on_beats: How well the video's cuts fall on the moment's beats, in [0, 1].
+    """
 
     found: Recommendation
     moment: Moment
     preview: Preview
+    cuts_on_beats: float
 
 
 def preview_recommendations(
@@ -38,6 +48,8 @@ def preview_recommendations(
     folder: str | os.PathLike[str],
     where: str | None = None,
     original_sound: OriginalSound = "sound",
+    cuts: Sequence[float] = (),
+    cut_weight: float = 0.0,
 ) -> list[Candidate]:
     """Write a preview of each of the k best tracks and the page `index.html` that plays them, into a folder.
 
@@ -52,11 +64,18 @@ def preview_recommendations(
         folder: Where to write; made if missing. Files are named by rank.
         where: See [`Recommender.recommend`].
         original_sound: See [`write_preview`].
+        cuts: Seconds of the video at which it cuts, from [`find_cuts`].
+        cut_weight: Of three moments of a track that fit well, the one is taken whose similarity plus this weight times
+            `cuts_on_beats` is highest. 0 takes the one that fits best.
 
     Raises:
-        ViMLError: The query is of no use, or none of the tracks is.
+        ViMLError: `cut_weight` is below 0, or without `cuts`; the query is of no use, or none of the tracks is.
         MediaDecodeError: The video cannot be decoded or copied.
     """
+    if not 0 <= cut_weight < float("inf") or (cut_weight and not cuts):
+        raise ViMLError(
+            f"cut_weight={cut_weight} for a video with {len(cuts)} cuts: give 0 or more, and 0 where there are no cuts"
+        )
     duration = look_at(video).duration
     ranking = recommender.recommend(video, text, k, where=where)
     query = recommender.embed_query(video, text)
@@ -64,16 +83,24 @@ def preview_recommendations(
     for found in ranking:
         length, start = max(duration, SHORTEST), max(0.0, found.start - duration)
         try:
-            (moment,) = find_moments(
-                recommender.encoder, found.path, query, length, start=start, end=found.end + duration
+            moments = find_moments(
+                recommender.encoder,
+                found.path,
+                query,
+                length,
+                count=3 if cut_weight else 1,
+                start=start,
+                end=found.end + duration,
             )
+            fit = {moment: cuts_on_beats(cuts, moment.beats)[0] for moment in moments}
+            moment = max(moments, key=lambda one: (one.score or 0.0) + cut_weight * fit[one])
             output = Path(folder) / f"{found.rank}"
             preview = write_preview(video, found.path, output, moment, original_sound=original_sound)
         except ViMLError as error:
             reasons.append(f"{found.track}: {in_one_line(error)}")
             logger.warning("left out: %s", reasons[-1])
             continue
-        candidates.append(Candidate(found, moment, preview))
+        candidates.append(Candidate(found, moment, preview, fit[moment]))
     if not candidates:
         raise ViMLError(reasons[0] if reasons else "no track meets the condition: give another one")
     write_page(Path(folder) / PAGE, Path(video).name, text, candidates)
