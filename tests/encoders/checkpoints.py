@@ -1,7 +1,8 @@
 """Tiny random checkpoints of base encoders, as they lie on the Hub: config, weights, preprocessor, tokenizer, card."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import (
     ASTConfig,
     ASTFeatureExtractor,
     ASTForAudioClassification,
+    AutoConfig,
     BertConfig,
     BertModel,
     ClapConfig,
@@ -25,6 +27,7 @@ from transformers import (
     PeAudioFeatureExtractor,
     PeAudioVideoConfig,
     PeAudioVideoModel,
+    PeVideoEncoderConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     SiglipConfig,
@@ -41,6 +44,7 @@ from transformers import (
     XLMRobertaConfig,
     XLMRobertaModel,
 )
+from transformers.configuration_utils import SubConfigSpec
 
 from viml_hf import DeepSimConfig, DeepSimFeatureExtractor, DeepSimModel, MediaEncoder
 from viml_hf.modeling.encoder_families import FAMILIES, MODALITIES
@@ -134,6 +138,15 @@ def clap(folder: Path, fusion: bool = False) -> PreTrainedModel:
     return save(model, folder)
 
 
+@contextmanager
+def pe_av_without_timm() -> Iterator[None]:
+    """PE-AV's picture tower is one of timm, which needs torchvision; any classifier of transformers does its part."""
+    before = PeVideoEncoderConfig.sub_configs_defaults
+    PeVideoEncoderConfig.sub_configs_defaults = {"vision_config": SubConfigSpec(AutoConfig, model_type="vit")}
+    yield
+    PeVideoEncoderConfig.sub_configs_defaults = before
+
+
 def pe_av(folder: Path) -> PreTrainedModel:
     """PE-AV: 24 px pictures, a segment's frames at once; sound at 8 kHz; both of width 16."""
     torch.manual_seed(0)
@@ -163,6 +176,9 @@ def pe_av(folder: Path) -> PreTrainedModel:
     )
     word_tokenizer(folder)
     return save(model, folder)
+
+
+pe_av_class = pe_av  # another part of the same checkpoint
 
 
 def deepsim(folder: Path) -> PreTrainedModel:
@@ -261,7 +277,7 @@ def xlm_roberta(folder: Path) -> PreTrainedModel:
     return save(XLMRobertaModel(config), folder)
 
 
-MAKERS: dict[str, Callable[[Path], PreTrainedModel]] = {
+MAKERS: dict[str, Callable[[Path], PreTrainedModel]] = {"pe_av_class": pe_av_class} | {
     maker.__name__: maker
     for maker in (clip, siglip, clap, pe_av, deepsim, ast, wav2vec2, wav2vec2_base, whisper, mert, bert, xlm_roberta)
 }

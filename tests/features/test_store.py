@@ -643,3 +643,21 @@ def test_every_journal_line_is_parsed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(json, "loads", lambda text: parsed.append(len(text)) or loads(text))
     StoreWriter(tmp_path, SPEC, np.zeros(4))
     assert len([length for length in parsed if length > 300]) == 11  # ten shards and the spec
+
+
+def test_a_store_from_before_there_were_spaces_names_class_tokens(tmp_path):
+    """`pe_av` has contrastive heads since then; features that were made before it are still what they were."""
+    encoders = {"video": "pe_av:some/folder@abc", "audio": "pe_av", "text": "clip"}
+    fill(tmp_path, range(3), spec=replace(SPEC, encoders=encoders))
+    assert Store(tmp_path).spec.encoders == encoders
+    for name in ("spec.json", "store.json"):
+        content = json.loads((tmp_path / name).read_text())
+        del content.get("spec", content)["spaces"]
+        content.pop("sha256", None)
+        (tmp_path / name).write_text(json.dumps(sealed(content) if name == "store.json" else content))
+    now = {"video": "pe_av_class:some/folder@abc", "audio": "pe_av_class", "text": "clip"}
+    assert Store(tmp_path).spec.encoders == now
+    with pytest.raises(ViMLError, match=r"holds features with encoders=.*pe_av_class:some/folder@abc"):
+        fill(tmp_path, range(4), spec=replace(SPEC, encoders=encoders))
+    fill(tmp_path, range(4), spec=replace(SPEC, encoders=now))
+    assert Store(tmp_path).spec.encoders == now

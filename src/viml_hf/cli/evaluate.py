@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from viml_hf.cli.shared import MODEL_HELP
 from viml_hf.cli.train import QUERIES
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ COLUMNS = ("R@1", "R@5", "R@10", "MR", "MRR", "mean_log_rank")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", metavar="MODEL", help="model folder or Hub id")
+    add("model", metavar="MODEL", help=MODEL_HELP)
     add("store", metavar="STORE", help="folder of a store")
     add(
         "--query",

@@ -2,10 +2,12 @@
 
 import argparse
 
+from viml_hf.cli.shared import MODEL_HELP
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", metavar="MODEL", help="model folder or Hub id")
+    add("model", metavar="MODEL", help=MODEL_HELP)
     add("-o", "--output", required=True, metavar="DIR", help="a new folder; export.json explains it")
     add("--format", choices=["onnx", "torch"], default="onnx", help="kind of file (default: onnx)")
     add(

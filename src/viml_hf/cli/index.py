@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from viml_hf.cli.shared import read_media
+from viml_hf.cli.shared import MODEL_HELP, read_media
 from viml_hf.errors import ViMLError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("music", metavar="MUSIC", nargs="?", help="folder of music, a manifest (see `viml extract`), or one file")
     add("-o", "--output", required=True, metavar="INDEX", help="folder of the index; a rerun goes on")
-    add("--model", help="model folder or Hub id; needed with MUSIC, but to add to an index")
+    add("--model", help=f"{MODEL_HELP}; needed with MUSIC, but to add to an index")
     add("--workers", type=int, help="processes (default: one per core)")
     add("--quiet", action="store_true", help="no progress bar")
     add(
@@ -70,6 +70,7 @@ def run(options: argparse.Namespace) -> None:
 def _index_music(options: argparse.Namespace) -> "MusicIndex":
     """Index MUSIC; what an earlier run into the same folder has analysed is kept."""
     from viml_hf.encoders.media_encoder import best_device
+    from viml_hf.modeling.encoder_names import lasting_name
     from viml_hf.retrieval.index import MusicIndex
     from viml_hf.retrieval.index_changes import added_to, change_index, replace_index
     from viml_hf.retrieval.indexing import FEATURES_FOLDER, build_index
@@ -82,7 +83,7 @@ def _index_music(options: argparse.Namespace) -> "MusicIndex":
         given = MusicIndex.load(options.output).model
     items = read_media(options.music).items
     encoder = load_encoder_and_model(given, device=best_device())
-    model = str(Path(given).resolve()) if Path(given).is_dir() else given
+    model = lasting_name(given, encoder.info["audio"].revision if encoder.info else None)
 
     def build(previous: MusicIndex | None, features: Path | None) -> MusicIndex:
         return build_index(

@@ -2,15 +2,21 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from viml_hf.hub.card_facts import OwnerFacts
     from viml_hf.hub.publishing import Publication
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", metavar="MODEL", help="folder of a saved model")
+    add(
+        "model",
+        metavar="MODEL",
+        help="folder of a saved model, or an encoder as for `viml index`",
+    )
     add("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub; made if there is none")
     add("--with-code", action="store_true", help="so that it loads where viml_hf is not installed")
     add("--private", action="store_true", help="make the repo private; refused where it is public")
@@ -26,10 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Show what is to be uploaded, and upload it."""
     from viml_hf.hub.card_facts import OwnerFacts
-    from viml_hf.hub.publishing import plan_publication, publish
+    from viml_hf.retrieval.model_loading import saved_folder
 
     owner = OwnerFacts(options.licence, tuple(options.dataset), tuple(options.language), options.data)
-    publication = plan_publication(options.model, options.repo_id, with_code=options.with_code, owner=owner)
+    with saved_folder(options.model) as folder:
+        _publish(folder, owner, options)
+
+
+def _publish(folder: Path, owner: "OwnerFacts", options: argparse.Namespace) -> None:
+    from viml_hf.hub.publishing import plan_publication, publish
+
+    publication = plan_publication(folder, options.repo_id, with_code=options.with_code, owner=owner)
     print(_summary(publication, private=options.private))
     if options.dry_run:
         print(f"\nREADME.md:\n\n{publication.card}\nnothing was uploaded (--dry-run)")

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("video", nargs="?", metavar="VIDEO", help="video file; leave it out to ask by text alone")
     add("--text", help='what the music should be like, such as "upbeat pop with female vocals"')
     add("--index", required=True, help="folder made by `viml index`, or milvus:…")
-    add("--model", help="model folder or Hub id; by default the one that made the index")
+    add("--model", help="model folder, Hub id or encoder; by default the one that made the index")
     add("-k", type=int, default=10, help="how many tracks (default: 10)")
     add(
         "--where",

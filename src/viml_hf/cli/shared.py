@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from viml_hf.features.store import Store
 
 
+MODEL_HELP = "model folder, Hub id, or an encoder that ranks without training: pe_av:facebook/pe-av-small"
+
+
 def add_encoder_options(parser: argparse.ArgumentParser, *modalities: str) -> None:
     """The option of each modality's encoder."""
     for modality in modalities:

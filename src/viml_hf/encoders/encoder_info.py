@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from viml_hf.errors import ViMLError
 from viml_hf.modeling.encoder_families import KNOWN_LICENCES, tower_of
 from viml_hf.modeling.encoder_names import locate_encoder, revision_of
-from viml_hf.modeling.frozen_encoders import takes_whole_segments, weights_dtype
+from viml_hf.modeling.frozen_encoders import shared_space, takes_whole_segments, weights_dtype
 from viml_hf.processing.encoder_inputs import window_samples
 from viml_hf.processing.processing_viml import ViMLProcessor
 from viml_hf.processing.segments import FRAMES_PER_SECOND
@@ -46,6 +46,7 @@ class EncoderInfo:
     dtype: str  # of its weights
     licence: str | None = None  # of its weights, if its card states one
     revision: str | None = None  # commit on the Hub
+    space: str | None = None  # two encoders of one space give embeddings that can be compared
 
     @property
     def non_commercial(self) -> bool:
@@ -72,7 +73,8 @@ def encoder_info(
             "commercially."
         )
     model_type, dtype = encoder.config.model_type, dtype_name(encoder)
-    return EncoderInfo(name, model_type, width, rate, window, dtype, licence, revision)
+    space = shared_space(name, encoder.config, **kwargs)
+    return EncoderInfo(name, model_type, width, rate, window, dtype, licence, revision, space)
 
 
 def dtype_name(encoder: PreTrainedModel) -> str:

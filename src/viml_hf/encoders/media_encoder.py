@@ -15,6 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from viml_hf.encoders.encoder_info import EncoderInfo, dtype_name, encoder_info, resolve_dtypes
+from viml_hf.errors import ViMLError
+from viml_hf.modeling.encoder_families import DESCRIPTORS, FAMILIES, MODALITIES, joint_modalities
+from viml_hf.modeling.encoder_names import parse_encoder_name
 from viml_hf.modeling.frozen_encoders import takes_whole_segments
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 from viml_hf.processing.inputs import Audio, Video
@@ -97,6 +100,7 @@ class MediaEncoder:
         threads: int | None = None,
         device: str | torch.device = "cpu",
         describe: bool = True,
+        heads: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> "MediaEncoder":
         """Load encoders by their names, as in [`ViMLForMusicRetrieval.from_encoders`].
@@ -110,10 +114,11 @@ class MediaEncoder:
             threads: See the class.
             device: Device of the encoders.
             describe: Look up licences and revisions for `info`, and warn of licences that forbid commercial use.
+            heads: Fields of [`ViMLConfig`] for the heads, whose weights are random.
             kwargs: Passed to each `from_pretrained` (`local_files_only`, `cache_dir`, `token`, …).
         """
         names = {"video": video, "text": text, "audio": audio}
-        model = ViMLForMusicRetrieval.from_encoders(**names, encoder_kwargs=kwargs)  # type: ignore[arg-type]
+        model = ViMLForMusicRetrieval.from_encoders(**names, encoder_kwargs=kwargs, **heads or {})  # type: ignore[arg-type]
         model.config.encoder_dtypes = resolve_dtypes(dtypes, model.encoders, device)
         model.cast_encoders()
         processor = ViMLProcessor.from_encoders(**names, fast=fast, **kwargs)
@@ -125,6 +130,40 @@ class MediaEncoder:
                 for modality, part in model.encoders.items()
             }
         return encoder
+
+    @classmethod
+    def from_joint(cls, name: str, **options: Any) -> "MediaEncoder":
+        """Load a model that ranks without training: an encoder whose checkpoint embeds music and queries in one space.
+
+        Its towers are the mean of a file's segments, and its score is the similarity of music to the video plus
+        `text_weight` times that to the text. `.model` is saved, published and trained on as any other.
+
+        Args:
+            name: `NAME[:HUB_ID[@REVISION]]`, such as `pe_av:facebook/pe-av-small`, or `NAME:FOLDER`.
+            options: As for `from_names`; `heads` are further fields of [`ViMLConfig`], such as `text_weight`.
+
+        Raises:
+            ViMLError: The encoder embeds no music, or nothing to compare it with, in one space.
+
+        Example:
+            >>> MediaEncoder.from_joint("clip:openai/clip-vit-base-patch32")
+            Traceback (most recent call last):
+            ...
+            viml_hf.errors.ViMLError: clip:openai/clip-vit-base-patch32: its joint space has video and text, but a ...
+        """
+        family = parse_encoder_name(name).name
+        has = joint_modalities(family)
+        asked = [modality for modality in has if modality != "audio"]
+        if "audio" not in has or not asked:
+            found = f"its joint space has {' and '.join(has)}" if has else "it has no joint space"
+            able = [f for f in FAMILIES if len(joint_modalities(f)) > 1 and "audio" in joint_modalities(f)]
+            raise ViMLError(
+                f"{name}: {found}, but a model that ranks music needs audio with video or text in one: give "
+                f"{' or '.join(able)}, or the folder of a trained model"
+            )
+        names: Any = {modality: name if modality in has else DESCRIPTORS for modality in MODALITIES}
+        heads = {"encoder": "identity", "fusion": "late", "query_modalities": asked}
+        return cls.from_names(**names, **options | {"heads": heads | (options.get("heads") or {})})
 
     @property
     def widths(self) -> dict[str, int]:

@@ -199,6 +199,7 @@ def store_spec(names: dict[str, str], encoder: MediaEncoder) -> StoreSpec:
         revisions={modality: info.revision for modality, info in encoder.info.items()},
         licences={modality: info.licence for modality, info in encoder.info.items()},
         fast=encoder.processor.fast,
+        spaces={modality: info.space for modality, info in encoder.info.items() if info.space},
     )
 
 

@@ -36,6 +36,7 @@ from viml_hf.features.store_format import (
     read_items,
     read_journal,
     shard_name,
+    with_todays_names,
 )
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ class Store:
     def _read_spec(self, description: dict[str, Any]) -> StoreSpec:
         try:
             if misfit(description.get("spec"), _SPEC) is None and min(description["spec"]["widths"].values()) > 0:
-                return StoreSpec(**description["spec"])
+                return StoreSpec(**with_todays_names(description["spec"]))
         except TypeError:  # a field that no spec has
             pass
         raise ViMLError(f"{self.folder / STORE_FILE}: the file is damaged; run the extraction again")

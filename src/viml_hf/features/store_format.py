@@ -1,6 +1,7 @@
 """What a store's folder holds: names of its files, its items and row ranges, and how these are read and written."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,7 @@ class StoreSpec:
         revisions: Commit per modality of the encoder; information only, as the fingerprints decide.
         licences: Licence per modality of the encoder; information only.
         fast: Whether only reference frames of the videos were decoded.
+        spaces: The joint space of those modalities whose encoder has one: rows of one space can be compared.
     """
 
     encoders: dict[str, str]
@@ -59,6 +61,7 @@ class StoreSpec:
     revisions: dict[str, str | None] = field(default_factory=dict)
     licences: dict[str, str | None] = field(default_factory=dict)
     fast: bool = False
+    spaces: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,17 @@ def split_fields(fields: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """The fields that have a column, and all others as JSON, among them those whose type is not the column's."""
     known = {name: value for name, value in fields.items() if type(value) is FIELD_TYPES.get(name)}
     return known, json.dumps({name: fields[name] for name in fields.keys() - known.keys()}, sort_keys=True)
+
+
+def with_todays_names(spec: dict[str, Any]) -> dict[str, Any]:
+    """A spec as it was written, with the names that its encoders have now.
+
+    Where nothing is said of spaces, it is from before `pe_av` had its contrastive heads: it means the class tokens.
+    """
+    encoders = spec.get("encoders")
+    if "spaces" in spec or not isinstance(encoders, dict):
+        return spec
+    return spec | {"encoders": {m: re.sub(r"^pe_av(?=:|$)", "pe_av_class", str(one)) for m, one in encoders.items()}}
 
 
 def item_from_record(record: dict[str, Any]) -> StoreItem:

@@ -31,12 +31,13 @@ from viml_hf.features.store_format import (
     item_from_record,
     read_journal,
     shard_name,
+    with_todays_names,
     write_items,
 )
 
 SPEC_FILE = "spec.json"
 # The fingerprints say whether features are the same; these say where they come from.
-INFORMATION = ("revisions", "licences")
+INFORMATION = ("revisions", "licences", "spaces")
 OWN_FILE = re.compile(rf"({'|'.join(MODALITIES)})-\d+\.safetensors|.*\.tmp")
 
 
@@ -275,7 +276,7 @@ class StoreWriter:
         found = read_json(path, dict, "delete it, if the features in its folder are still those that are wanted")
         if found is not None:
             # What an older version did not write is as by default.
-            known = asdict(StoreSpec({}, {})) | found
+            known = asdict(StoreSpec({}, {})) | with_todays_names(found)
             for name in sorted(known.keys() - INFORMATION):
                 if known[name] != given.get(name):
                     raise ViMLError(

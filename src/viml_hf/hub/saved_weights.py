@@ -24,7 +24,7 @@ PARTS = (
 # The names of the files that `save_pretrained` writes weights into.
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 # Floating-point tensors that are saved but are no parameters, by the end of their names.
-BUFFERS = ("null_text_features", "running_mean", "running_var")
+BUFFERS = ("null_text_features", "centre", "running_mean", "running_var")
 
 
 def parameter_counts(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
@@ -51,7 +51,7 @@ def heads_settings(config: ViMLConfig) -> dict[str, Any]:
     # Fields that say nothing of a model are left out: those that are older than the field keep their checksums.
     if not settings["query_bank_size"]:
         del settings["query_bank_size"]
-    if not config.has_parts:
+    if not config.has_parts and settings["fusion"] != "late":
         del settings["text_weight"]
     return settings
 

@@ -17,7 +17,9 @@ from .configuration_descriptors import (
     ViMLTextDescriptorsConfig,
     ViMLVideoDescriptorsConfig,
 )
+from .configuration_pe_av import PE_AV_CONFIGS
 
+JOINT_ENCODERS = ("identity", "residual")
 # Trainer would otherwise hand `compute_metrics` the logits of each batch, and with them a recall among the batch only.
 NOT_FOR_METRICS = [
     "logits_per_query",
@@ -42,10 +44,12 @@ class ViMLConfig(PreTrainedConfig):
         audio_dim: Width of the music base features (256 for DeepSim).
         text_dim: Width of the text base features (512 for CLIP ViT-B/32).
         hidden_size: Width inside the towers.
-        projection_dim: Width of the embeddings. `fusion="addition"` needs it equal to `hidden_size`, and with
-            `"concatenation"` each part has half of it.
+        projection_dim: Width of the embeddings. `fusion="addition"` and `"late"` need it equal to `hidden_size`;
+            with `"concatenation"` each part has half of it.
         encoder: What a tower is: `"transformer"`, `"mlp"` (residual blocks, row by row) or `"linear"` (the linear
-            stack of Prétet et al. over the mean of the rows). The paper uses Transformers.
+            stack of Prétet et al. over the mean of the rows). The paper uses Transformers. Two are for encoders of one
+            joint space, whose widths are all equal: `"identity"` (the mean of the rows: a model without training) and
+            `"residual"` (the same and residual blocks, which begin as nothing).
         num_hidden_layers: Layers per tower. The paper states 2 for the text tower and leaves the others open.
         audio_num_hidden_layers: Layers of the audio tower; `None` means `num_hidden_layers`.
         num_attention_heads: Attention heads (open in the paper; 8 as in the nearest published recipe).
@@ -59,10 +63,11 @@ class ViMLConfig(PreTrainedConfig):
         pooling: `"mean"` over the valid rows, or `"cls"` (open in the paper).
         query_modalities: What a query is made of: `["video", "text"]`, `["video"]` or `["text"]`.
         fusion: How the pooled video and text become one query: `"transformer"`, `"mlp"`, `"linear"`, `"addition"`
-            (paper table 4), or `"concatenation"`: query and music have a part for the video and one for the text, each
-            with towers and a loss of its own. Without text the ranking is that of the model without a text part.
+            (paper table 4); `"concatenation"`: query and music have a part for the video and one for the text, each
+            with towers and a loss of its own, and without text the ranking is that of the model without a text part;
+            or `"late"`: the sum of the two, each of length 1, which no training made.
         num_fusion_layers: Layers of the `"transformer"` fusion: 1 or 2 in table 4.
-        text_weight: Weight of the text part's cosine beside that of the video part, with `fusion="concatenation"`.
+        text_weight: Weight of the text's cosine beside that of the video, with `"concatenation"` and `"late"`.
         loss: `"info_nce"` (paper equation 2, a sum over both directions) or `"triplet"` (Prétet et al.).
         temperature: Temperature of InfoNCE, 0.03 in the paper.
         learned_temperature: Learn the temperature, kept in [0.005, 1].
@@ -95,7 +100,7 @@ class ViMLConfig(PreTrainedConfig):
     text_dim: int = 512
     hidden_size: int = 256
     projection_dim: int = 256
-    encoder: Literal["transformer", "mlp", "linear"] = "transformer"
+    encoder: Literal["transformer", "mlp", "linear", "identity", "residual"] = "transformer"
     num_hidden_layers: int = 2
     audio_num_hidden_layers: int | None = None
     num_attention_heads: int = 8
@@ -108,7 +113,7 @@ class ViMLConfig(PreTrainedConfig):
     max_position_embeddings: int = 512
     pooling: Literal["mean", "cls"] = "mean"
     query_modalities: list[Literal["video", "text"]] = field(default_factory=lambda: ["video", "text"])
-    fusion: Literal["transformer", "mlp", "linear", "addition", "concatenation"] = "transformer"
+    fusion: Literal["transformer", "mlp", "linear", "addition", "concatenation", "late"] = "transformer"
     num_fusion_layers: int = 2
     text_weight: float | int = 0.5
     loss: Literal["info_nce", "triplet"] = "info_nce"
@@ -150,7 +155,9 @@ class ViMLConfig(PreTrainedConfig):
         return self.num_hidden_layers
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Forget where a folder has code: see `_without_pointers`."""
+        """Forget where a folder has code: see `_without_pointers`. Towers in a joint space keep its width."""
+        if self.encoder in JOINT_ENCODERS and self.hidden_size == self.projection_dim == type(self).hidden_size:
+            self.hidden_size = self.projection_dim = self.audio_dim
         super().__post_init__(**_without_pointers(kwargs))
 
     def validate_query_modalities(self) -> None:
@@ -193,6 +200,14 @@ class ViMLConfig(PreTrainedConfig):
                 f"intermediate_size={self.intermediate_size} cannot be halved for {deepest} layers: give a larger one, "
                 "2048 as in VM-Net, or fewer layers."
             )
+        used = {f"{one}_dim": self.base_feature_dim(one) for one in ("audio", *self.query_modalities)}
+        widths = used | {"hidden_size": self.hidden_size, "projection_dim": self.projection_dim}
+        if self.encoder in JOINT_ENCODERS and len(set(widths.values())) > 1:
+            raise ValueError(
+                f"encoder={self.encoder!r} is for features of one joint space, but "
+                f"{', '.join(f'{name}={width}' for name, width in widths.items())}: give equal widths, of encoders of "
+                "one space, or another encoder."
+            )
         heads = self.num_attention_heads
         if heads < 1:
             raise ValueError(f"num_attention_heads={heads}: give a whole number of at least 1.")
@@ -207,9 +222,9 @@ class ViMLConfig(PreTrainedConfig):
                 f'fusion="concatenation" needs an even projection_dim, not {self.projection_dim}: half of it is for '
                 "the video, half for the text."
             )
-        if self.fusion == "addition" and self.hidden_size != self.projection_dim:
+        if self.fusion in ("addition", "late") and self.hidden_size != self.projection_dim:
             raise ValueError(
-                f'fusion="addition" needs hidden_size={self.hidden_size} equal to projection_dim='
+                f'fusion="{self.fusion}" needs hidden_size={self.hidden_size} equal to projection_dim='
                 f"{self.projection_dim}: make them equal or take another fusion."
             )
         if self.fusion == "transformer" and self.projection_dim % heads:
@@ -328,7 +343,7 @@ def _encoder_config(name: str, value: dict) -> PreTrainedConfig:
     model_type = kwargs.pop("model_type", None)
     if model_type is None:
         raise ValueError(f"{name} has no model_type: give the dict of a transformers config, or the config itself.")
-    own_configs = {**DESCRIPTOR_CONFIGS, DeepSimConfig.model_type: DeepSimConfig}
+    own_configs = {**DESCRIPTOR_CONFIGS, **PE_AV_CONFIGS, DeepSimConfig.model_type: DeepSimConfig}
     if model_type in own_configs:
         return own_configs[model_type](**kwargs)
     return AutoConfig.for_model(model_type, **kwargs)

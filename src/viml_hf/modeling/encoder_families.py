@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .configuration_pe_av import PE_AV_CONFIGS
 from .modeling_deepsim import DeepSimModel
 from .modeling_descriptors import ViMLAudioDescriptors, ViMLTextDescriptors, ViMLVideoDescriptors
+from .modeling_pe_av import PeAvAudioTower, PeAvTextTower, PeAvVideoTower
 
 MODALITIES = ("video", "text", "audio")
 DESCRIPTORS = "descriptors"  # the family without checkpoints
@@ -24,6 +26,7 @@ FAMILIES = {
     "siglip": "google/siglip-base-patch16-224",
     "clap": "laion/clap-htsat-unfused",
     "pe_av": "facebook/pe-av-large",
+    "pe_av_class": "facebook/pe-av-large",  # its class tokens, without the contrastive heads
     "whisper": "openai/whisper-tiny",
     "deepsim": None,  # the published weights are not on the Hub, and not for commercial use
 }
@@ -62,6 +65,8 @@ class Tower:
     # not where a network begins with raw samples or batch norm over decibels; texts are too short to gain by it.
     bfloat16: bool = False
     frame_settings: str | None = None  # the file with the settings for frames, if the checkpoint has a video processor
+    # Whether its embeddings can be compared with those of the other such towers of the same checkpoint: a joint space.
+    joint: bool = False
 
 
 def _one_channel(config: PreTrainedConfig, sound: Tensor) -> dict[str, Tensor]:
@@ -113,9 +118,26 @@ TOWERS = (
         {"clip": "vision_config"},
         width="projection_dim",
         bfloat16=True,
+        joint=True,
     ),
-    Tower("clip", "text", "clip_text_model", "CLIPTextModelWithProjection", {"clip": "text_config"}, "projection_dim"),
-    Tower("siglip", "video", "siglip_vision_model", "SiglipVisionModel", {"siglip": "vision_config"}, bfloat16=True),
+    Tower(
+        "clip",
+        "text",
+        "clip_text_model",
+        "CLIPTextModelWithProjection",
+        {"clip": "text_config"},
+        width="projection_dim",
+        joint=True,
+    ),
+    Tower(
+        "siglip",
+        "video",
+        "siglip_vision_model",
+        "SiglipVisionModel",
+        {"siglip": "vision_config"},
+        bfloat16=True,
+        joint=True,
+    ),
     Tower(
         "siglip",
         "text",
@@ -125,8 +147,17 @@ TOWERS = (
         width="projection_size",
         embedding="pooler_output",
         text_length="max_position_embeddings",
+        joint=True,
     ),
-    Tower("clap", "text", "clap_text_model", "ClapTextModelWithProjection", {"clap": "text_config"}, "projection_dim"),
+    Tower(
+        "clap",
+        "text",
+        "clap_text_model",
+        "ClapTextModelWithProjection",
+        {"clap": "text_config"},
+        width="projection_dim",
+        joint=True,
+    ),
     Tower(
         "clap",
         "audio",
@@ -135,9 +166,47 @@ TOWERS = (
         {"clap": "audio_config"},
         width="projection_dim",
         sound_inputs=_clap_inputs,
+        joint=True,
     ),
     Tower(
         "pe_av",
+        "video",
+        "viml_pe_av_video",
+        PeAvVideoTower,
+        {"pe_audio_video": "audio_video_config.video_config", "pe_video": "video_config"},
+        width="projection_dim",
+        segment_mask="padding_mask_videos",
+        key_mapping={r"^(video_model\.)?video_encoder\.": "encoder.", r"^(video_model\.)?video_head\.": "head."},
+        frame_settings="video_preprocessor_config.json",
+        joint=True,
+    ),
+    Tower(
+        "pe_av",
+        "text",
+        "viml_pe_av_text",
+        PeAvTextTower,
+        {"pe_audio_video": "text_config", "pe_audio": "text_config"},
+        width="projection_dim",
+        embedding="pooler_output",
+        key_mapping={
+            r"^(audio_model\.)?text_model\.": "encoder.",
+            r"^(audio_model\.)?text_audio_head\.": "head.",
+        },
+        joint=True,
+    ),
+    Tower(
+        "pe_av",
+        "audio",
+        "viml_pe_av_audio",
+        PeAvAudioTower,
+        {"pe_audio_video": "audio_video_config.audio_config", "pe_audio": "audio_config"},
+        width="projection_dim",
+        sound_inputs=_one_channel,
+        key_mapping={r"^(audio_model\.)?audio_encoder\.": "encoder.", r"^(audio_model\.)?audio_head\.": "head."},
+        joint=True,
+    ),
+    Tower(
+        "pe_av_class",
         "video",
         "pe_video_encoder",
         "PeVideoEncoder",
@@ -147,7 +216,7 @@ TOWERS = (
         frame_settings="video_preprocessor_config.json",
     ),
     Tower(
-        "pe_av",
+        "pe_av_class",
         "audio",
         "pe_audio_encoder",
         "PeAudioEncoder",
@@ -224,11 +293,24 @@ def tower_of(config: PreTrainedConfig) -> Tower:
     return next((tower for tower in TOWERS if tower.model_type == config.model_type), Tower())
 
 
-def tower_config(modality: str, config: PreTrainedConfig) -> PreTrainedConfig:
-    """The config of one modality's tower within a whole model's config; a tower's own config comes back as it is."""
+def joint_modalities(family: str) -> list[str]:
+    """The modalities that a family's checkpoints embed in one space, video first."""
+    has = {tower.modality for tower in TOWERS if tower.joint and tower.family == family}
+    return [modality for modality in MODALITIES if modality in has]
+
+
+def tower_config(modality: str, config: PreTrainedConfig, family: str | None = None) -> PreTrainedConfig:
+    """The config of one modality's tower within a whole model's config; a tower's own config comes back as it is.
+
+    Where several families have towers of the same model, `family` says which is meant; by default the first.
+    """
     for tower in TOWERS:
-        if tower.modality == modality and config.model_type in tower.inside:
+        is_meant = tower.family == family or family not in FAMILIES
+        if is_meant and tower.modality == modality and config.model_type in tower.inside:
             part = attrgetter(tower.inside[config.model_type])(config)
+            if tower.model_type in PE_AV_CONFIGS:  # ours, around the network of transformers
+                width = config.text_config.hidden_size
+                return PE_AV_CONFIGS[tower.model_type](encoder_config=part, projection_dim=width)
             if tower.width == "projection_dim":
                 part.projection_dim = config.projection_dim  # the tower's own is a default that may differ
             return part

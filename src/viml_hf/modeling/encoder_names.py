@@ -68,6 +68,25 @@ def parse_encoder_name(text: str) -> EncoderName:
     return EncoderName(name, hub_id, revision or None)
 
 
+def is_joint_name(name: str) -> bool:
+    """Whether a model's name is that of an encoder, as in `pe_av:HUB_ID`: a model that ranks without training.
+
+    Example:
+        >>> is_joint_name("pe_av:facebook/pe-av-small"), is_joint_name("me/my-model")
+        (True, False)
+    """
+    return name.partition(":")[0] in FAMILIES and name != DESCRIPTORS and not Path(name).exists()
+
+
+def lasting_name(name: str, revision: str | None = None) -> str:
+    """The name of a model by which it is found from any folder, an encoder's with its commit on the Hub."""
+    if not is_joint_name(name):
+        return str(Path(name).resolve()) if Path(name).is_dir() else name
+    parsed = parse_encoder_name(name)
+    place = Path(parsed.hub_id or "")
+    return f"{parsed.name}:{place.resolve()}" if place.is_dir() else pinned_name(name, revision)
+
+
 def is_published_features(name: str) -> bool:
     """Whether a name stands for features without their encoder, such as `features:youtube8m-vggish-pca`."""
     return name.startswith("features:")

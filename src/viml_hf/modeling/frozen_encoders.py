@@ -4,7 +4,9 @@ What differs between families of encoders stands in `encoder_families.py`.
 """
 
 import os
+from collections.abc import Mapping
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ from .encoder_families import (
     tower_config,
     tower_of,
 )
-from .encoder_names import PROMPT, loading, locate_encoder, parse_encoder_name
+from .encoder_names import PROMPT, loading, locate_encoder, parse_encoder_name, revision_of
 from .modeling_viml_towers import masked_mean
 
 # Where outputs hold the embedding, best first; a model with none of these gives the mean of its valid states.
@@ -47,7 +49,7 @@ def load_encoder(modality: str, encoder: str | PreTrainedModel, **kwargs: Any) -
         return build_encoder(load_encoder_config(modality, encoder))
     whole = _checkpoint_config(encoder, hub_id, **kwargs)
     _refuse_other_kinds(modality, encoder, whole)
-    config = tower_config(modality, whole)
+    config = tower_config(modality, whole, parse_encoder_name(encoder).name)
     loader = _model_class(config)
     if loader is AutoModel:
         # Where peft is installed, it looks for an adapter, on the network unless it is told in words of its own.
@@ -81,7 +83,7 @@ def load_encoder_config(modality: str, encoder: str, **kwargs: Any) -> PreTraine
     if hub_id is None:
         model_type = next(t.model_type for t in TOWERS if (t.family, t.modality) == (DESCRIPTORS, modality))
         return OWN_MODELS[model_type].config_class()
-    return tower_config(modality, _checkpoint_config(encoder, hub_id, **kwargs))
+    return tower_config(modality, _checkpoint_config(encoder, hub_id, **kwargs), parse_encoder_name(encoder).name)
 
 
 def _checkpoint_config(encoder: str, hub_id: str, **kwargs: Any) -> PreTrainedConfig:
@@ -155,6 +157,29 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     if model_class is AutoModel:
         return AutoModel.from_config(config, trust_remote_code=False)
     return model_class(config) if config.model_type in OWN_MODELS else model_class._from_config(config)
+
+
+def shared_space(encoder: str, config: PreTrainedConfig, **kwargs: Any) -> str | None:
+    """The joint space of an encoder of this name and config: two are comparable if they have the same. `None`: none.
+
+    It is that of the checkpoint, at the commit that these kwargs of `from_pretrained` lead to.
+    """
+    tower, (hub_id, _) = tower_of(config), locate_encoder(encoder, kwargs)
+    if not tower.joint or hub_id is None:
+        return None
+    place = str(Path(hub_id).resolve()) if Path(hub_id).is_dir() else hub_id
+    revision = revision_of(encoder, **kwargs)
+    return f"{tower.family}:{place}" + (f"@{revision}" if revision else "")
+
+
+def check_joint(spaces: Mapping[str, str | None]) -> None:
+    """Refuse the encoders of these spaces, by modality, if they have not one space in common."""
+    if None in spaces.values() or len(set(spaces.values())) > 1:
+        found = ", ".join(f"{modality} {space or 'none'}" for modality, space in spaces.items())
+        raise ValueError(
+            f"The encoders share no joint space ({found}): give the same checkpoint for all, of a family that has "
+            f'these modalities in one, such as pe_av, or heads that are trained: encoder="mlp".'
+        )
 
 
 def weights_dtype(encoder: PreTrainedModel) -> torch.dtype:

@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from .configuration_viml import ViMLConfig
 from .embedding_parts import join_parts, pairs_of_parts, part_projection
 from .loss_viml import at_least_float32, full_precision, gather_batch, info_nce_loss, structure_loss, triplet_loss
+from .modeling_viml_joint import JOINT_TOWERS, ViMLLateFusion
 from .modeling_viml_towers import (
     FUSIONS,
     TOWERS,
@@ -89,13 +90,13 @@ class ViMLModel(ViMLPreTrainedModel):
 
     def __init__(self, config: ViMLConfig):
         super().__init__(config)
-        tower = TOWERS[config.encoder]
+        tower = (TOWERS | JOINT_TOWERS)[config.encoder]
         has_video, has_text = "video" in config.query_modalities, "text" in config.query_modalities
         self.video_tower = tower(config, "video") if has_video else None
         self.text_tower = tower(config, "text") if has_text else None
         self.audio_tower = tower(config, "audio")
         has_fusion = has_video and has_text and not config.has_parts
-        self.fusion: Any = FUSIONS[config.fusion](config) if has_fusion else None
+        self.fusion: Any = (FUSIONS | {"late": ViMLLateFusion})[config.fusion](config) if has_fusion else None
         if not has_fusion:
             self.query_projection = part_projection(config)
         self.audio_projection = part_projection(config)
@@ -392,10 +393,13 @@ class ViMLModel(ViMLPreTrainedModel):
         """
         if output is not None and attention_mask is None:
             return output.pooler_output
-        null = self.null_text_features if null_text is None else null_text
-        if tower is self.video_tower or self.config.null_text == "zero":
-            null = torch.zeros_like(null[:1]).expand(tower.input_dim)
-        null_pooled = tower(null[None, None]).pooler_output
+        if self.fusion is not None and self.config.fusion == "late":
+            null_pooled = self.null_text_features.new_zeros(1, self.config.hidden_size)  # what is absent takes no part
+        else:
+            null = self.null_text_features if null_text is None else null_text
+            if tower is self.video_tower or self.config.null_text == "zero":
+                null = torch.zeros_like(null[:1]).expand(tower.input_dim)
+            null_pooled = tower(null[None, None]).pooler_output
         if output is None or attention_mask is None:
             return null_pooled
         present = attention_mask.bool().any(1, keepdim=True)

@@ -11,11 +11,11 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .clip_windows import CLIP_SEGMENTS, embed_windows
-from .configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
+from .configuration_viml import JOINT_ENCODERS, ViMLConfig, ViMLForMusicRetrievalConfig
 from .encoder_families import MODALITIES
 from .encoder_names import encoder_source
 from .encoder_widths import encoder_width
-from .frozen_encoders import load_encoder, load_tokenizer
+from .frozen_encoders import check_joint, load_encoder, load_tokenizer, shared_space
 from .modeling_descriptors import ViMLDescriptors
 from .modeling_viml import ViMLModel, ViMLOutput
 from .modeling_viml_encoders import ViMLWithEncoders, check_width
@@ -82,12 +82,15 @@ class ViMLForMusicRetrieval(ViMLWithEncoders):
             viml_config: Fields of [`ViMLConfig`] for new heads; the widths follow from the encoders.
 
         Raises:
-            ValueError: An unknown name, a wrong kind of checkpoint, or trained heads of other widths.
+            ValueError: An unknown name, a wrong kind of checkpoint, trained heads of other widths, or heads for a joint
+                space that the encoders do not share.
         """
         kwargs = encoder_kwargs or {}
         names = dict(zip(MODALITIES, (video, text, audio), strict=True))
         encoders = {modality: load_encoder(modality, name, **kwargs) for modality, name in names.items()}
         widths = {modality: encoder_width(modality, encoder) for modality, encoder in encoders.items()}
+        if viml_config.get("encoder") in JOINT_ENCODERS:
+            _check_joint({m: name for m, name in names.items() if isinstance(name, str)}, encoders, viml_config, kwargs)
         if viml is None:
             dims: Any = {f"{modality}_dim": width for modality, width in widths.items()}
             viml = ViMLModel(ViMLConfig(**dims, **viml_config))
@@ -292,6 +295,15 @@ def _the_text_mask(text_attention_mask: Tensor | None, attention_mask: Tensor | 
     if text_attention_mask is not None and attention_mask is not None:
         raise ValueError("attention_mask and text_attention_mask are the same: give one of them.")
     return attention_mask if text_attention_mask is None else text_attention_mask
+
+
+def _check_joint(
+    names: dict[str, str], encoders: dict[str, PreTrainedModel], heads: dict[str, Any], kwargs: dict[str, Any]
+) -> None:
+    """Refuse encoders that are to be compared and are known to have no space in common."""
+    compared = ("audio", *heads.get("query_modalities", ("video", "text")))
+    spaces = {m: shared_space(name, encoders[m].config, **kwargs) for m, name in names.items() if m in compared}
+    check_joint(spaces)
 
 
 def _tokenizer_of(name: str | PreTrainedModel, encoder: PreTrainedModel, **kwargs: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -127,6 +127,16 @@ class ViMLPreTrainedModel(CheckedLoadingMixin, HubUploadMixin, PreTrainedModel):
         align_weights(loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, or, in heads without any, the buffers."""
+        return next(tensor.device for tensor in chain(self.parameters(), self.buffers()))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, or, in heads without any, of the buffers."""
+        return next(tensor.dtype for tensor in chain(self.parameters(), self.buffers()) if tensor.is_floating_point())
+
     def post_init(self) -> None:
         """Finish as transformers does, then forget layers that are not there: FSDP refuses to wrap them."""
         super().post_init()
@@ -219,9 +229,13 @@ class ViMLTower(ViMLPreTrainedModel):
                 f"{self.modality}_attention_mask has shape {tuple(attention_mask.shape)}, but {name} needs "
                 f"{tuple(features.shape[:2])}: one entry per row."
             )
-        weight_and_bias = (self.projection.weight, self.projection.bias)  # a quantised weight is of whole numbers
-        features = features.to(next(one.dtype for one in weight_and_bias if one.is_floating_point()))
+        features = features.to(self.input_dtype())
         return features if attention_mask is None else features.masked_fill(~attention_mask.bool()[..., None], 0)
+
+    def input_dtype(self) -> torch.dtype:
+        """The dtype that the tower computes in."""
+        weight_and_bias = (self.projection.weight, self.projection.bias)  # a quantised weight is of whole numbers
+        return next(one.dtype for one in weight_and_bias if one.is_floating_point())
 
 
 class ViMLTransformerTower(ViMLTower):

@@ -3,8 +3,11 @@
 import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,7 +17,9 @@ from transformers import PreTrainedConfig
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.hub.saved_weights import heads_settings
+from viml_hf.hub.sentence_transformers_files import save_for_sentence_transformers
 from viml_hf.modeling.configuration_viml import ViMLConfig
+from viml_hf.modeling.encoder_names import is_joint_name
 from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 from viml_hf.processing.processing_viml import ViMLProcessor
@@ -43,7 +48,8 @@ def load_encoder_and_model(
     """Load a model folder or Hub repo: the heads are `.model.viml` of what comes back.
 
     Args:
-        model: A folder made by `viml train` or `save_pretrained`, or a Hub id.
+        model: A folder made by `viml train` or `save_pretrained`, a Hub id, or an encoder that ranks without training,
+            see [`MediaEncoder.from_joint`].
         threads: Threads that encode, see [`MediaEncoder`].
         device: Where to.
         kwargs: Passed to `from_pretrained` (`revision`, `local_files_only`, …).
@@ -52,6 +58,8 @@ def load_encoder_and_model(
         ViMLError: There is no such model, or it is not a `ViMLForMusicRetrieval`.
     """
     name = str(model)
+    if is_joint_name(name):
+        return MediaEncoder.from_joint(name, threads=threads, device=device, **kwargs)
     looks_local = Path(name).is_absolute() or name.startswith(".") or name.count("/") != 1
     if not Path(name).is_dir() and looks_local:
         raise ViMLError(
@@ -90,6 +98,8 @@ def load_model(name: str | Path) -> ViMLModel | MediaEncoder:
         ViMLError: There is no such model.
     """
     name = str(name)
+    if is_joint_name(name):
+        return load_encoder_and_model(name)
     config: dict[str, Any] = {}
     if Path(name).is_dir() or name.count("/") == 1:
         with contextlib.suppress(Exception):  # it is no model: said below
@@ -100,6 +110,20 @@ def load_model(name: str | Path) -> ViMLModel | MediaEncoder:
         return ViMLModel.from_pretrained(name)
     except Exception as error:  # as above
         raise ViMLError(f"{name}: its weights cannot be loaded ({in_one_line(error)[:300]})") from error
+
+
+@contextmanager
+def saved_folder(name: str | Path) -> Iterator[Path]:
+    """The folder of a saved model by its name. One that ranks without training is saved in a folder for the time."""
+    if not is_joint_name(str(name)):
+        yield Path(name)
+        return
+    encoder = load_encoder_and_model(name)
+    with TemporaryDirectory() as folder:
+        encoder.model.save_pretrained(folder)
+        encoder.processor.save_pretrained(folder)
+        save_for_sentence_transformers(folder)
+        yield Path(folder)
 
 
 def fingerprint(encoder: MediaEncoder) -> str:

@@ -88,8 +88,9 @@ class Recommender:
         """Load a model and an index.
 
         Args:
-            model: Folder or Hub id; by default the model that the index names. One on the Hub is then taken from the
-                cache only: nothing is downloaded that was not named here.
+            model: Folder, Hub id, or an encoder such as `pe_av:facebook/pe-av-small`; by default the model that the
+                index names. One on the Hub is then taken from the cache only: nothing is downloaded that was not named
+                here.
             index: The index's folder, the address of an engine that holds it (see `MilvusIndex`), or the index itself.
             limits: See the class.
             kwargs: Passed to `from_pretrained`.
@@ -98,7 +99,7 @@ class Recommender:
             ViMLError: One of them cannot be loaded, or they do not belong together.
         """
         loaded = load_index(index) if isinstance(index, str | Path) else index
-        if model is not None or Path(loaded.model).is_dir():
+        if model is not None or Path(loaded.model).is_dir() or os.path.isabs(loaded.model.partition(":")[2]):
             return cls(load_encoder_and_model(model or loaded.model, **kwargs), loaded, limits)
         try:
             encoder = load_encoder_and_model(loaded.model, **{"local_files_only": True, **kwargs})

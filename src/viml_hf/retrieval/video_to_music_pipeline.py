@@ -42,7 +42,8 @@ class VideoToMusicPipeline(Pipeline):
     `batch_size` and `num_workers` say; within a query, the frames of a segment are a batch.
 
     Args:
-        model: A [`ViMLForMusicRetrieval`]; `pipeline` loads it from a folder or Hub id.
+        model: A [`ViMLForMusicRetrieval`], which `pipeline` loads from a folder or Hub id; or a [`MediaEncoder`] with
+            its processor, such as `MediaEncoder.from_joint("pe_av:facebook/pe-av-small")`.
         processor: Its [`ViMLProcessor`]; `pipeline` loads it from the same place.
         music: What to rank, also accepted by every call: a folder of music, a list of music files, a [`MusicIndex`],
             or the folder of one. Files are analysed here, in this process, every time that they are given: make an
@@ -73,9 +74,12 @@ class VideoToMusicPipeline(Pipeline):
     _load_image_processor: Any = False
     _load_video_processor: Any = False
 
-    def __init__(self, model: PreTrainedModel, processor: ViMLProcessor | None = None, **kwargs: Any):
+    def __init__(self, model: PreTrainedModel | MediaEncoder, processor: ViMLProcessor | None = None, **kwargs: Any):
+        network: Any = model
+        if isinstance(model, MediaEncoder):
+            network, processor = model.model, processor or model.processor
         # By its type's name: code that came with a model has a class of its own.
-        model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+        model_type = getattr(getattr(network, "config", None), "model_type", type(network).__name__)
         if model_type != ViMLForMusicRetrievalConfig.model_type:
             raise ViMLError(
                 f"A model of type {model_type}: give a {ViMLForMusicRetrievalConfig.model_type}, which has the "
@@ -86,7 +90,7 @@ class VideoToMusicPipeline(Pipeline):
                 f"A processor of type {type(processor).__name__}: give processor=, a ViMLProcessor, or save one beside "
                 "the model with ViMLProcessor.save_pretrained"
             )
-        super().__init__(model=model, processor=processor, **kwargs)
+        super().__init__(model=network, processor=processor, **kwargs)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Rank the music for one query or many.
