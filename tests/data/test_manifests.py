@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from viml_hf import ViMLError
+from viml_hf.data import tables
 from viml_hf.data.manifests import parse_row, parse_seconds
 from viml_hf.data.sources import read_sources
 from viml_hf.features.media_item import MediaItem
@@ -107,9 +108,31 @@ def test_columns_of_bytes_are_left_out(tmp_path, caplog):
 @pytest.mark.parametrize("columns", [{"path": ["a.mp4"] * 500_000}, {"path": ["a.mp4"], "texts": [["calm"] * 500_000]}])
 def test_a_parquet_file_of_copies_is_refused_before_it_is_unpacked(tmp_path, columns, monkeypatch):
     pq.write_table(pa.table(columns), tmp_path / "m.parquet")
-    monkeypatch.setattr(pq.ParquetFile, "read", lambda *_, **__: pytest.fail("it was unpacked"))
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: pytest.fail("it was unpacked"))
     with pytest.raises(ViMLError, match=r"m\.parquet: .* 500,000 values in a column, in [\d,]+ bytes"):
         read_sources(tmp_path / "m.parquet")
+
+
+def test_a_parquet_file_is_read_in_batches(tmp_path, monkeypatch):
+    rows = [{"path": "a.mp4", "start": second, "end": "" if second == 3 else str(second + 1)} for second in range(5)]
+    path = write_rows(tmp_path / "m.parquet", *rows, {"path": None})
+    whole = read_sources(path)
+    assert ids(whole)[-2:] == ["a.mp4#3-", "a.mp4#4-5"]
+    assert lines_of(whole, path) == ["row 6"]
+    monkeypatch.setattr(tables, "BATCH_ROWS", 2)
+    assert read_sources(path) == whole
+
+
+def test_a_parquet_file_with_a_damaged_batch_is_refused(tmp_path):
+    path = tmp_path / "m.parquet"
+    table = pa.table({"path": [f"{number}.mp4" for number in range(2000)]})
+    pq.write_table(table, path, row_group_size=1000, compression="zstd", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    second = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
+    content[second : second + 200] = bytes(200)
+    path.write_bytes(content)
+    with pytest.raises(ViMLError, match=r"m\.parquet: cannot be read as Parquet \(.*\); write it again$"):
+        read_sources(path)
 
 
 def test_a_parquet_file_is_read_as_it_is_wherever_it_lies(tmp_path):

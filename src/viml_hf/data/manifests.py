@@ -53,17 +53,22 @@ def read_manifest(path: str, prefix: str = "") -> list[Placed]:
             f"{printable(path)}: its columns are {quoted(columns, 200)}, of which none names a media file; "
             f"call the one with the paths {', '.join([*FILE_COLUMNS, *SOUND_COLUMNS])}"
         )
-    if not rows:
+    folder = os.path.dirname(path)
+    found: list[Placed] = []
+    unnamed: dict[int, MediaItem] = {}  # without an id of their own, by their place in `found`
+    for place, one in parsed(rows, lambda row: (parse_row(row, folder), _is_missing(row.get("id")))):
+        if isinstance(one, tuple) and one[1]:
+            unnamed[len(found)] = one[0]
+        found.append((place, one[0] if isinstance(one, tuple) else one))
+    if not found:
         raise ViMLError(f"{printable(path)}: no row; give one row a media file")
-    found = list(parsed(rows, lambda row: parse_row(row, os.path.dirname(path))))
-    unnamed = {at for at, (_, row) in enumerate(rows) if isinstance(row, dict) and _is_missing(row.get("id"))}
-    items = {at: item for at, (_, item) in enumerate(found) if at in unnamed and isinstance(item, MediaItem)}
-    count = Counter(item.id for item in items.values())
-    for at, item in items.items():
+    count = Counter(item.id for item in unnamed.values())
+    for at, item in unnamed.items():
         item_id = prefix + item.id
         if count[item.id] > 1 and (item.start, item.end) != (None, None):
             item_id += f"#{item.start or 0:.15g}-" + ("" if item.end is None else f"{item.end:.15g}")
-        found[at] = (found[at][0], replace(item, id=item_id))
+        if item_id != item.id:
+            found[at] = (found[at][0], replace(item, id=item_id))
     return found
 
 
@@ -113,15 +118,16 @@ def parse_seconds(value: Any) -> float:
         >>> parse_seconds("1:02:03.5")
         3723.5
     """
-    text = str(value).strip()
-    clock = _CLOCK.fullmatch(text)
+    text = "" if type(value) in (int, float) else str(value).strip()
     try:
-        if clock:
+        if not text:
+            seconds = float(value)
+        elif clock := _CLOCK.fullmatch(text):
             hours, minutes, rest = map(float, clock.groups("0"))
             seconds = 3600 * hours + 60 * minutes + rest
         else:
             seconds = float(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         seconds = math.nan
     if not math.isfinite(seconds):
         raise ViMLError(f"{quoted(value)}: not a time; give seconds (12.5), mm:ss or hh:mm:ss")
@@ -177,13 +183,15 @@ def _take_texts(given: dict[str, Any]) -> tuple[str, ...]:
 
 def _is_missing(value: Any) -> bool:
     if isinstance(value, str):
-        return not value.strip()
+        return not value or value.isspace()
     return value is None or value != value  # NaN
 
 
 def _as_on_disk(path: str) -> str:
     """A path with its letters coded as the file's name has them: é may be one character or two."""
-    spellings = [path] if path.isascii() else [path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))]
+    if path.isascii():
+        return path
+    spellings = [path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))]
     return next((spelling for spelling in spellings if os.path.exists(spelling)), path)
 
 
@@ -201,6 +209,8 @@ def _storable(value: Any) -> Any:
     """A field's value as JSON in UTF-8 can store it; dates and the like become text."""
     if isinstance(value, str):
         return printable(value)
+    if type(value) in (bool, int, float):
+        return value
     if _depth(value) > MAX_DEPTH:
         raise ViMLError(f"{quoted(value)}: nested deeper than {MAX_DEPTH} levels; give simpler values")
     return json.loads(json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace"))

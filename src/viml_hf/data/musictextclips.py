@@ -53,7 +53,8 @@ def read_musictextclips(path: str, files: Iterable[str | os.PathLike[str]]) -> l
     by_id = files_by_id(files)
     split = _SPLIT.search(Path(path).stem.lower())
     default = {"split": "validation" if split[0].startswith("val") else split[0]} if split else {}
-    columns, rows = read_rows(path)
+    columns, lines = read_rows(path)
+    rows = list(lines)
     if not rows:
         raise ViMLError(f"{printable(path)}: no row; give a CSV of YouTube8M-MusicTextClips")
     video_ids = [row.get("video_id", "").strip() for _, row in rows if isinstance(row, dict)]

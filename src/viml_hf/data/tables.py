@@ -7,6 +7,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.processing.media import printable
 from viml_hf.processing.media_files import suffix_of
 
+BATCH_ROWS = 10_000  # of a Parquet file, made into Python's objects at once
 COPIES = 100_000  # values in a column that a Parquet file may have, also where there is less than a byte for each
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
@@ -23,11 +25,14 @@ logger = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
 Row = dict[str, Any] | ViMLError  # the cells by column, or what is wrong with the line
-Rows = list[tuple[str, Row]]  # each with its file and line
+Rows = Iterable[tuple[str, Row]]  # each with its line
 
 
-def read_rows(path: str) -> tuple[list[str], Rows]:
-    """The columns and rows of a table; a file of none of `TABLE_SUFFIXES` is read as CSV."""
+def read_rows(path: str) -> tuple[list[str], Iterator[tuple[str, Row]]]:
+    """The columns and rows of a table, each with its file and line; those of a Parquet file are read as they are taken.
+
+    A file of none of `TABLE_SUFFIXES` is read as CSV.
+    """
     suffix, shown = suffix_of(path), printable(path)
     if suffix == ".parquet":
         columns, rows = _parquet_rows(path)
@@ -38,7 +43,7 @@ def read_rows(path: str) -> tuple[list[str], Rows]:
     name, count = Counter(filter(None, columns)).most_common(1)[0] if any(columns) else ("", 0)
     if count > 1:
         raise ViMLError(f"{shown}: column {quoted(name)} is there {count} times; rename or remove the others")
-    return columns, [(f"{shown} {place}", row) for place, row in rows]
+    return columns, ((f"{shown} {place}", row) for place, row in rows)
 
 
 def read_table(path: str, columns: Sequence[str], fix: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -88,7 +93,7 @@ def _csv_rows(shown: str, text: str, delimiter: str) -> tuple[list[str], Rows]:
     # Strict: a quote that is never closed would silently swallow the rows after it.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     columns: list[str] = []
-    rows: Rows = []
+    rows: list[tuple[str, Row]] = []
     while True:
         first = reader.line_num + 1
         try:
@@ -114,7 +119,7 @@ def _csv_rows(shown: str, text: str, delimiter: str) -> tuple[list[str], Rows]:
 
 
 def _json_rows(text: str) -> tuple[list[str], Rows]:
-    rows: Rows = []
+    rows: list[tuple[str, Row]] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -129,22 +134,35 @@ def _json_rows(text: str) -> tuple[list[str], Rows]:
 
 
 def _parquet_rows(path: str) -> tuple[list[str], Rows]:
+    with _open_parquet(path) as parquet:
+        schema = parquet.schema_arrow
+    columns = [column.name for column in schema if not _holds_bytes(column.type)]
+    if len(columns) < len(schema):
+        logger.warning("%s: columns of bytes left out: %s", printable(path), set(schema.names) - set(columns))
+    return columns, _iter_parquet(path, columns)
+
+
+def _iter_parquet(path: str, columns: list[str]) -> Iterator[tuple[str, Row]]:
+    """The rows, of which a batch at a time is in memory."""
+    with _open_parquet(path) as parquet:
+        batches = parquet.iter_batches(BATCH_ROWS, columns=columns)
+        for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), start=1):
+            yield f"row {number}", row
+
+
+@contextmanager
+def _open_parquet(path: str) -> Iterator[pq.ParquetFile]:
     try:
         # From an open file: by its name a folder like `split=test` would be taken for a column.
         with open(path, "rb") as file:
             parquet = pq.ParquetFile(file)
             _refuse_copies(parquet.metadata, os.path.getsize(path), printable(path))
-            schema = parquet.schema_arrow
-            columns = [column.name for column in schema if not _holds_bytes(column.type)]
-            rows = parquet.read(columns=columns).to_pylist()
+            yield parquet
     except ViMLError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
         cause = printable(in_one_line(error))
         raise ViMLError(f"{printable(path)}: cannot be read as Parquet ({cause}); write it again") from error
-    if len(columns) < len(schema):
-        logger.warning("%s: columns of bytes left out: %s", printable(path), set(schema.names) - set(columns))
-    return columns, [(f"row {number}", row) for number, row in enumerate(rows, start=1)]
 
 
 def _refuse_copies(metadata: pq.FileMetaData, size: int, shown: str) -> None:

@@ -15,7 +15,7 @@ from viml_hf.errors import MediaDecodeError, in_one_line
 from viml_hf.features.checksums import sha256_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MediaItem:
     """One item to extract.
 

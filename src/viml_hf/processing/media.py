@@ -121,7 +121,7 @@ def printable(text: str) -> str:
         >>> printable("caf\\udce9.wav")
         'caf\\\\udce9.wav'
     """
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def file_name(text: str) -> str:
