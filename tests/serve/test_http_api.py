@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from viml_hf.errors import ViMLError
+from viml_hf.retrieval.query_limits import QueryLimits
 from viml_hf.retrieval.recommender import Recommender
 from viml_hf.serve.http_api import build_app
 from viml_hf.serve.service import MusicService, ServiceSettings, track_id
@@ -99,8 +100,9 @@ def test_only_videos_below_the_root(ask, video, tmp_path):
         ({"files": {"video": ("my.mp4", b"no video")}, "data": {"path": "query.mp4"}}, "both given"),
     ],
 )
-def test_queries_that_cannot_be_answered(ask, request_, said):
-    detail = problem(ask().post("/recommend", **request_), 422)
+def test_queries_that_cannot_be_answered(ask, recommender, request_, said):
+    limited = Recommender(recommender.encoder, recommender.index, QueryLimits(characters=10_000))
+    detail = problem(ask(recommender=limited).post("/recommend", **request_), 422)
     assert said.lower() in detail.lower()
     assert "viml-upload" not in detail
 

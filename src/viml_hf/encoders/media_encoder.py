@@ -21,7 +21,7 @@ from viml_hf.modeling.encoder_names import parse_encoder_name
 from viml_hf.modeling.frozen_encoders import takes_whole_segments
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 from viml_hf.processing.inputs import Audio, Video
-from viml_hf.processing.media import DecodeReport, MediaSegment
+from viml_hf.processing.media import MAX_PIXELS, DecodeReport, MediaSegment
 from viml_hf.processing.processing_viml import ViMLProcessor
 
 # An image encoder always gets this many frames at once; the last batch is filled up. A segment has 60 frames.
@@ -190,7 +190,14 @@ class MediaEncoder:
         }
         return {name: _checksum(encoder, parts[name]) for name, encoder in self.model.encoders.items()}
 
-    def encode_video(self, video: Video, *, start: float | None = None, end: float | None = None) -> BaseFeatures:
+    def encode_video(
+        self,
+        video: Video,
+        *,
+        start: float | None = None,
+        end: float | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> BaseFeatures:
         """Encode the pictures of a video.
 
         Args:
@@ -198,13 +205,16 @@ class MediaEncoder:
                 height, width, 3)` uint8 at 6 per second.
             start: Seconds into a file at which the excerpt begins.
             end: Seconds into a file at which it ends.
+            max_pixels: Larger pictures of a file count as corrupt.
 
         Raises:
             ViMLError: It is of no known kind or shape, or an excerpt is asked for that is not of a file.
             MediaDecodeError: It cannot be decoded, or has no pictures.
         """
         report = DecodeReport()
-        segments = self.processor.video_segments(video, start=start or 0.0, end=end, report=report)
+        segments = self.processor.video_segments(
+            video, start=start or 0.0, end=end, max_pixels=max_pixels, report=report
+        )
         if takes_whole_segments(self.model.video_encoder):
             return self._encode(segments, self._encode_frames, report)
         return self._encode(segments, self._embed_frames, report, FRAMES_PER_BATCH)

@@ -153,19 +153,20 @@ def too_long(source: MediaSource, kind: StreamKind) -> MediaDecodeError:
 
 
 @contextmanager
-def open_stream(source: MediaSource, kind: StreamKind, threads: int = 0) -> Iterator[Any]:
+def open_stream(source: MediaSource, kind: StreamKind, threads: int = 0, max_pixels: int = MAX_PIXELS) -> Iterator[Any]:
     """Opens the stream of one kind that a player takes, for `decode_stream`; 0 threads let FFmpeg choose.
 
-    `MediaDecodeError` is raised if the source cannot be opened, has no such stream or one beyond the caps of this
-    module, or if FFmpeg or the disk fails inside the block.
+    Pictures of more than `max_pixels` are not decoded, nor when the file is opened. `MediaDecodeError` is raised if the
+    source cannot be opened, has no such stream or one beyond the caps of this module, or if FFmpeg or the disk fails
+    inside the block.
     """
     name = source_name(source)
     try:
-        with _open_file(source) as file, _open_container(file, name) as container:
-            stream = _chosen_stream(container, kind, source, name)
+        with _open_file(source) as file, _open_container(file, name, max_pixels) as container:
+            stream = _chosen_stream(container, kind, source, name, max_pixels)
             _check_size(stream, name)
             # Pictures may grow on the way: FFmpeg holds them to the cap.
-            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            stream.codec_context.options = {"max_pixels": str(max_pixels)}
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = threads
             try:
@@ -198,7 +199,7 @@ def _open_file(source: MediaSource) -> BinaryIO:
     return open(source, "rb")
 
 
-def _open_container(file: BinaryIO, name: str) -> Any:
+def _open_container(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Any:
     if not file.read(1):
         raise MediaDecodeError(name, "open", "the file is empty (0 bytes); download or copy it again")
     file.seek(0)
@@ -206,7 +207,9 @@ def _open_container(file: BinaryIO, name: str) -> Any:
     nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)
     try:
         # Tags are not always UTF-8. A playlist may name other files and URLs: none of them is opened.
-        return av.open(nameless, metadata_errors="replace", container_options={"protocol_whitelist": "none"})
+        caps = {} if max_pixels >= MAX_PIXELS else {"max_pixels": str(max_pixels)}  # some are decoded here
+        only = {"protocol_whitelist": "none"}
+        return av.open(nameless, metadata_errors="replace", options=caps, container_options=only)
     except av.FFmpegError as error:
         cause = (
             f"not a video or music file, or an incomplete one ({error.strerror}); "
@@ -219,8 +222,7 @@ def _open_container(file: BinaryIO, name: str) -> Any:
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 _FOR_FEW = Disposition.comment | Disposition.hearing_impaired | Disposition.visual_impaired | Disposition.karaoke
 _PACKETS_TO_PROBE = 2000  # in which a stream must have one
-# Formats that state no length: FFmpeg guesses one from the first frames.
-_WITHOUT_LENGTH = {"aac", "ac3", "eac3", "dts", "loas", "truehd", "amr"}
+_WITHOUT_LENGTH = {"aac", "ac3", "eac3", "dts", "loas", "truehd", "amr"}  # FFmpeg guesses it from the first frames
 
 
 def _shown_streams(container: Any, kind: StreamKind) -> list[Any]:
@@ -236,9 +238,9 @@ def _preference(stream: Any) -> tuple[bool, bool, bool, int]:
     return True, not stream.disposition & _FOR_FEW, bool(stream.disposition & Disposition.default), size
 
 
-def _without_packets(source: MediaSource, kind: StreamKind, name: str) -> set[int]:
+def _without_packets(source: MediaSource, kind: StreamKind, name: str, max_pixels: int) -> set[int]:
     """The streams of one kind, by index, of which the beginning of a file holds no packet though it does of others."""
-    with _open_file(source) as file, _open_container(file, name) as container:
+    with _open_file(source) as file, _open_container(file, name, max_pixels) as container:
         streams = _shown_streams(container, kind)
         missing = {stream.index for stream in streams}
         with suppress(av.FFmpegError, IndexError):
@@ -256,11 +258,11 @@ def file_clock(container: Any) -> FileClock:
     return FileClock(streams, bool(container.format.flags & Flags.ts_discont.value))
 
 
-def _chosen_stream(container: Any, kind: StreamKind, source: MediaSource, name: str) -> Any:
+def _chosen_stream(container: Any, kind: StreamKind, source: MediaSource, name: str, max_pixels: int) -> Any:
     streams = _shown_streams(container, kind)
     if not streams:
         raise MediaDecodeError(name, kind, _NO_STREAM[kind])
-    empty = _without_packets(source, kind, name) if len(streams) > 1 else set()
+    empty = _without_packets(source, kind, name, max_pixels) if len(streams) > 1 else set()
     stream = max((one for one in streams if one.index not in empty), key=_preference)
     if stream.codec_context is None:
         raise MediaDecodeError(name, kind, f"no decoder for the codec of its {kind} stream; {_CONVERT[kind]}")

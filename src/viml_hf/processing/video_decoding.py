@@ -12,6 +12,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from viml_hf.errors import MediaDecodeError, ViMLError
 from viml_hf.processing.media import (
+    MAX_PIXELS,
     MAX_SECONDS,
     DecodeReport,
     MediaSegment,
@@ -58,6 +59,7 @@ def iter_frames(
     start: float = 0.0,
     end: float | None = None,
     fast: bool = False,
+    max_pixels: int = MAX_PIXELS,
     report: DecodeReport | None = None,
 ) -> Iterator[np.ndarray]:
     """Decodes a video at `fps` frames per second (paper section 1: 6), scaled and turned upright.
@@ -74,6 +76,7 @@ def iter_frames(
         end: Seconds from the beginning of the file to the end of the excerpt; `None` for that of the video.
         fast: Decode only the frames that others refer to, where the codec tells (H.264, HEVC). A sample is then the
             last of these, up to a few frames earlier. There are as many samples as otherwise.
+        max_pixels: Larger pictures, also those that come later in a file, count as corrupt.
         report: Filled while decoding: corrupt packets and coverage.
 
     Yields:
@@ -97,7 +100,7 @@ def iter_frames(
     check_excerpt(start, end)
     report = DecodeReport() if report is None else report
     keyframe = _keyframe_before(source, start) if start else None
-    with open_stream(source, "video", threads) as stream:
+    with open_stream(source, "video", threads, max_pixels) as stream:
         if fast:
             stream.codec_context.skip_frame = "NONREF"
         clock, origin = file_clock(stream.container), None

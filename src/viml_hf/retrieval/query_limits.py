@@ -1,5 +1,6 @@
 """What one query may cost: a few kilobytes can stand for hours of pictures."""
 
+import math
 import os
 from dataclasses import dataclass, fields
 from typing import Any
@@ -15,6 +16,8 @@ from viml_hf.processing.media import (
     source_name,
 )
 
+_LEAST_PIXELS = 2**16  # of a picture: to read and to time a smaller one takes no less
+
 
 @dataclass(frozen=True)
 class QueryLimits:
@@ -25,8 +28,9 @@ class QueryLimits:
     Args:
         seconds: Length of the video.
         picture_pixels: Width × height of its pictures.
-        video_pixels: Number of its pictures × width × height.
-        characters: Length of the text.
+        video_pixels: Number of its pictures × width × height, each picture being 256 × 256 at least: so much time
+            takes the smallest.
+        characters: Length of the text; by default any, of which the text encoder takes the beginning.
 
     Raises:
         ViMLError: A limit is not above 0.
@@ -41,12 +45,17 @@ class QueryLimits:
     seconds: float = MAX_SECONDS
     picture_pixels: float = MAX_PIXELS
     video_pixels: float = 4e12
-    characters: float = 10_000
+    characters: float = math.inf
 
     def __post_init__(self) -> None:
         for limit in fields(self):
             if not getattr(self, limit.name) > 0:
                 raise ViMLError(f"{limit.name}={getattr(self, limit.name)}: give a number above 0")
+
+    @property
+    def decoded_pixels(self) -> int:
+        """The largest picture that is decoded: codecs round sizes up to blocks, so more than the largest accepted."""
+        return round(min(2 * self.picture_pixels, MAX_PIXELS))
 
     def check(self, video: Any = None, text: str | None = None) -> None:
         """Refuse a query that is beyond a limit. Frames at hand have no cost that is not known already.
@@ -61,12 +70,12 @@ class QueryLimits:
             self._check_video(video)
 
     def _check_video(self, video: str | os.PathLike | bytes) -> None:
-        with open_stream(video, "video") as stream:
+        with open_stream(video, "video", max_pixels=self.decoded_pixels) as stream:
             size, report = stream.codec_context.width * stream.codec_context.height, DecodeReport()
             _refuse(video, "pictures", "picture_pixels", size, self.picture_pixels)
-            clock = file_clock(stream.container)
+            clock, cost = file_clock(stream.container), max(size, _LEAST_PIXELS)
             for _ in iter_packets(stream, video, report, clock):
-                _refuse(video, "a video", "video_pixels", report.packets * size, self.video_pixels)
+                _refuse(video, "a video", "video_pixels", report.packets * cost, self.video_pixels)
                 _refuse(video, "a video", "seconds", report.reached, self.seconds)
             # A last picture may be shown for as long as there is sound.
             _refuse(video, "a file", "seconds", float(clock.end_of_others(stream) - (clock.begin or 0)), self.seconds)

@@ -186,7 +186,8 @@ def embed_query(
     """What [`Recommender.embed_query`] gives, which needs no music."""
     if video is not None:
         (video,) = read_videos([video])  # the limits know files by their path or bytes
-    (limits or QueryLimits()).check(video, text)
+    limits = limits or QueryLimits()
+    limits.check(video, text)
     text = (text or "").strip()
     if video is None and not text:
         raise ViMLError("The query is empty: give a video, a text, or both")
@@ -200,7 +201,7 @@ def embed_query(
         query["text_features"] = torch.from_numpy(encoder.encode_text(text)).float()[None].to(viml.device)
     if video is None:
         return viml.get_query_features(**query).pooler_output[0].cpu().numpy()
-    rows = torch.from_numpy(encoder.encode_video(video).rows).float().to(viml.device)
+    rows = torch.from_numpy(encoder.encode_video(video, max_pixels=limits.decoded_pixels).rows).float().to(viml.device)
     embeds = [
         viml.get_query_features(video_features=rows[None, first:stop], **query).pooler_output[0]
         for first, stop in windows(len(rows), CLIP_SEGMENTS, hop=CLIP_SEGMENTS)
