@@ -23,9 +23,11 @@ def test_tempo_and_beats_of_a_generated_piece(tempo):
     assert np.mean(np.abs(distance) <= 0.05) >= 0.95
 
 
-def test_downbeats_begin_bars():
-    downbeats = find_beats(piece(100)).downbeats
-    assert np.allclose(np.mod(np.array(downbeats) + 0.1, 2.4), 0.1, atol=0.05)
+@pytest.mark.parametrize("skipped", [0.0, 0.6, 1.2, 1.8])
+def test_downbeats_begin_bars_wherever_the_music_begins(skipped):
+    """At 100 beats per minute a bar has 2.4 s; the excerpt begins with one of its four beats."""
+    downbeats = np.array(find_beats(piece(100)[round(skipped * SAMPLING_RATE) :]).downbeats) + skipped
+    assert np.mean(np.abs(np.mod(downbeats + 1.2, 2.4) - 1.2) <= 0.05) > 0.9
     assert np.allclose(np.diff(downbeats), 2.4, atol=0.05)
 
 

@@ -55,7 +55,7 @@ def section_starts(waveform: np.ndarray) -> np.ndarray:
     found = [int(np.argmax(loudness > 0.1 * loudness.max()))]
     for boundary in section_boundaries(waveform):
         places = np.arange(boundary - NEAR, boundary + NEAR, 1 / MEL_RATE)
-        before, after = _means(mel, MEL_RATE, places, reach=1.0)
+        before, after = _means(mel, MEL_RATE, places, reach=2.0)
         change = np.linalg.norm(after - before, axis=1)
         sharpest = round(float(places[np.argmax(change)]) * MEL_RATE)
         first = max(0, sharpest - ATTACK)
