@@ -5,7 +5,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-DEFAULT_RECIPE = "viml"
 QUERIES = {"video+text": ["video", "text"], "video": ["video"], "text": ["text"]}
 
 
@@ -13,10 +12,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("store", metavar="STORE", help="folder of a store")
     add("-o", "--output", required=True, metavar="MODEL", help="folder of the model")
-    add("--recipe", metavar="NAME", help="how a system is trained: a name (a wrong one lists all) or a JSON file")
+    add(
+        "--recipe",
+        metavar="NAME",
+        help="a name (a wrong one lists all) or a JSON file (default: viml; joint in a joint space)",
+    )
     add("--query", choices=list(QUERIES), help="what a query is made of")
     add("--texts", metavar="NAME", help="train on texts of `viml describe` (default: the store's own)")
-    add("--fusion", choices=["transformer", "mlp", "linear", "addition", "concatenation"])
+    add("--fusion", choices=["transformer", "mlp", "linear", "addition", "concatenation", "late"])
     add("--config", metavar="FILE", help="JSON file with further fields of ViMLConfig")
     add("--epochs", type=int)
     add("--batch-size", type=int)
@@ -35,14 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train, save, and print the metrics on the held-out items."""
     from viml_hf.evaluation.metrics import format_table
-    from viml_hf.train.recipes import load_recipe
+    from viml_hf.features.store import Store
+    from viml_hf.train.recipes import default_recipe, load_recipe
     from viml_hf.train.settings import TrainingSettings
     from viml_hf.train.training import train_model
 
     chosen = given_settings(options)
     if options.whole_tracks:
         chosen["clip_segments"] = None
-    recipe = load_recipe(options.recipe or DEFAULT_RECIPE)
+    query = QUERIES[options.query or "video+text"]
+    recipe = load_recipe(options.recipe or default_recipe(Store(options.store).spec.spaces, query))
     config = recipe.config | (_read_config(options.config) if options.config else {})
     if options.query is not None:
         config["query_modalities"] = QUERIES[options.query]
@@ -59,8 +64,8 @@ def run(options: argparse.Namespace) -> None:
         **config,
     )
     if metrics:
-        query = "+".join(config.get("query_modalities", QUERIES["video+text"]))
-        print(format_table({f"{recipe.name}, held out, {query}, not corrected for hubs": metrics}))
+        asked = "+".join(config.get("query_modalities", QUERIES["video+text"]))
+        print(format_table({f"{recipe.name}, held out, {asked}, not corrected for hubs": metrics}))
     print(f"model: {options.output}")
 
 

@@ -28,7 +28,7 @@ def parse_encoder_name(text: str) -> EncoderName:
 
     Example:
         >>> parse_encoder_name("clip:openai/clip-vit-base-patch16@main")
-        EncoderName(name='clip', hub_id='openai/clip-vit-base-patch16', revision='main')
+        EncoderName(name='clip', hub_id='openai/clip-vit-base-patch16', revision='main', prompt='')
         >>> parse_encoder_name("clip").hub_id
         'openai/clip-vit-base-patch32'
         >>> parse_encoder_name("intfloat/multilingual-e5-small?prompt=query: ").prompt

@@ -55,6 +55,9 @@ class TrainingSettings(Schedule):
         seed: Of weights, order and draws.
         loader_workers: Processes that gather batches.
         bf16: Compute in bfloat16 where that is safe; faster on GPUs and on CPUs that have it, slower on others.
+        keep_best: Keep the weights of the epoch that ranks the held-out items best, by the mean log rank; the model as
+            it was before training counts as an epoch. In a store with a test split and no `validation`, every tenth
+            training item is held out for it.
 
     Raises:
         ViMLError: A number is out of range.
@@ -72,6 +75,7 @@ class TrainingSettings(Schedule):
     seed: int = 0
     loader_workers: int = 0
     bf16: bool = False
+    keep_best: bool = False
 
 
 def training_arguments(

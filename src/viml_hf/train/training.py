@@ -20,8 +20,9 @@ from viml_hf.features.store import Store
 from viml_hf.features.store_format import StoreItem
 from viml_hf.hub.card_facts import TRAINING_FILE, stated_name
 from viml_hf.hub.sentence_transformers_files import save_for_sentence_transformers
-from viml_hf.modeling.configuration_viml import ViMLConfig
+from viml_hf.modeling.configuration_viml import JOINT_ENCODERS, ViMLConfig
 from viml_hf.modeling.encoder_names import is_published_features, pinned_name
+from viml_hf.modeling.frozen_encoders import check_joint
 from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 from viml_hf.processing.processing_viml import ViMLProcessor
@@ -35,6 +36,12 @@ from viml_hf.train.trainer import ViMLTrainer
 
 CHECKPOINTS = "checkpoints"
 FEW_STEPS = 200
+KEEP_BEST: dict[str, Any] = {
+    "eval_strategy": "epoch",
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "mean_log_rank",
+    "greater_is_better": False,
+}
 
 logger = logging.get_logger(__name__)
 
@@ -125,6 +132,7 @@ def new_model(store: Store, seed: int, **config: Any) -> ViMLModel:
 
     Raises:
         ViMLError: A field of `config` has a value that is not accepted, or a width is not the store's.
+        ValueError: Heads for a joint space, which the store's features are not of.
     """
     set_seed(seed)
     widths: dict[str, Any] = {f"{modality}_dim": width for modality, width in store.spec.widths.items()}
@@ -141,6 +149,10 @@ def new_model(store: Store, seed: int, **config: Any) -> ViMLModel:
         model = ViMLModel(ViMLConfig(**{**widths, **config}))
     except StrictDataclassError as error:
         raise ViMLError(f"ViMLConfig: {in_one_line(error)}") from error
+    if model.config.encoder in JOINT_ENCODERS:
+        check_joint(
+            {modality: store.spec.spaces.get(modality) for modality in ("audio", *model.config.query_modalities)}
+        )
     model.set_null_text(store.null_text.float())
     return model
 
@@ -177,7 +189,7 @@ def train_model(
     settings = settings or TrainingSettings()
     store = Store(store_folder) if texts is None else Store(store_folder).with_texts(texts)
     store.check_finite()
-    items, eval_items = split_items(store)
+    items, eval_items = split_items(store, to_choose=settings.keep_best)
     checkpoints = Path(output) / CHECKPOINTS
     model = new_model(store, settings.seed, **config)
     _check_lengths(model.config, items, settings)
@@ -198,8 +210,11 @@ def train_model(
         progress=progress,
         save_strategy="epoch",
         save_total_limit=1,
+        **(KEEP_BEST if settings.keep_best else {}),
     )
     trainer.train(resume_from_checkpoint=checkpoint)
+    if settings.keep_best:
+        _keep_beginning_if_better(trainer, model, new_model(store, settings.seed, **config))
     # Before saving, which takes the model off its device.
     metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()} if eval_items else {}
     if not trainer.is_world_process_zero():
@@ -209,6 +224,17 @@ def train_model(
     facts: dict[str, Any] = {"metrics": metrics, "texts": texts} | ({"recipe": recipe} if recipe else {})
     write_training_facts(output, settings, store, len(items), len(eval_items), **facts)
     return metrics
+
+
+def _keep_beginning_if_better(trainer: ViMLTrainer, model: ViMLModel, begun: ViMLModel) -> None:
+    """Go back to the model as it began, where no epoch ranked the held-out items better."""
+    trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    best = trainer.evaluate()["eval_mean_log_rank"]
+    model.load_state_dict(begun.state_dict())
+    if trainer.evaluate()["eval_mean_log_rank"] > best:
+        model.load_state_dict(trained)
+    else:
+        logger.warning("no epoch ranks the held-out items better than the model before training, which is kept")
 
 
 def write_training_facts(

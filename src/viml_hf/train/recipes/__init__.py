@@ -5,6 +5,7 @@ it leaves out is as in the recipe that it is `based_on`, else as by default.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,17 @@ def recipe_names() -> list[str]:
         True
     """
     return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def default_recipe(spaces: Mapping[str, str], query_modalities: Sequence[str]) -> str:
+    """The name of the recipe for a store: `joint` where music and queries are in one space, otherwise `viml`.
+
+    Example:
+        >>> default_recipe({"video": "pe_av:a", "audio": "pe_av:a"}, ["video"]), default_recipe({}, ["video", "text"])
+        ('joint', 'viml')
+    """
+    asked = {spaces.get(modality) for modality in ("audio", *query_modalities)}
+    return "joint" if len(asked) == 1 and None not in asked else "viml"
 
 
 def load_recipe(name: str) -> Recipe:
