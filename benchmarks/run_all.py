@@ -37,6 +37,7 @@ BENCHMARKS = {
     ),
     "decoding": Benchmark("CPU time over decoding alone, last clip", "×", quick=("--repeats=1",)),
     "bulk_extraction": Benchmark("pool over one file at a time", "pool, fast", quick=("--files=2", "--repeats=1")),
+    "joint_models": Benchmark("joint model over transformers", "music:", limit="0.6", quick=("--repeats=1",)),
     "clip_path": Benchmark("video to CLIP over transformers", "bfloat16  ", quick=("--repeats=1",)),
     "long_files": Benchmark("memory of long files", "real time", "no growth", quick=("--hours=0.2",)),
     "search": Benchmark(

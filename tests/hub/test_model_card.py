@@ -212,6 +212,18 @@ def test_a_card_speaks_of_the_queries_that_the_model_takes(query, asked, missing
     assert ("video-to-music" in ModelCard(card).data.tags) == (query == ["video"])
 
 
+def test_a_card_says_that_nothing_was_trained_or_what_training_began_with():
+    config = {"video_dim": 8, "text_dim": 8, "audio_dim": 8, "fusion": "late", "text_weight": 0.25}
+    card = card_of(ViMLModel(ViMLConfig(**config, encoder="identity")))
+    assert "**nothing was trained here**" in card
+    assert "No heads: an embedding is the mean of a file's segments" in card
+    assert "plus 0.25 times that to the text" in card
+    assert "It was not fitted to anybody's choice" in card
+    card = card_of(ViMLModel(ViMLConfig(**config, encoder="residual")))
+    assert "begin as the mean of a file's segments" in card
+    assert "nothing was trained" not in card
+
+
 def every_card(folder):
     whole, trained = ViMLForMusicRetrieval.from_encoders(**HEADS), gather_facts(folder, REPO)
     yield from (render_card(trained), card_of(whole), card_of(whole.viml), card_of(encoders(), with_code=True))
