@@ -53,6 +53,7 @@ def test_what_is_absent_takes_no_part_bit_for_bit(encoder):
     alone = model.get_query_features(video).pooler_output
     masked = model.get_query_features(video, None, text, torch.zeros(3, 1)).pooler_output
     assert torch.equal(alone, masked)
+    assert torch.allclose(alone, mean_of(video), atol=1e-6)  # and not a null text beside it
     only_text = model.get_query_features(text_features=text).pooler_output
     assert torch.equal(only_text, model.get_query_features(video, torch.zeros(3, 4), text).pooler_output)
     assert torch.allclose(only_text, mean_of(text), atol=1e-6)
