@@ -85,6 +85,13 @@ def _clap_inputs(config: PreTrainedConfig, sound: Tensor) -> dict[str, Tensor]:
     return inputs
 
 
+def _part(family: str | None, name: str, prefix: str, part: str, **facts: Any) -> Tower:
+    """The tower of a part (vision, text or audio) of a dual that transformers has, under its names there."""
+    model_class = f"{prefix}{part.title()}Model" + ("WithProjection" if facts.get("width") == "projection_dim" else "")
+    modality, inside = "video" if part == "vision" else part, {name: f"{part}_config"}
+    return Tower(family, modality, f"{name}_{part}_model", model_class, inside, **facts)
+
+
 # Duals of which transformers has no towers with the projection into the shared space: where the text's feature is, and
 # what weights are called otherwise in a checkpoint.
 _WITHOUT_PROJECTION: tuple[tuple[str, str, str, dict[str, str]], ...] = (
@@ -92,178 +99,66 @@ _WITHOUT_PROJECTION: tuple[tuple[str, str, str, dict[str, str]], ...] = (
     ("altclip", "AltCLIP", "pooler_output", {r"encoder\.layer\.": "encoder.layers."}),
     ("chinese_clip", "ChineseCLIP", "first_state", {}),
 )
+_PE_AV_VIDEO = {"pe_audio_video": "audio_video_config.video_config", "pe_video": "video_config"}
+_PE_AV_AUDIO = {"pe_audio_video": "audio_video_config.audio_config", "pe_audio": "audio_config"}
+_PE_AV_FRAMES: Any = {"segment_mask": "padding_mask_videos", "frame_settings": "video_preprocessor_config.json"}
+_PROJECTED: Any = {"width": "projection_dim", "joint": True}
+# A row per tower, in few lines, so that rows can be compared.
+# fmt: off
 TOWERS = (
     Tower(
-        DESCRIPTORS,
-        "video",
-        "viml_video_descriptors",
-        ViMLVideoDescriptors,
-        width="projection_dim",
-        segment_mask="frame_attention_mask",
+        DESCRIPTORS, "video", "viml_video_descriptors", ViMLVideoDescriptors,
+        width="projection_dim", segment_mask="frame_attention_mask",
     ),
     Tower(DESCRIPTORS, "text", "viml_text_descriptors", ViMLTextDescriptors, width="projection_dim"),
     Tower(
-        DESCRIPTORS,
-        "audio",
-        "viml_audio_descriptors",
-        ViMLAudioDescriptors,
-        width="projection_dim",
-        segment_mask="attention_mask",
+        DESCRIPTORS, "audio", "viml_audio_descriptors", ViMLAudioDescriptors,
+        width="projection_dim", segment_mask="attention_mask",
     ),
-    Tower(
-        "clip",
-        "video",
-        "clip_vision_model",
-        "CLIPVisionModelWithProjection",
-        {"clip": "vision_config"},
-        width="projection_dim",
-        bfloat16=True,
-        joint=True,
+    _part("clip", "clip", "CLIP", "vision", bfloat16=True, **_PROJECTED),
+    _part("clip", "clip", "CLIP", "text", **_PROJECTED),
+    _part("siglip", "siglip", "Siglip", "vision", bfloat16=True, joint=True),
+    _part(
+        "siglip", "siglip", "Siglip", "text",
+        width="projection_size", embedding="pooler_output", text_length="max_position_embeddings", joint=True,
     ),
+    _part("clap", "clap", "Clap", "text", **_PROJECTED),
+    _part("clap", "clap", "Clap", "audio", sound_inputs=_clap_inputs, **_PROJECTED),
     Tower(
-        "clip",
-        "text",
-        "clip_text_model",
-        "CLIPTextModelWithProjection",
-        {"clip": "text_config"},
-        width="projection_dim",
-        joint=True,
-    ),
-    Tower(
-        "siglip",
-        "video",
-        "siglip_vision_model",
-        "SiglipVisionModel",
-        {"siglip": "vision_config"},
-        bfloat16=True,
-        joint=True,
-    ),
-    Tower(
-        "siglip",
-        "text",
-        "siglip_text_model",
-        "SiglipTextModel",
-        {"siglip": "text_config"},
-        width="projection_size",
-        embedding="pooler_output",
-        text_length="max_position_embeddings",
-        joint=True,
-    ),
-    Tower(
-        "clap",
-        "text",
-        "clap_text_model",
-        "ClapTextModelWithProjection",
-        {"clap": "text_config"},
-        width="projection_dim",
-        joint=True,
-    ),
-    Tower(
-        "clap",
-        "audio",
-        "clap_audio_model",
-        "ClapAudioModelWithProjection",
-        {"clap": "audio_config"},
-        width="projection_dim",
-        sound_inputs=_clap_inputs,
-        joint=True,
-    ),
-    Tower(
-        "pe_av",
-        "video",
-        "viml_pe_av_video",
-        PeAvVideoTower,
-        {"pe_audio_video": "audio_video_config.video_config", "pe_video": "video_config"},
-        width="projection_dim",
-        segment_mask="padding_mask_videos",
+        "pe_av", "video", "viml_pe_av_video", PeAvVideoTower, _PE_AV_VIDEO,
         key_mapping={r"^(video_model\.)?video_encoder\.": "encoder.", r"^(video_model\.)?video_head\.": "head."},
-        frame_settings="video_preprocessor_config.json",
-        joint=True,
+        **_PE_AV_FRAMES, **_PROJECTED,
     ),
     Tower(
-        "pe_av",
-        "text",
-        "viml_pe_av_text",
-        PeAvTextTower,
-        {"pe_audio_video": "text_config", "pe_audio": "text_config"},
-        width="projection_dim",
+        "pe_av", "text", "viml_pe_av_text", PeAvTextTower, {"pe_audio_video": "text_config", "pe_audio": "text_config"},
         embedding="pooler_output",
-        key_mapping={
-            r"^(audio_model\.)?text_model\.": "encoder.",
-            r"^(audio_model\.)?text_audio_head\.": "head.",
-        },
-        joint=True,
+        key_mapping={r"^(audio_model\.)?text_model\.": "encoder.", r"^(audio_model\.)?text_audio_head\.": "head."},
+        **_PROJECTED,
     ),
     Tower(
-        "pe_av",
-        "audio",
-        "viml_pe_av_audio",
-        PeAvAudioTower,
-        {"pe_audio_video": "audio_video_config.audio_config", "pe_audio": "audio_config"},
-        width="projection_dim",
+        "pe_av", "audio", "viml_pe_av_audio", PeAvAudioTower, _PE_AV_AUDIO,
         sound_inputs=_one_channel,
         key_mapping={r"^(audio_model\.)?audio_encoder\.": "encoder.", r"^(audio_model\.)?audio_head\.": "head."},
-        joint=True,
+        **_PROJECTED,
     ),
     Tower(
-        "pe_av_class",
-        "video",
-        "pe_video_encoder",
-        "PeVideoEncoder",
-        {"pe_audio_video": "audio_video_config.video_config", "pe_video": "video_config"},
-        width="hidden_size",
-        segment_mask="padding_mask_videos",
-        frame_settings="video_preprocessor_config.json",
+        "pe_av_class", "video", "pe_video_encoder", "PeVideoEncoder", _PE_AV_VIDEO, width="hidden_size", **_PE_AV_FRAMES
     ),
     Tower(
-        "pe_av_class",
-        "audio",
-        "pe_audio_encoder",
-        "PeAudioEncoder",
-        {"pe_audio_video": "audio_video_config.audio_config", "pe_audio": "audio_config"},
-        width="hidden_size",
-        sound_inputs=_one_channel,
+        "pe_av_class", "audio", "pe_audio_encoder", "PeAudioEncoder", _PE_AV_AUDIO,
+        width="hidden_size", sound_inputs=_one_channel,
     ),
     Tower("deepsim", "audio", "deepsim", DeepSimModel, width="hidden_size"),
     Tower(
-        "whisper",
-        "audio",
-        "whisper",
-        "models.whisper.modeling_whisper.WhisperEncoder",
-        width="hidden_size",
-        sound_inputs=_bands_first,
-        padded_window=True,
-        key_mapping={r"^(model\.)?encoder\.": ""},
+        "whisper", "audio", "whisper", "models.whisper.modeling_whisper.WhisperEncoder",
+        width="hidden_size", sound_inputs=_bands_first, padded_window=True, key_mapping={r"^(model\.)?encoder\.": ""},
     ),
-    Tower(
-        None,
-        "video",
-        "metaclip_2_vision_model",
-        "MetaClip2VisionModelWithProjection",
-        {"metaclip_2": "vision_config"},
-        width="projection_dim",
-        bfloat16=True,
-    ),
-    Tower(
-        None,
-        "text",
-        "metaclip_2_text_model",
-        "MetaClip2TextModelWithProjection",
-        {"metaclip_2": "text_config"},
-        width="projection_dim",
-    ),
+    _part(None, "metaclip_2", "MetaClip2", "vision", width="projection_dim", bfloat16=True),
+    _part(None, "metaclip_2", "MetaClip2", "text", width="projection_dim"),
     *(
-        Tower(
-            None,
-            modality,
-            f"{name}_{part}_model",
-            f"{prefix}{part.title()}Model",
-            {name: f"{part}_config"},
-            embedding=embedding,
-            key_mapping={rf"^{part}_model\.": "", **renamed},
-        )
+        _part(None, name, prefix, part, embedding=embedding, key_mapping={rf"^{part}_model\.": "", **renamed})
         for name, prefix, text_embedding, renamed in _WITHOUT_PROJECTION
-        for modality, part, embedding in (("video", "vision", None), ("text", "text", text_embedding))
+        for part, embedding in (("vision", None), ("text", text_embedding))
     ),
     Tower(None, "audio", "audio-spectrogram-transformer", bfloat16=True),
     Tower(None, "video", "vit", bfloat16=True),
@@ -272,6 +167,7 @@ TOWERS = (
     Tower(None, "text", "mt5", "MT5EncoderModel"),
     Tower(None, "text", "umt5", "UMT5EncoderModel"),
 )
+# fmt: on
 # Models of several modalities whose towers have no row: their outputs cannot be read like those of a single tower.
 UNKNOWN_TOWERS = ("blip",)
 # Beginnings of model types that are refused, with the reason and the fix.
