@@ -12,7 +12,7 @@ import pytest
 from tests.media import sine, write_audio, write_video
 from viml_hf.errors import MediaDecodeError
 from viml_hf.processing import media
-from viml_hf.processing.media import declared_seconds, decode_stream, iter_segments, open_stream, source_name
+from viml_hf.processing.media import OpenStream, iter_segments, open_stream, source_name
 from viml_hf.processing.segments import segment_bounds
 
 
@@ -34,8 +34,8 @@ def test_the_file_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     path = write_audio(tmp_path / "sine.wav", sine(440, 1, 8000), 8000)
     file = open(path, "rb")  # noqa: SIM115
     monkeypatch.setattr(media, "open", lambda *_: file, raising=False)
-    with open_stream(path, "audio") as stream:
-        assert stream.type == "audio"
+    with open_stream(path, "audio") as opened:
+        assert opened.stream.type == "audio"
         assert not file.closed
     assert file.closed
 
@@ -61,9 +61,9 @@ def test_a_failing_disk_is_an_error_and_not_the_end(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(media, "open", FailingFile, raising=False)
     with (
         pytest.raises(MediaDecodeError, match=r"noise\.wav: cannot be read \(Input/output error\)"),
-        open_stream(path, "audio") as stream,
+        open_stream(path, "audio") as opened,
     ):
-        list(decode_stream(stream, path))
+        list(opened.decode())
 
 
 class FakeStream:
@@ -71,16 +71,16 @@ class FakeStream:
 
     type = "video"
     index = 0
-    duration = None
+    duration = start_time = None
+    disposition = 0
     time_base = Fraction(1, 24)
 
     def __init__(self, packets: list[str | None], error: Exception):
         self.packets = packets
         self.error = error
         streams = SimpleNamespace(video=(self,), audio=())
-        self.container = SimpleNamespace(
-            demux=self.demux, duration=None, streams=streams, format=SimpleNamespace(name="mp4")
-        )
+        mp4 = SimpleNamespace(name="mp4", flags=0)
+        self.container = SimpleNamespace(demux=self.demux, duration=None, streams=streams, format=mp4)
         self.held: list[Any] = []
         self.drained = False
 
@@ -112,14 +112,15 @@ class FakeStream:
 def test_a_container_that_breaks_off_still_drains_the_decoder(
     packets: list[str | None], error: Exception, warnings: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert [frame.name for frame in decode_stream(FakeStream(packets, error), b"")] == ["a", "b"]
+    assert [frame.name for frame in OpenStream(FakeStream(packets, error), b"").decode()] == ["a", "b"]
     assert caplog.messages == warnings
 
 
 def test_a_length_that_is_not_above_0_is_none() -> None:
     def declared(stream: int | None, whole: int | None) -> float | None:
-        container = SimpleNamespace(duration=whole, format=SimpleNamespace(name="mp4"))
-        return declared_seconds(SimpleNamespace(duration=stream, time_base=Fraction(1, 10), container=container))
+        faked = FakeStream([], IndexError())
+        faked.duration, faked.container.duration, faked.time_base = stream, whole, Fraction(1, 10)
+        return OpenStream(faked, b"").declared_seconds
 
     assert declared(30, -1) == 3.0
     assert [declared(number, 2_000_000) for number in (None, 0, -30)] == [2.0, 2.0, 2.0]

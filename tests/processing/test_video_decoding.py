@@ -14,7 +14,7 @@ from tests.media import frame_number, numbered_frame, sine, write_audio, write_v
 from tests.mutations import ebml_fields, mp4_fields, with_number
 from viml_hf.errors import MediaDecodeError, ViMLError
 from viml_hf.processing import media, video_decoding
-from viml_hf.processing.media import DecodeReport
+from viml_hf.processing.media import DecodeReport, OpenStream
 from viml_hf.processing.video_decoding import iter_frames, iter_video_segments
 
 
@@ -232,15 +232,15 @@ def test_an_excerpt_is_a_piece_of_the_whole(tmp_path: Path, suffix: str, start: 
 def test_a_far_excerpt_is_sought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "video.mp4", 600, 24)
     decoded = 0
-    decode_stream = video_decoding.decode_stream
+    decode = OpenStream.decode
 
-    def counted(*arguments):
+    def counted(opened):
         nonlocal decoded
-        for frame in decode_stream(*arguments):
+        for frame in decode(opened):
             decoded += 1
             yield frame
 
-    monkeypatch.setattr(video_decoding, "decode_stream", counted)
+    monkeypatch.setattr(OpenStream, "decode", counted)
     whole = list(iter_frames(path, short_side=48))
     assert decoded == 600
     decoded = 0

@@ -79,8 +79,8 @@ def test_pictures_beyond_the_limit_are_not_decoded_to_find_out(tmp_path):
         return time.thread_time() - begin
 
     refused = min(seconds_of(QueryLimits(picture_pixels=1000)) for _ in range(3))
-    with open_stream(path, "video", max_pixels=1000) as stream:
-        assert (stream.width, stream.height) == (2048, 2048)
+    with open_stream(path, "video", max_pixels=1000) as opened:
+        assert (opened.stream.width, opened.stream.height) == (2048, 2048)
     begin = time.thread_time()
     with open_stream(path, "video"):
         assert refused < (time.thread_time() - begin) / 2

@@ -30,7 +30,8 @@ def track(tmp_path_factory):
 
 def packets(path):
     """What is in the picture packets that a player shows, and their times from the first one's."""
-    with open_stream(path, "video") as stream:
+    with open_stream(path, "video") as opened:
+        stream = opened.stream
         found = [(bytes(p), p.pts * stream.time_base) for p in stream.container.demux(stream) if p.size]
     first = min(time for _, time in found)
     return [content for content, _ in found], [float(time - first) for _, time in found]

@@ -8,23 +8,19 @@ from typing import Any
 import av
 import numpy as np
 
-from viml_hf.errors import MediaDecodeError, ViMLError
+from viml_hf.errors import ViMLError
 from viml_hf.processing.media import (
     MAX_SECONDS,
     DecodeReport,
     MediaSegment,
     MediaSource,
+    OpenStream,
     check_excerpt,
-    declared_seconds,
-    decode_stream,
-    file_clock,
     iter_segments,
     open_stream,
-    past_the_end,
-    source_name,
     too_long,
 )
-from viml_hf.processing.timeline import JITTER, LEAP, TOLERANCE, FileClock
+from viml_hf.processing.timeline import JITTER, LEAP, TOLERANCE
 
 LEAST_SECONDS = 0.025  # of a sound: what encoders need for one window of theirs
 LEAST_DECODABLE = 0.5  # share of the packets of a sound; of less, what is decoded is noise
@@ -128,8 +124,8 @@ def sound_format(source: MediaSource) -> tuple[int, str]:
     Raises:
         MediaDecodeError: The source cannot be opened, or has no sound.
     """
-    with open_stream(source, "audio", threads=1) as stream:
-        return stream.codec_context.sample_rate, _native_layout(stream)
+    with open_stream(source, "audio", threads=1) as opened:
+        return opened.stream.codec_context.sample_rate, _native_layout(opened.stream)
 
 
 def iter_audio_segments(source: MediaSource, sampling_rate: int, **options: Any) -> Iterator[MediaSegment]:
@@ -175,13 +171,11 @@ def _iter_sound(
     if chunk_length < 1:
         raise ViMLError(f"chunk_seconds={chunk_seconds}: a chunk needs at least 1 sample; give seconds, such as 2.0")
     check_excerpt(start, end)
-    report = DecodeReport() if report is None else report
     first, stop = round(start * sampling_rate), None if end is None else round(end * sampling_rate)
     position = given = 0
-    with open_stream(source, "audio", threads=1) as stream:
-        clock = file_clock(stream.container)
-        frames = _with_silences(decode_stream(stream, source, report, clock), stream, clock, report)
-        for chunk in _chunks(frames, sampling_rate, chunk_length, layout or _native_layout(stream)):
+    with open_stream(source, "audio", threads=1, report=report) as opened:
+        report, layout = opened.report, layout or _native_layout(opened.stream)
+        for chunk in _chunks(_with_silences(opened), sampling_rate, chunk_length, layout):
             kept = chunk[:, max(0, first - position) : None if stop is None else max(0, stop - position)]
             position += chunk.shape[1]
             if kept.shape[1]:
@@ -192,21 +186,19 @@ def _iter_sound(
             if stop is None and position - first > MAX_SECONDS * sampling_rate:
                 raise too_long(source, "audio")
         if report.corrupt > report.packets * (1 - LEAST_DECODABLE):
-            cause = (
+            raise opened.error(
                 f"only {report.packets - report.corrupt} of {report.packets} packets of its sound can be decoded, and "
                 f"at least {LEAST_DECODABLE:.0%} must be: it may be encrypted or damaged; get the file again"
             )
-            raise MediaDecodeError(source_name(source), "audio", cause)
         if first and position <= first:
-            raise past_the_end(source, "audio", start, position / sampling_rate)
+            raise opened.past_the_end(start, position / sampling_rate)
         if given < LEAST_SECONDS * sampling_rate:
-            cause = (
+            raise opened.error(
                 f"its sound is too short, {1000 * given / sampling_rate:.0f} ms, and at least "
                 f"{1000 * LEAST_SECONDS:.0f} ms are needed; give another file, or a longer excerpt"
             )
-            raise MediaDecodeError(source_name(source), "audio", cause)
         if first or stop is not None:
-            report.count_excerpt(start, end, declared_seconds(stream), position / sampling_rate)
+            report.count_excerpt(start, end, opened.declared_seconds, position / sampling_rate)
 
 
 def _to_frame(samples: np.ndarray, rate: int) -> av.AudioFrame:
@@ -215,19 +207,17 @@ def _to_frame(samples: np.ndarray, rate: int) -> av.AudioFrame:
     return frame
 
 
-def _with_silences(
-    frames: Iterable[av.AudioFrame], stream: Any, clock: FileClock, report: DecodeReport
-) -> Iterator[av.AudioFrame | Silence]:
+def _with_silences(opened: OpenStream) -> Iterator[av.AudioFrame | Silence]:
     """Decoded frames, with a silence before them where the sound begins late, and where packets are missing.
 
     A time is believed where the file's length or its other streams speak for it, or within `LEAP` seconds.
     """
-    declared = declared_seconds(stream)
+    clock, declared = opened.clock, opened.declared_seconds
     origin: Fraction | None = None  # when the file begins, on the container's clock
     heard = Fraction(0)  # seconds from there to the end of the last frame
     last = declared_end = Fraction(0)  # that end, and the one that the file declares, on the container's clock
-    for frame in frames:
-        time = None if frame.pts is None else frame.pts * stream.time_base
+    for frame in opened.decode():
+        time = None if frame.pts is None else frame.pts * opened.stream.time_base
         if time is not None and origin is None:
             origin = clock.origin(time)
             declared_end = time + Fraction(declared or 0)
@@ -236,9 +226,9 @@ def _with_silences(
                 yield Silence(heard)
         elif time is not None and origin is not None:
             late = time - origin - heard
-            believed = late <= LEAP or clock.vouches_for(time, stream, declared_end)
+            believed = late <= LEAP or clock.vouches_for(time, opened.stream, declared_end)
             if late > TOLERANCE and time - last > JITTER and believed:
-                report.holes.append((float(heard), float(heard + late)))
+                opened.report.holes.append((float(heard), float(heard + late)))
                 heard += late
                 yield Silence(heard)
             elif abs(late) > TOLERANCE and abs(time - last) > JITTER:

@@ -140,12 +140,6 @@ def check_excerpt(start: float, end: float | None) -> None:
         raise ViMLError(f"start={start}, end={end}: give seconds, 0 <= start < end")
 
 
-def past_the_end(source: MediaSource, kind: StreamKind, start: float, length: float) -> MediaDecodeError:
-    """The error of an excerpt that begins after the stream ends."""
-    cause = f"its {kind} ends at {length:.1f} s, but start={start:g}: give a start before that"
-    return MediaDecodeError(source_name(source), kind, cause)
-
-
 def too_long(source: MediaSource, kind: StreamKind) -> MediaDecodeError:
     """The error of a stream beyond `MAX_SECONDS`."""
     cause = f"its {kind} is longer than {MAX_SECONDS / 3600:g} hours; split it, or take excerpts with start and end"
@@ -153,8 +147,14 @@ def too_long(source: MediaSource, kind: StreamKind) -> MediaDecodeError:
 
 
 @contextmanager
-def open_stream(source: MediaSource, kind: StreamKind, threads: int = 0, max_pixels: int = MAX_PIXELS) -> Iterator[Any]:
-    """Opens the stream of one kind that a player takes, for `decode_stream`; 0 threads let FFmpeg choose.
+def open_stream(
+    source: MediaSource,
+    kind: StreamKind,
+    threads: int = 0,
+    max_pixels: int = MAX_PIXELS,
+    report: DecodeReport | None = None,
+) -> Iterator["OpenStream"]:
+    """Opens the stream of one kind that a player takes; 0 threads let FFmpeg choose.
 
     Pictures of more than `max_pixels` are not decoded, nor when the file is opened. `MediaDecodeError` is raised if the
     source cannot be opened, has no such stream or one beyond the caps of this module, or if FFmpeg or the disk fails
@@ -170,7 +170,7 @@ def open_stream(source: MediaSource, kind: StreamKind, threads: int = 0, max_pix
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = threads
             try:
-                yield stream
+                yield OpenStream(stream, source, report)
             except av.FFmpegError as error:
                 cause = f"its {kind} cannot be processed ({error.strerror}); {_CONVERT[kind]}"
                 raise MediaDecodeError(name, kind, cause) from error
@@ -252,12 +252,6 @@ def _without_packets(source: MediaSource, kind: StreamKind, name: str, max_pixel
         return missing if len(missing) < len(streams) else set()
 
 
-def file_clock(container: Any) -> FileClock:
-    """The clock of an open file, for all its pictures and sound."""
-    streams = [*_shown_streams(container, "video"), *_shown_streams(container, "audio")]
-    return FileClock(streams, bool(container.format.flags & Flags.ts_discont.value))
-
-
 def _chosen_stream(container: Any, kind: StreamKind, source: MediaSource, name: str, max_pixels: int) -> Any:
     streams = _shown_streams(container, kind)
     if not streams:
@@ -281,29 +275,113 @@ def _check_size(stream: Any, name: str) -> None:
         raise MediaDecodeError(name, "audio", cause)
 
 
-def states_length(stream: Any) -> bool:
-    """Whether a file says how long this one of its streams is, and not only how long it is itself."""
-    return bool(stream.duration) and "matroska" not in stream.container.format.name
+class OpenStream:
+    """A stream of a file that is open (`stream`, of PyAV), with the clock of the file and a report of what was read."""
 
+    def __init__(self, stream: Any, source: MediaSource, report: DecodeReport | None = None):
+        self.stream, self.source = stream, source
+        self.report = DecodeReport() if report is None else report
+        shown = [*_shown_streams(stream.container, "video"), *_shown_streams(stream.container, "audio")]
+        self.clock = FileClock(shown, bool(stream.container.format.flags & Flags.ts_discont.value))
 
-def declared_seconds(stream: Any) -> float | None:
-    """The length that a file says its stream has, or, as WebM and Matroska, the file has; `None`: it says nothing."""
-    if stream.container.format.name in _WITHOUT_LENGTH or _is_guessed(stream):
-        return None
-    # In damaged files a length can be negative.
-    if stream.duration and stream.duration > 0:
-        return float(stream.duration * stream.time_base)
-    whole = stream.container.duration
-    return whole / av.time_base if whole and whole > 0 else None
+    def error(self, cause: str) -> MediaDecodeError:
+        """What is wrong with the stream, as an error."""
+        return MediaDecodeError(source_name(self.source), self.stream.type, cause)
+
+    def past_the_end(self, start: float, length: float) -> MediaDecodeError:
+        """The error of an excerpt that begins after the stream ends."""
+        kind = self.stream.type
+        return self.error(f"its {kind} ends at {length:.1f} s, but start={start:g}: give a start before that")
+
+    @property
+    def states_length(self) -> bool:
+        """Whether the file says how long this one of its streams is, and not only how long it is itself."""
+        return bool(self.stream.duration) and "matroska" not in self.stream.container.format.name
+
+    @property
+    def declared_seconds(self) -> float | None:
+        """The length that the file says its stream has, or, as WebM and Matroska, the file has; `None`: none."""
+        stream, container = self.stream, self.stream.container
+        if container.format.name in _WITHOUT_LENGTH or _is_guessed(stream):
+            return None
+        # In damaged files a length can be negative.
+        if stream.duration and stream.duration > 0:
+            return float(stream.duration * stream.time_base)
+        return container.duration / av.time_base if container.duration and container.duration > 0 else None
+
+    def decode(self) -> Iterator[Any]:
+        """Decodes the stream into PyAV frames in presentation order, with times on the file's clock.
+
+        Corrupt packets are skipped and counted, with one logged warning at the end. `MediaDecodeError` is raised if no
+        packet at all can be decoded, or the stream is encrypted.
+        """
+        report, decoded = self.report, 0
+        report.expected = self.declared_seconds if report.expected is None else report.expected
+        for packet in self.packets():
+            try:
+                frames = self.stream.decode(packet)
+            except av.EOFError:  # drained before
+                continue
+            except av.FFmpegError:
+                report.corrupt += 1
+                continue
+            usable = [frame for frame in frames if _has_a_usable_rate(frame)]
+            decoded += len(usable)
+            report.corrupt += len(frames) - len(usable) + sum(frame.is_corrupt for frame in usable)
+            yield from usable
+        if not self.states_length and report.expected is not None:
+            # Where another stream lasts as long as the file claims to, nothing of this one is missing.
+            end = (self.clock.begin or Fraction(0)) + Fraction(report.expected)
+            if self.clock.end_of_others(self.stream) >= end - 1:
+                report.expected = report.reached or None
+        kind = self.stream.type
+        if not decoded:
+            packets = f" ({report.corrupt} corrupt packets)" if report.corrupt else ""
+            cause = f"nothing in its {kind} stream can be decoded{packets}"
+            raise self.error(f"{cause}; get the file again, or another one")
+        if report.corrupt:
+            name = source_name(self.source)
+            logger.warning("%s: corrupt %s packets: %d of %d", name, kind, report.corrupt, report.packets)
+
+    def packets(self) -> Iterator[Any]:
+        """The packets, and last an empty one that drains the decoder. Damage to the container ends the stream."""
+        begin: Fraction | None = None
+        stream, report = self.stream, self.report
+        try:
+            for packet in self.demux():
+                if packet.stream.index != stream.index:
+                    continue
+                if packet.size:
+                    if not report.packets and packet.has_sidedata("encryption_info"):
+                        raise self.error(f"its {stream.type} is encrypted; only a copy without encryption can be read")
+                    report.packets += 1
+                    time = packet.pts if packet.pts is not None else packet.dts
+                    if time is not None:
+                        begin = time * stream.time_base if begin is None else begin
+                        end = float((time + (packet.duration or 0)) * stream.time_base - begin)
+                        report.reached = max(report.reached, end)
+                yield packet
+        except IndexError:  # PyAV 18.1, at the end of a file in which a stream appeared late
+            yield None
+        except av.FFmpegError as error:
+            logger.warning("%s: reading stopped early (%s)", source_name(self.source), error.strerror)
+            yield None
+
+    def demux(self) -> Iterator[Any]:
+        """The packets of all pictures and sound in the order of the file: together they tell its time."""
+        container = self.stream.container
+        for packet in container.demux(*container.streams.video, *container.streams.audio):
+            if packet.size:
+                self.clock.read(packet)
+            yield packet
 
 
 def stream_seconds(source: MediaSource, kind: StreamKind) -> float | None:
     """The length of a stream by its packets, none of which is decoded; `None` where they have no times."""
-    report = DecodeReport()
-    with open_stream(source, kind) as stream:
-        for _ in iter_packets(stream, source, report, file_clock(stream.container)):
+    with open_stream(source, kind) as opened:
+        for _ in opened.packets():
             pass
-    return report.reached or None
+    return opened.report.reached or None
 
 
 def _is_guessed(stream: Any) -> bool:
@@ -315,80 +393,7 @@ def _is_guessed(stream: Any) -> bool:
     return abs(by_size - float(stream.duration * stream.time_base)) < 0.02 * by_size
 
 
-def decode_stream(
-    stream: Any, source: MediaSource, report: DecodeReport | None = None, clock: FileClock | None = None
-) -> Iterator[Any]:
-    """Decodes a stream into PyAV frames in presentation order, with times on the file's clock.
-
-    Corrupt packets are skipped and counted, with one logged warning at the end. `MediaDecodeError` is raised if no
-    packet at all can be decoded, or the stream is encrypted.
-    """
-    report = DecodeReport() if report is None else report
-    report.expected = declared_seconds(stream) if report.expected is None else report.expected
-    clock = FileClock([]) if clock is None else clock
-    decoded = 0
-    for packet in iter_packets(stream, source, report, clock):
-        try:
-            frames = stream.decode(packet)
-        except av.EOFError:  # drained before
-            continue
-        except av.FFmpegError:
-            report.corrupt += 1
-            continue
-        usable = [frame for frame in frames if _has_a_usable_rate(frame)]
-        decoded += len(usable)
-        report.corrupt += len(frames) - len(usable) + sum(frame.is_corrupt for frame in usable)
-        yield from usable
-    if not states_length(stream) and _others_reach_the_end(stream, clock, report):
-        report.expected = report.reached or None
-    name = source_name(source)
-    if not decoded:
-        packets = f" ({report.corrupt} corrupt packets)" if report.corrupt else ""
-        cause = f"nothing in its {stream.type} stream can be decoded{packets}; get the file again, or another one"
-        raise MediaDecodeError(name, stream.type, cause)
-    if report.corrupt:
-        logger.warning("%s: corrupt %s packets: %d of %d", name, stream.type, report.corrupt, report.packets)
-
-
-def _others_reach_the_end(stream: Any, clock: FileClock, report: DecodeReport) -> bool:
-    """Whether another stream lasts as long as the file claims to, so that nothing of this one is missing."""
-    end = (clock.begin or Fraction(0)) + Fraction(report.expected or 0)
-    return report.expected is not None and clock.end_of_others(stream) >= end - 1
-
-
 def _has_a_usable_rate(frame: Any) -> bool:
     """Some codecs state the rate in every packet: at a damaged 1 Hz, one of them would become hours of sound."""
     rate = getattr(frame, "sample_rate", None)  # pictures have none
     return rate is None or MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE
-
-
-def iter_packets(stream: Any, source: MediaSource, report: DecodeReport, clock: FileClock) -> Iterator[Any]:
-    """The stream's packets, and last an empty one that drains the decoder. Damage to the container ends the stream."""
-    begin: Fraction | None = None
-    try:
-        for packet in stream.container.demux(*media_streams(stream.container)):
-            if packet.size:
-                clock.read(packet)
-            if packet.stream.index != stream.index:
-                continue
-            if packet.size:
-                if not report.packets and packet.has_sidedata("encryption_info"):
-                    cause = f"its {stream.type} is encrypted; only a copy without encryption can be read"
-                    raise MediaDecodeError(source_name(source), stream.type, cause)
-                report.packets += 1
-                time = packet.pts if packet.pts is not None else packet.dts
-                if time is not None:
-                    begin = time * stream.time_base if begin is None else begin
-                    end = float((time + (packet.duration or 0)) * stream.time_base - begin)
-                    report.reached = max(report.reached, end)
-            yield packet
-    except IndexError:  # PyAV 18.1, at the end of a file in which a stream appeared late
-        yield None
-    except av.FFmpegError as error:
-        logger.warning("%s: reading stopped early (%s)", source_name(source), error.strerror)
-        yield None
-
-
-def media_streams(container: Any) -> list[Any]:
-    """All pictures and sound of a file: their packets, in the order of the file, tell its time."""
-    return [*container.streams.video, *container.streams.audio]

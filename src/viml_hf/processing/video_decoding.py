@@ -17,20 +17,15 @@ from viml_hf.processing.media import (
     DecodeReport,
     MediaSegment,
     MediaSource,
+    OpenStream,
     check_excerpt,
-    declared_seconds,
-    decode_stream,
-    file_clock,
     iter_segments,
-    media_streams,
     open_stream,
-    past_the_end,
     source_name,
-    states_length,
     too_long,
 )
 from viml_hf.processing.segments import FRAMES_PER_SECOND, TIMESTAMP_TOLERANCE, sample_frames
-from viml_hf.processing.timeline import FileClock, PresentationTimes
+from viml_hf.processing.timeline import PresentationTimes
 
 SHORT_SIDE = 224
 MAX_ASPECT = 16  # of the long side to the short one; beyond it a picture is damaged, or a scaled one would be huge
@@ -98,18 +93,16 @@ def iter_frames(
     if short_side < 1:
         raise ViMLError(f"short_side={short_side}: give a number of pixels above 0, such as {SHORT_SIDE}")
     check_excerpt(start, end)
-    report = DecodeReport() if report is None else report
     keyframe = _keyframe_before(source, start) if start else None
-    with open_stream(source, "video", threads, max_pixels) as stream:
+    with open_stream(source, "video", threads, max_pixels, report) as opened:
         if fast:
-            stream.codec_context.skip_frame = "NONREF"
-        clock, origin = file_clock(stream.container), None
+            opened.stream.codec_context.skip_frame = "NONREF"
+        origin = None
         if keyframe is not None:
             origin, position = keyframe
-            stream.container.seek(position, stream=stream)
-        scale = FrameScaler(source, stream, short_side)
-        frames = _timed_frames(stream, source, report, clock, origin)
-        for frame, count in sample_frames(_excerpt(frames, source, start, end, stream, report), fps):
+            opened.stream.container.seek(position, stream=opened.stream)
+        scale = FrameScaler(source, opened.stream, short_side)
+        for frame, count in sample_frames(_excerpt(opened, origin, start, end), fps):
             picture = scale(frame)
             for _ in range(count):
                 yield picture
@@ -136,9 +129,9 @@ def iter_shown_pictures(source: MediaSource, *, short_side: int) -> Iterator[tup
     Raises:
         MediaDecodeError: As `iter_frames`.
     """
-    with open_stream(source, "video") as stream:
-        scale = FrameScaler(source, stream, short_side)
-        for frame, start, end in _timed_frames(stream, source, DecodeReport(), file_clock(stream.container)):
+    with open_stream(source, "video") as opened:
+        scale = FrameScaler(source, opened.stream, short_side)
+        for frame, start, end in _timed_frames(opened):
             yield scale(frame), float(start), float(end)
             if end > MAX_SECONDS:
                 raise too_long(source, "video")
@@ -200,9 +193,7 @@ def upright(picture: np.ndarray, matrix: tuple[int, int, int, int] | None) -> np
     return picture[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
 
 
-def _timed_frames(
-    stream: Any, source: MediaSource, report: DecodeReport, clock: FileClock, origin: Fraction | None = None
-) -> Iterator[TimedFrame]:
+def _timed_frames(opened: OpenStream, origin: Fraction | None = None) -> Iterator[TimedFrame]:
     """Frames with start and end in seconds after `origin`, by default the beginning of the file.
 
     The first frame is shown from the beginning, also where the pictures begin later than the sound. A frame is on
@@ -211,13 +202,13 @@ def _timed_frames(
     its predecessor's, or more than ten minutes after, unless the file's length or its sound speaks for it. Once a
     frame claimed to be longer than that, or the file's length is over, no more than a second is believed.
     """
+    stream, clock, declared = opened.stream, opened.clock, opened.declared_seconds
     usual_duration = 1 / (stream.average_rate or _USUAL_FRAME_RATE)
-    declared = declared_seconds(stream)
     times = PresentationTimes()
     shown: av.VideoFrame | None = None
     start = end = Fraction(0)
     longest = _LONGEST_FRAME
-    for frame in decode_stream(stream, source, report, clock):
+    for frame in opened.decode():
         units = times.of(frame)
         time = None if units is None else units * stream.time_base
         if origin is None:
@@ -245,38 +236,33 @@ def _timed_frames(
     if shown is None or origin is None:
         return
     end_of_sound = clock.end_of_others(stream)
-    reached = origin + Fraction(report.reached).limit_denominator(1_000_000)
-    if not states_length(stream) and end_of_sound > end + _STANDS_STILL:
+    reached = origin + Fraction(opened.report.reached).limit_denominator(1_000_000)
+    if not opened.states_length and end_of_sound > end + _STANDS_STILL:
         # Matroska and WebM state no length of a video. There a last frame is shown up to the end of the sound.
-        end, report.reached = end_of_sound, float(end_of_sound - origin)
+        end, opened.report.reached = end_of_sound, float(end_of_sound - origin)
     elif stream.codec_context.skip_frame == "NONREF" and reached <= start + longest:
         end = max(end, reached)  # frames that were skipped after it are time all the same
     yield shown, start - origin, end - origin
 
 
 def _excerpt(
-    frames: Iterator[TimedFrame],
-    source: MediaSource,
-    start: float,
-    end: float | None,
-    stream: Any,
-    report: DecodeReport,
+    opened: OpenStream, origin: Fraction | None, start: float, end: float | None
 ) -> Iterator[tuple[av.VideoFrame, float, float]]:
     """The frames on screen between `start` and `end`, with times in seconds after `start`."""
     last, latest = 0.0, float("inf") if end is None else end
-    for frame, begin, stop in frames:
+    for frame, begin, stop in _timed_frames(opened, origin):
         last = float(stop)
         if start and last <= start + TIMESTAMP_TOLERANCE:
             continue
         if last - start > MAX_SECONDS and end is None:
-            raise too_long(source, "video")
+            raise too_long(opened.source, "video")
         yield frame, float(begin) - start, min(last, latest) - start
         if last >= latest:
             break
     if last <= start + TIMESTAMP_TOLERANCE and start:
-        raise past_the_end(source, "video", start, last)
+        raise opened.past_the_end(start, last)
     if start or end is not None:
-        report.count_excerpt(start, end, declared_seconds(stream), last)
+        opened.report.count_excerpt(start, end, opened.declared_seconds, last)
 
 
 def _keyframe_before(source: MediaSource, start: float) -> tuple[Fraction, int] | None:
@@ -285,8 +271,8 @@ def _keyframe_before(source: MediaSource, start: float) -> tuple[Fraction, int] 
     `None` where the file must be read from its beginning: frames without times, a clock that was restarted on the way,
     or no index that can be relied on.
     """
-    with open_stream(source, "video", threads=1) as stream:
-        clock = file_clock(stream.container)
+    with open_stream(source, "video", threads=1) as opened:
+        stream, clock = opened.stream, opened.clock
         try:
             first = next(stream.container.decode(stream))
             if first.pts is None:
@@ -306,13 +292,11 @@ def _keyframe_before(source: MediaSource, start: float) -> tuple[Fraction, int] 
 
 def _restarts_before(source: MediaSource, time: float) -> bool:
     """Whether a file's clock is restarted before a time on it, in seconds: its packets are read, and not decoded."""
-    with open_stream(source, "video", threads=1) as stream:
-        clock = file_clock(stream.container)
-        for packet in stream.container.demux(*media_streams(stream.container)):
-            if packet.size:
-                clock.read(packet)
-            if clock.restarted:
+    with open_stream(source, "video", threads=1) as opened:
+        for packet in opened.demux():
+            if opened.clock.restarted:
                 return True
-            if packet.stream_index == stream.index and packet.dts is not None and packet.dts * packet.time_base > time:
+            is_picture = packet.stream_index == opened.stream.index
+            if is_picture and packet.dts is not None and packet.dts * packet.time_base > time:
                 return False
     return False

@@ -6,15 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from viml_hf.errors import MediaDecodeError, ViMLError
-from viml_hf.processing.media import (
-    MAX_PIXELS,
-    MAX_SECONDS,
-    DecodeReport,
-    file_clock,
-    iter_packets,
-    open_stream,
-    source_name,
-)
+from viml_hf.processing.media import MAX_PIXELS, MAX_SECONDS, open_stream, source_name
 
 _LEAST_PIXELS = 2**16  # of a picture: to read and to time a smaller one takes no less
 
@@ -70,11 +62,12 @@ class QueryLimits:
             self._check_video(video)
 
     def _check_video(self, video: str | os.PathLike | bytes) -> None:
-        with open_stream(video, "video", max_pixels=self.decoded_pixels) as stream:
-            size, report = stream.codec_context.width * stream.codec_context.height, DecodeReport()
+        with open_stream(video, "video", max_pixels=self.decoded_pixels) as opened:
+            stream, report, clock = opened.stream, opened.report, opened.clock
+            size = stream.codec_context.width * stream.codec_context.height
             _refuse(video, "pictures", "picture_pixels", size, self.picture_pixels)
-            clock, cost = file_clock(stream.container), max(size, _LEAST_PIXELS)
-            for _ in iter_packets(stream, video, report, clock):
+            cost = max(size, _LEAST_PIXELS)
+            for _ in opened.packets():
                 _refuse(video, "a video", "video_pixels", report.packets * cost, self.video_pixels)
                 _refuse(video, "a video", "seconds", report.reached, self.seconds)
             # A last picture may be shown for as long as there is sound.

@@ -61,8 +61,8 @@ def write_timeline(
         raise ViMLError(f"no timeline can be written ({error}): {_INSTALL}") from error
     except otio.exceptions.NotSupportedError as error:
         raise ViMLError(f"no {suffix} can be written ({error}): {_INSTALL}") from error
-    with open_stream(video, "video", threads=1) as stream:
-        frames = Fraction(stream.average_rate or 25)
+    with open_stream(video, "video", threads=1) as opened:
+        frames = Fraction(opened.stream.average_rate or 25)
     timeline = make_timeline(video, duration, track, moment, cuts, frames, RATE if suffix == ".otio" else frames)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

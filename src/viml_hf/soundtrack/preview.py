@@ -14,7 +14,7 @@ from viml_hf.analysis.loudness import SoundLevels, measure_levels
 from viml_hf.errors import MediaDecodeError, ViMLError
 from viml_hf.features.atomic_files import replacing
 from viml_hf.processing.audio_decoding import iter_channels
-from viml_hf.processing.media import DecodeReport, file_clock, iter_packets, open_stream
+from viml_hf.processing.media import open_stream
 from viml_hf.processing.timeline import TOLERANCE
 from viml_hf.soundtrack.mixing import CEILING, PROGRAMME_LOUDNESS, RATE, blocks, master, mix, music_of, sounding, speech
 from viml_hf.soundtrack.moment import Moment
@@ -135,12 +135,12 @@ def look_at(video: str | os.PathLike[str]) -> Pictures:
         MediaDecodeError: It cannot be opened, has no pictures or no times, or is longer than 20 minutes.
     """
     name = os.fspath(video)
-    with open_stream(video, "video", threads=1) as stream:
-        clock = file_clock(stream.container)
+    with open_stream(video, "video", threads=1) as opened:
+        stream, clock = opened.stream, opened.clock
         usual = 1 / (stream.average_rate or 25)
         first = end = None
         untimed, next_time = 0, None
-        for packet in iter_packets(stream, video, DecodeReport(), clock):
+        for packet in opened.packets():
             if packet is None or not packet.size:
                 continue
             if packet.dts is None and next_time is None:
@@ -200,16 +200,17 @@ def _write(video: str | os.PathLike[str], path: Path, pictures: Pictures, sound:
     _, codec = _CONTAINERS[pictures.container]
     try:
         with (
-            open_stream(video, "video", threads=1) as source,
+            open_stream(video, "video", threads=1) as opened,
             av.open(str(path), "w", format=pictures.container) as container,
         ):
+            source = opened.stream
             copied = container.add_stream_from_template(source, opaque=True)
             copied.time_base = source.time_base
             encoder = container.add_stream(codec, rate=RATE, layout="stereo", bit_rate=256_000)
             packets = _encoded(encoder, sound)
             waiting = next(packets, None)
             shift, untimed = round(pictures.origin / source.time_base), iter(pictures.decoding_times)
-            for packet in iter_packets(source, video, DecodeReport(), file_clock(source.container)):
+            for packet in opened.packets():
                 if packet is None or not packet.size:
                     continue
                 packet.dts = next(untimed) if packet.dts is None else packet.dts
