@@ -266,7 +266,7 @@ def test_unreadable_media_are_named_and_the_older_page_stays(write, tmp_path, vi
         (music, music, 0, "song.wav: no video stream"),
         (video, tmp_path / "none.wav", 0, "none.wav: cannot be read"),
         (video, silent, 0, "silent.mp4: no audio stream"),
-        (video, music, 9.0, r"song.wav: it has no sound from 9.0 to 10.0 s"),
+        (video, music, 9.0, r"song.wav: its audio ends at \d\.\d s, but start=9"),
     ]:
         item = recommendation(bad_music, start=start, end=start + 1)
         with pytest.raises(MediaDecodeError, match=message):

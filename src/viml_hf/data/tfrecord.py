@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from viml_hf.errors import ViMLError, in_one_line
+from viml_hf.features.protocol_buffers import fields_of, varints
 from viml_hf.processing.media import printable
 
 Feature = list[bytes] | np.ndarray  # a bytes_list, or the numbers of a float_list (float32) or int64_list
@@ -116,9 +117,9 @@ def _parse_feature(data: bytes) -> Feature:
 
 def _integers(data: bytes) -> Iterator[int]:
     """The numbers of an `Int64List`, packed or one by one."""
-    for number, value in _fields(data):
+    for number, value in fields_of(data):
         if number == 1:
-            values = [value] if isinstance(value, int) else list(_varints(value))
+            values = [value] if isinstance(value, int) else list(varints(value))
             yield from (one - 2**64 if one >= 2**63 else one for one in values)
 
 
@@ -131,55 +132,11 @@ def _map_entries(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 def _messages(data: bytes, number: int) -> Iterator[bytes]:
     """The values of one length-delimited field: messages, texts, bytes, or packed floats."""
-    for found, value in _fields(data):
+    for found, value in fields_of(data):
         if found == number:
             if isinstance(value, int):
                 raise ValueError(f"a number in field {number}")
             yield value
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and value of every field of a protobuf message; an integer is unsigned, anything else is its bytes."""
-    position = 0
-    while position < len(data):
-        tag, position = _varint(data, position)
-        kind = tag & 7
-        if kind == 0:
-            value, position = _varint(data, position)
-            yield tag >> 3, value
-            continue
-        if kind == 2:
-            length, position = _varint(data, position)
-        elif kind in (1, 5):
-            length = 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"a field of the unknown kind {kind}")
-        if position + length > len(data):
-            raise ValueError("a field that is cut short")
-        yield tag >> 3, data[position : position + length]
-        position += length
-
-
-def _varints(data: bytes) -> Iterator[int]:
-    """Integers one after the other."""
-    position = 0
-    while position < len(data):
-        value, position = _varint(data, position)
-        yield value
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """The integer, seven bits a byte, that begins at a position, and the position after it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if position == len(data):
-            raise ValueError("a number that is cut short")
-        byte = data[position]
-        position += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value & 2**64 - 1, position
-    raise ValueError("an integer of more than 64 bits")
 
 
 def _crc_tables() -> tuple[list[int], np.ndarray, list[list[int]]]:

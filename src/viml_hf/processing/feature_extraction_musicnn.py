@@ -21,39 +21,13 @@ class MusicnnFeatureExtractor(DeepSimFeatureExtractor):
         (1, 187, 96)
     """
 
-    def __init__(
-        self,
-        feature_size: int = 96,
-        sampling_rate: int = 16000,
-        n_fft: int = 512,
-        hop_length: int = 256,
-        window_frames: int = 187,
-        mean: float = 0.0,
-        std: float = 1.0,
-        **kwargs: Any,
-    ):
-        super().__init__(
-            feature_size=feature_size,
-            sampling_rate=sampling_rate,
-            n_fft=n_fft,
-            hop_length=hop_length,
-            window_frames=window_frames,
-            mean=mean,
-            std=std,
-            **kwargs,
-        )
+    def __init__(self, **settings: Any):
+        ours = {"feature_size": 96, "sampling_rate": 16000, "n_fft": 512, "hop_length": 256, "window_frames": 187}
+        super().__init__(**{**ours, "mean": 0.0, "std": 1.0, **settings})
 
     def log_mel(self, windows: torch.Tensor) -> torch.Tensor:
         """Log-mel power `(windows, window_frames, feature_size)` of `(windows, samples)`."""
-        spectrum = torch.stft(
-            windows,
-            self.n_fft,
-            self.hop_length,
-            window=torch.hann_window(self.n_fft),
-            center=False,
-            return_complex=True,
-        ).abs()
-        mel = (spectrum**2).transpose(1, 2) @ torch.from_numpy(self.mel_filters)
+        mel = (self.spectrum(windows) ** 2).transpose(1, 2) @ torch.from_numpy(self.mel_filters)
         rounded = mel.to(torch.float16).float()
         return ((1e4 * rounded).log1p() / math.log(10) - self.mean) / self.std
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from viml_hf.errors import ViMLError
+from viml_hf.features.protocol_buffers import fields_of, varint
 
 FOOTER, MAGIC = 48, b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"
 FLOAT32 = 1  # TensorFlow's number of the type
@@ -40,19 +41,19 @@ def read_tensorflow_checkpoint(index: bytes, data: bytes) -> dict[str, np.ndarra
             for name, record in _entries(index, *_handle(place, 0)[0]):
                 if name:  # the record without a name is of the whole checkpoint
                     found[name.decode()] = _variable(record, data)
-    except (ValueError, IndexError, struct.error, KeyError) as error:
+    except (ValueError, IndexError, TypeError, KeyError, struct.error) as error:
         raise ViMLError(f"not a TensorFlow checkpoint that can be read ({error}); fetch the file again") from error
     return {name: values for name, values in found.items() if values is not None}
 
 
 def _variable(record: bytes, data: bytes) -> np.ndarray | None:
-    fields = dict(_fields(record))
+    fields: dict[int, Any] = dict(fields_of(record))
     if fields.get(TYPE) != FLOAT32:
         return None
     if fields.get(SHARD, 0):
         raise ValueError("it has several data files")
-    dimensions = [part for number, part in _fields(fields.get(SHAPE, b"")) if number == DIMENSION]
-    shape = [dict(_fields(part)).get(LENGTH, 0) for part in dimensions]
+    dimensions = [part for number, part in fields_of(fields.get(SHAPE, b"")) if number == DIMENSION]
+    shape = [dict(fields_of(part)).get(LENGTH, 0) for part in dimensions]
     offset, size = fields.get(OFFSET, 0), fields.get(SIZE, 0)
     if offset + size > len(data) or size != 4 * int(np.prod(shape)):
         raise ValueError("the data file is too short")
@@ -67,9 +68,9 @@ def _entries(table: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes
     (restarts,) = struct.unpack("<I", block[-4:])
     at, end, key = 0, size - 4 * (restarts + 1), b""
     while at < end:
-        shared, at = _varint(block, at)
-        unshared, at = _varint(block, at)
-        length, at = _varint(block, at)
+        shared, at = varint(block, at)
+        unshared, at = varint(block, at)
+        length, at = varint(block, at)
         key = key[:shared] + block[at : at + unshared]
         at += unshared
         yield key, block[at : at + length]
@@ -78,38 +79,6 @@ def _entries(table: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes
 
 def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
     """Where a block lies and how long it is, and the position behind that."""
-    start, at = _varint(data, at)
-    size, at = _varint(data, at)
+    start, at = varint(data, at)
+    size, at = varint(data, at)
     return (start, size), at
-
-
-def _fields(record: bytes) -> Iterator[tuple[int, Any]]:
-    """Number and value of each field of a protocol buffer."""
-    at = 0
-    while at < len(record):
-        key, at = _varint(record, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(record, at)
-            yield key >> 3, value
-        elif kind == 2:
-            length, at = _varint(record, at)
-            yield key >> 3, record[at : at + length]
-            at += length
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"a field of kind {kind}")
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number in groups of seven bits, the lowest first, and the position behind it."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-        if shift > 63:
-            raise ValueError("a number without an end")
