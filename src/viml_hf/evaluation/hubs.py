@@ -18,13 +18,7 @@ def hub_figures(
     pools: Sequence[Pool] | None = None,
     corrections: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """How unevenly tracks are recommended (Radovanović et al., JMLR 2010).
-
-    Args:
-        query_embeds: `(n, dim)`.
-        audio_embeds: `(n, dim)`.
-        pools: As for `retrieval_ranks`.
-        corrections: As for `retrieval_ranks`.
+    """How unevenly tracks are recommended (Radovanović et al., JMLR 2010); arguments are those of `retrieval_ranks`.
 
     Returns:
         `skewness`: of the number of queries that a track is among the first 10 of; 0 where hubs and tracks that never

@@ -67,18 +67,10 @@ class MelStatisticsForMusicTagging(CheckedLoadingMixin, PreTrainedModel):
         track_ids: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | DeepSimTaggingOutput:
-        """Tag windows of music.
+        """Tag windows of music, `(batch, time, num_mel_bins)` of [`DeepSimFeatureExtractor`].
 
-        Args:
-            input_features: `(batch, time, num_mel_bins)` of [`DeepSimFeatureExtractor`].
-            labels: `(batch, num_labels)`, 1 where a tag holds and 0 where not.
-            tempo: Not used, nor `track_ids`: there are no triplets as in [`DeepSimForMusicTagging`].
-            track_ids: Not used.
-            kwargs: `return_dict`.
-
-        Returns:
-            `loss` (given `labels`), the mean binary cross-entropy; `logits` `(batch, num_labels)`; `embeddings`
-            `(batch, hidden_size)`, the L2-normalised hidden layer.
+        Given `labels` `(batch, num_labels)`, 1 where a tag holds, the loss is the mean binary cross-entropy; tempo and
+        track_ids are not used, as there are no triplets. The embeddings are the L2-normalised hidden layer.
         """
         dropout, training = self.config.dropout, self.training
         statistics = F.dropout(self.normalization(mel_statistics(input_features)), dropout, training)

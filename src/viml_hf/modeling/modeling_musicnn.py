@@ -67,16 +67,10 @@ class MusicnnForMusicTagging(CheckedLoadingMixin, PreTrainedModel):
     def forward(
         self, input_features: Tensor, labels: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple | DeepSimTaggingOutput:
-        """Tag windows of music.
+        """Tag windows of music, `(batch, time, num_mel_bins)` of [`MusicnnFeatureExtractor`].
 
-        Args:
-            input_features: `(batch, time, num_mel_bins)` of [`MusicnnFeatureExtractor`].
-            labels: `(batch, num_labels)`, 1 where a tag holds and 0 where not.
-            kwargs: `return_dict`.
-
-        Returns:
-            `loss` (given `labels`), the mean binary cross-entropy; `logits` `(batch, num_labels)`; `embeddings`
-            `(batch, hidden_size)`, the layer before the tags.
+        Given `labels` `(batch, num_labels)`, 1 where a tag holds, the loss is the mean binary cross-entropy. The
+        embeddings `(batch, hidden_size)` are the layer before the tags.
         """
         x = self.input_norm(input_features[:, None])
         found = [torch.cat([layer(x) for layer in self.front], 1)]

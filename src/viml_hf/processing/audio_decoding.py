@@ -94,17 +94,10 @@ def iter_channels(
         sampling_rate: Samples per second to resample to, in Hz.
         layout: FFmpeg's name of the layout to mix to, such as `"stereo"`; by default that of the file, or mono where
             FFmpeg cannot mix it.
-        chunk_seconds: As for `iter_audio`, likewise `start`, `end` and `report`.
-        start: Seconds of the file to leave out.
-        end: Seconds from the beginning of the file to the end of the excerpt.
-        report: Filled while decoding.
+        chunk_seconds: As for `iter_audio`, likewise `start`, `end`, `report` and the errors.
 
     Yields:
         Arrays `(channels, samples)`, float32.
-
-    Raises:
-        MediaDecodeError: As `iter_audio`.
-        ViMLError: As `iter_audio`.
 
     Example:
         >>> import io, wave
@@ -119,11 +112,7 @@ def iter_channels(
 
 
 def sound_format(source: MediaSource) -> tuple[int, str]:
-    """The sampling rate in Hz and FFmpeg's name of the layout of a file's sound.
-
-    Raises:
-        MediaDecodeError: The source cannot be opened, or has no sound.
-    """
+    """The sampling rate in Hz and FFmpeg's name of the layout of a file's sound."""
     with open_stream(source, "audio", threads=1) as opened:
         return opened.stream.codec_context.sample_rate, _native_layout(opened.stream)
 

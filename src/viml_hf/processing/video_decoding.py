@@ -117,17 +117,9 @@ def iter_video_segments(
 
 
 def iter_shown_pictures(source: MediaSource, *, short_side: int) -> Iterator[tuple[np.ndarray, float, float]]:
-    """Decodes every picture of a video, with the seconds from when to when it is shown.
+    """Decodes every picture of a video, `(height, width, 3)` uint8 RGB, with the seconds from when to when it is shown.
 
-    Args:
-        source: A path, or the bytes of a whole file.
-        short_side: Pixels of the shorter side.
-
-    Yields:
-        RGB pictures `(height, width, 3)` uint8, start and end in seconds after the beginning of the file.
-
-    Raises:
-        MediaDecodeError: As `iter_frames`.
+    These count from the beginning of the file; errors are those of `iter_frames`.
     """
     with open_stream(source, "video") as opened:
         scale = FrameScaler(source, opened.stream, short_side)

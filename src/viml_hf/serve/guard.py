@@ -25,10 +25,7 @@ OPEN = "/health"  # needs no token: load balancers ask it
 class Guard:
     """ASGI middleware. Every answer of status 400 or above leaves it as `application/problem+json`.
 
-    Args:
-        app: What it stands before.
-        settings: With the limits of a request.
-        token: What `Authorization: Bearer` must hold; by default nothing is asked for.
+    With a `token`, `Authorization: Bearer` must hold it; without, nothing is asked for.
     """
 
     def __init__(self, app: ASGIApp, settings: ServiceSettings, token: str | None = None):

@@ -55,12 +55,9 @@ class Health(BaseModel):
 
 
 def build_app(service: MusicService, *, token: str | None = None, log_queries: bool = False) -> FastAPI:
-    """The application, for any ASGI server.
+    """The application, for any ASGI server; for the token see [`Guard`].
 
-    Args:
-        service: What answers.
-        token: What requests must give as `Authorization: Bearer`; by default nothing is asked for.
-        log_queries: Whether the log may hold the texts of queries.
+    With `log_queries` the log may hold the texts of queries.
     """
 
     @asynccontextmanager

@@ -18,11 +18,7 @@ INSTRUCTIONS = (
 
 
 def build_mcp_server(service: MusicService) -> MCPServer:
-    """The server; `run()` speaks MCP over standard input and output.
-
-    Args:
-        service: What answers.
-    """
+    """The server; `run()` speaks MCP over standard input and output."""
     server = MCPServer("viml", instructions=INSTRUCTIONS, version=version("viml-hf"), log_level="WARNING")
 
     @server.tool()

@@ -13,17 +13,10 @@ INSTALL = "`viml serve` needs {}: pip install 'viml-hf[serve]'"
 def run_http(
     service: MusicService, host: str, port: int, *, token: str | None = None, log_queries: bool = False
 ) -> None:
-    """Listen until SIGINT or SIGTERM; queries that run then are answered first.
+    """Listen until SIGINT or SIGTERM; queries that run then are answered first. For the options see `build_app`.
 
-    Args:
-        service: What answers.
-        host: Address.
-        port: Port; 0 for any that is free, which the log names.
-        token: See `http_api.build_app`.
-        log_queries: See `http_api.build_app`.
-
-    Raises:
-        ViMLError: The extra `serve` is not installed, or nothing can listen there.
+    Port 0 stands for any that is free, which the log names. `ViMLError` is raised where nothing can listen there, or
+    the extra `serve` is not installed.
     """
     try:
         import uvicorn
@@ -56,11 +49,7 @@ def run_http(
 
 
 def run_mcp(service: MusicService) -> None:
-    """Speak MCP over standard input and output until the other side closes them.
-
-    Raises:
-        ViMLError: The extra `serve` is not installed.
-    """
+    """Speak MCP over standard input and output until the other side closes them; `ViMLError` without `serve`."""
     try:
         from viml_hf.serve.mcp_tools import build_mcp_server
     except ImportError as error:

@@ -68,12 +68,7 @@ class ServiceSettings:
 
 
 class MusicService:
-    """Answers queries about one library, a few at a time.
-
-    Args:
-        recommender: A model with its index. Its limits hold for each query.
-        settings: See the class.
-    """
+    """Answers queries about one library, a few at a time. The limits of the recommender hold for each query."""
 
     def __init__(self, recommender: Recommender, settings: ServiceSettings | None = None):
         self.recommender = recommender
@@ -87,19 +82,12 @@ class MusicService:
     ) -> list[dict[str, Any]]:
         """The best tracks, as [`Recommender.recommend`] ranks them, each with its `id`.
 
-        The queries that are embedded while the library is searched are searched for together afterwards.
-
-        Args:
-            video: A file on this machine; see `path_below_root`.
-            text: As for `Recommender.recommend`.
-            k: How many.
-            where: As for `Recommender.recommend`.
-            options: As for `Recommender.recommend`.
+        The queries that are embedded while the library is searched are searched for together afterwards. Arguments and
+        errors are those of `Recommender.recommend`, the video being a file on this machine (see `path_below_root`).
 
         Raises:
             BusyError: Too many queries are running and waiting.
             OutOfTimeError: It took longer than `settings.query_seconds`.
-            ViMLError: As `Recommender.recommend`.
         """
         if k < 1:
             raise ViMLError(f"k={k}: give the number of tracks to recommend, 1 or more")
@@ -133,11 +121,7 @@ class MusicService:
             job.exception()  # looked at, so that one that nobody waits for is not reported as forgotten
 
     def path_below_root(self, path: str) -> Path:
-        """The file that a query names by its path relative to `settings.root`.
-
-        Raises:
-            UnknownPathError: There is no root, or no such file below it.
-        """
+        """The file that a query names by its path relative to `settings.root`; any other is an `UnknownPathError`."""
         if self.settings.root is None:
             raise UnknownPathError("this service takes no paths: upload the video")
         root = self.settings.root.resolve()
@@ -151,11 +135,7 @@ class MusicService:
         return found
 
     def track(self, identity: str) -> tuple[Track, Path]:
-        """A track of the index by its `id`, and its file.
-
-        Raises:
-            UnknownPathError: It is not in the index, or its file is not there any more.
-        """
+        """A track of the index by its `id`, and its file; `UnknownPathError` where one of them is not there."""
         known = re.fullmatch("[0-9a-f]{16}", identity)
         track = self.recommender.index.find(_signed(int(identity, 16))) if known else None
         if track is None:

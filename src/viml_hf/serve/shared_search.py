@@ -20,11 +20,7 @@ class _Waiting:
 
 
 class SharedSearch:
-    """Searches in a thread; queries that come meanwhile are searched for together, those with the same options.
-
-    Args:
-        recommender: What ranks.
-    """
+    """Searches in a thread; queries that come meanwhile are searched for together, those with the same options."""
 
     def __init__(self, recommender: Recommender):
         self.recommender = recommender

@@ -29,11 +29,7 @@ INDEX, DATA = ".index", ".data-00000-of-00001"
 
 
 def read_musicnn(place: str | Path) -> dict[str, MusicnnForMusicTagging]:
-    """The networks in a wheel or folder by the name of their folder, a key of `LABELS`.
-
-    Raises:
-        ViMLError: There is none, or one is damaged.
-    """
+    """The networks in a wheel or folder by the name of their folder, a key of `LABELS`; none is an error."""
     networks = {}
     for name, index, data in _checkpoints(Path(place)):
         try:
@@ -68,11 +64,7 @@ def _checkpoints(place: Path) -> Iterator[tuple[str, bytes, bytes]]:
 
 
 def network_of(variables: dict[str, np.ndarray], labels: list[str]) -> MusicnnForMusicTagging:
-    """The network of these variables, whose sizes it takes from them.
-
-    Raises:
-        ViMLError: A variable is missing, of another shape, or not finite.
-    """
+    """The network of these variables, which also tell its sizes; one that is missing or not finite is an error."""
     try:
         kernels = [variables[_numbered("conv2d", number)] for number in range(8)]
         config = MusicnnConfig(

@@ -188,13 +188,7 @@ def make_tagger_trainer(
     progress: bool = True,
     **arguments: Any,
 ) -> ViMLTrainer:
-    """A Trainer for a tagger.
-
-    Args:
-        output: Folder for checkpoints.
-        eval_dataset: Windows of other tracks, made with `training=False`.
-        arguments: Further fields of `TrainingArguments`, which win over the settings.
-    """
+    """A Trainer for a tagger; `eval_dataset` is made with `training=False`. For the rest see `make_trainer`."""
     chosen: dict[str, Any] = {
         "per_device_train_batch_size": min(settings.tracks_per_batch, len(dataset)),
         "per_device_eval_batch_size": settings.tracks_per_batch,

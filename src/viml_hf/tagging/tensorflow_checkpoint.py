@@ -21,14 +21,9 @@ DIMENSION, LENGTH = 2, 1
 
 
 def read_tensorflow_checkpoint(index: bytes, data: bytes) -> dict[str, np.ndarray]:
-    """The float32 variables by name; others, such as counters, are left out.
+    """The float32 variables by name, of the bytes of the `.index` file and the one data file; others are left out.
 
-    Args:
-        index: The bytes of the `.index` file.
-        data: The bytes of the `.data-00000-of-00001` file.
-
-    Raises:
-        ViMLError: It is no such checkpoint, a damaged or compressed one, or one of several data files.
+    A checkpoint that is damaged, compressed or of several data files is a `ViMLError`.
     """
     try:
         if index[-len(MAGIC) :] != MAGIC:

@@ -204,11 +204,7 @@ class ViMLDataCollator:
 
 
 def feature_rows(example: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The base features of a dict by modality, each `(time, width)`; `(0, 0)` where there are none.
-
-    Raises:
-        ViMLError: It has no music, or features that are no rows of numbers.
-    """
+    """The base features of a dict by modality, each `(time, width)`; `(0, 0)` where there are none, but of music."""
     rows = {}
     for modality in MODALITIES:
         value = example.get(f"{modality}_features", example.get(modality))

@@ -81,11 +81,7 @@ class StoreDataset(Dataset):
 
 
 def checked_weight(weight: Any, of: str) -> float:
-    """The weight of an item in the loss.
-
-    Raises:
-        ViMLError: It is no number above 0.
-    """
+    """The weight of an item in the loss; what is no number above 0 is an error."""
     if isinstance(weight, np.generic | torch.Tensor):
         weight = weight.item()
     if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight < float("inf"):

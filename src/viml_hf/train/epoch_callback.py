@@ -31,11 +31,7 @@ def give_own_generator(loader: DataLoader, seed: int) -> None:
 
 
 def check_arguments(args: TrainingArguments) -> None:
-    """Refuse arguments with which Trainer would keep the worst model, or make worse batches.
-
-    Raises:
-        ViMLError: There is one.
-    """
+    """Refuse arguments with which Trainer would keep the worst model, or make worse batches."""
     started = int(os.environ.get("WORLD_SIZE", 1)) if dist.is_torchelastic_launched() else 1
     if started > args.world_size:
         raise ViMLError(
@@ -148,11 +144,7 @@ def _drop_query_bank(model: Any) -> None:
 
 
 def _replace_collator(loader: Any, old: Any, new: Any) -> None:
-    """Give a loader another collator; Trainer may have wrapped it to leave columns out.
-
-    Raises:
-        ViMLError: The loader has another collator than the old one.
-    """
+    """Give a loader another collator in the place of the old one, which Trainer may have wrapped."""
     loader = getattr(loader, "base_dataloader", loader)  # accelerate wraps torch's own
     if loader.collate_fn is old:
         loader.collate_fn = new

@@ -59,12 +59,7 @@ NOTHING = MediaSegments(lambda: (), 0)
 
 
 def media_rows(processor: ViMLProcessor, example: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """What names an example, and its segments of video and audio and its texts, each to be sliced.
-
-    Raises:
-        ViMLError: It has no music, or a value that the processor does not take.
-        MediaDecodeError: A file cannot be opened.
-    """
+    """What names an example, and its segments of video and audio and its texts, each to be sliced."""
     if example.get("audio") is None:
         raise ViMLError(f"An example of {', '.join(example) or 'nothing'} without music: give it a column audio")
     (sound,) = read_sounds([example["audio"]])

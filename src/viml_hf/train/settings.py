@@ -81,14 +81,7 @@ class TrainingSettings(Schedule):
 def training_arguments(
     settings: Schedule, output: str | Path, *, progress: bool, **arguments: Any
 ) -> TrainingArguments:
-    """What the trainers of this package have in common.
-
-    Args:
-        settings: How to train.
-        output: Folder for checkpoints.
-        progress: Show progress bars.
-        arguments: Further fields of `TrainingArguments`, which win over these.
-    """
+    """What the trainers of this package have in common; further fields of `TrainingArguments` win over it."""
     chosen: dict[str, Any] = {
         "output_dir": str(output),
         "num_train_epochs": settings.epochs,

@@ -245,16 +245,10 @@ def write_training_facts(
     evaluation_items: int,
     **more: Any,
 ) -> None:
-    """Note in `training.json` how a model was trained, for its model card.
+    """Note in `training.json`, in the model's folder, how a model was trained, for its model card.
 
-    Args:
-        output: The model's folder.
-        settings: How it was trained.
-        store: On what.
-        training_items: On how many items.
-        evaluation_items: How many were held out.
-        more: What else is known: `metrics` on the held-out items, `texts` by name, `recipe` by name, and `data`, a
-            sentence on the data.
+    What else is known goes into `more`: `metrics` on the held-out items, `texts` and `recipe` by their names, and
+    `data`, a sentence on the data.
     """
     facts = {
         "settings": asdict(settings),
@@ -280,9 +274,6 @@ def _prepare_checkpoints(folder: Path, resume: bool, run: dict[str, Any]) -> str
     """The checkpoint to resume from; makes sure that those at hand are of this run, or none.
 
     What a killed run left of a checkpoint is deleted: its `trainer_state.json` is written last.
-
-    Raises:
-        ViMLError: There is nothing to resume, or it was another run.
     """
     path, text = folder / "run.json", json.dumps(run, sort_keys=True, indent=1) + "\n"
     if not resume:
