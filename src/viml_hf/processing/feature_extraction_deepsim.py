@@ -126,10 +126,10 @@ class DeepSimFeatureExtractor(SequenceFeatureExtractor):
 
     def log_mel(self, windows: torch.Tensor) -> torch.Tensor:
         """Standardised log-mel magnitudes `(windows, window_frames, feature_size)` of `(windows, samples)`."""
-        mel = self.spectrum(windows).transpose(1, 2) @ torch.from_numpy(self.mel_filters)
+        mel = self._spectrum(windows).transpose(1, 2) @ torch.from_numpy(self.mel_filters)
         return ((10 * mel).log1p() / math.log(10) - self.mean) / self.std
 
-    def spectrum(self, windows: torch.Tensor) -> torch.Tensor:
+    def _spectrum(self, windows: torch.Tensor) -> torch.Tensor:
         """Magnitudes `(windows, n_fft / 2 + 1, frames)` of `(windows, samples)`."""
         hann = torch.hann_window(self.n_fft)
         return torch.stft(windows, self.n_fft, self.hop_length, window=hann, center=False, return_complex=True).abs()

@@ -27,7 +27,7 @@ class MusicnnFeatureExtractor(DeepSimFeatureExtractor):
 
     def log_mel(self, windows: torch.Tensor) -> torch.Tensor:
         """Log-mel power `(windows, window_frames, feature_size)` of `(windows, samples)`."""
-        mel = (self.spectrum(windows) ** 2).transpose(1, 2) @ torch.from_numpy(self.mel_filters)
+        mel = (self._spectrum(windows) ** 2).transpose(1, 2) @ torch.from_numpy(self.mel_filters)
         rounded = mel.to(torch.float16).float()
         return ((1e4 * rounded).log1p() / math.log(10) - self.mean) / self.std
 
