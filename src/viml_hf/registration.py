@@ -8,8 +8,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from viml_hf.hub import VIDEO_TO_MUSIC
 from viml_hf.modeling.configuration_deepsim import DeepSimConfig
 from viml_hf.modeling.configuration_descriptors import ViMLAudioDescriptorsConfig
-from viml_hf.modeling.configuration_ordering import SentenceOrderingConfig
-from viml_hf.modeling.configuration_viml import ViMLConfig, ViMLForMusicRetrievalConfig
+from viml_hf.modeling.configuration_viml import ViMLForMusicRetrievalConfig
 from viml_hf.modeling.encoder_families import OWN_MODELS
 from viml_hf.modeling.modeling_ordering import SentenceOrderingModel
 from viml_hf.modeling.modeling_viml import ViMLModel
@@ -28,13 +27,8 @@ def register_auto_classes() -> None:
         >>> AutoConfig.for_model("viml", fusion="linear").fusion
         'linear'
     """
-    models: dict[Any, Any] = {
-        ViMLConfig: ViMLModel,
-        ViMLForMusicRetrievalConfig: ViMLForMusicRetrieval,
-        SentenceOrderingConfig: SentenceOrderingModel,
-        **{model.config_class: model for model in OWN_MODELS.values()},
-    }
-    for config_class, model_class in models.items():
+    for model_class in (ViMLModel, ViMLForMusicRetrieval, SentenceOrderingModel, *OWN_MODELS.values()):
+        config_class: Any = model_class.config_class
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         AutoModel.register(config_class, model_class, exist_ok=True)
     AutoFeatureExtractor.register(ViMLAudioDescriptorsConfig, ViMLDescriptorsFeatureExtractor, exist_ok=True)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from viml_hf.adapters.samples import embed_sample
 from viml_hf.encoders.media_encoder import MediaEncoder, best_device
 from viml_hf.errors import ViMLError
-from viml_hf.hub.model_card import CITATION
+from viml_hf.evaluation import CITATION
 from viml_hf.hub.sentence_transformers_files import taken_modalities
 from viml_hf.processing.inputs import read_sample
 from viml_hf.retrieval.model_loading import fingerprint, load_encoder_and_model

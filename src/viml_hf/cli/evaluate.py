@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from viml_hf.evaluation.pools import Pool
-    from viml_hf.evaluation.statistics import PairedComparison
     from viml_hf.evaluation.store_evaluation import EvaluationItems
     from viml_hf.features.store import Store
     from viml_hf.modeling.modeling_viml import ViMLModel
@@ -142,6 +141,7 @@ def _summary(
 
     sizes = [len(pool.tracks) for pool in pools]
     first, *others = ranks
+    compared = {other: paired_bootstrap(ranks[first], ranks[other], seed=options.seed) for other in others}
     return {
         "model": options.model,
         "store": options.store,
@@ -159,15 +159,11 @@ def _summary(
             for query, values in ranks.items()
         },
         "comparisons": [
-            _comparison(first, other, paired_bootstrap(ranks[first], ranks[other], seed=options.seed))
-            for other in others
+            {"a": first, "b": other, "mean_log_rank_of_b_minus_a": found.mean_difference}
+            | {"low": found.low, "high": found.high, "significant": found.significant}
+            for other, found in compared.items()
         ],
     }
-
-
-def _comparison(first: str, other: str, compared: "PairedComparison") -> dict[str, Any]:
-    figures = {"mean_log_rank_of_b_minus_a": compared.mean_difference, "low": compared.low, "high": compared.high}
-    return {"a": first, "b": other, **figures, "significant": compared.significant}
 
 
 def _text(summary: dict[str, Any]) -> str:

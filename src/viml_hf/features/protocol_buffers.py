@@ -1,9 +1,10 @@
 """Reads protocol buffers field by field, without their schema and without the library."""
 
 from collections.abc import Iterator
+from typing import Any
 
 
-def fields_of(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+def fields_of(data: bytes) -> Iterator[tuple[int, Any]]:
     """Number and value of every field of a protobuf message; an integer is unsigned, anything else is its bytes."""
     position = 0
     while position < len(data):

@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from viml_hf.encoders.encoder_info import OWN_LICENCE
+from viml_hf.evaluation import CITATION
 from viml_hf.evaluation.metrics import decimals
 from viml_hf.hub import VIDEO_TO_MUSIC
 from viml_hf.hub.card_facts import CardFacts
@@ -16,12 +17,6 @@ from viml_hf.hub.evaluation_results import CARD_METRICS, comparison_text, condit
 from viml_hf.processing.segments import SEGMENT_SECONDS
 
 CARD_FILE = "README.md"
-CITATION = """@inproceedings{mckee2023viml,
-  title = {Language-Guided Music Recommendation for Video via Prompt Analogies},
-  author = {McKee, Daniel and Salamon, Justin and Sivic, Josef and Russell, Bryan},
-  booktitle = {CVPR},
-  year = {2023}
-}"""
 # This line holds a checksum of all other lines: it tells whether somebody has changed the card.
 GENERATED = "<!-- viml_hf wrote this card from the model's facts and renews it as long as nobody changes it: {} -->"
 _SEAL = re.compile(re.escape(GENERATED).replace(r"\{\}", r"(\{\}|[0-9a-f]{16})"))

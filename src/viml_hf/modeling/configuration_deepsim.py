@@ -58,6 +58,3 @@ class DeepSimConfig(PreTrainedConfig):
         for name in ("num_mel_bins", "stem_channels", "num_blocks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give 1 or more.")
-
-
-__all__ = ["DeepSimConfig"]

@@ -56,5 +56,3 @@ DESCRIPTOR_CONFIGS = {
     config.model_type: config
     for config in (ViMLVideoDescriptorsConfig, ViMLAudioDescriptorsConfig, ViMLTextDescriptorsConfig)
 }
-
-__all__ = ["ViMLAudioDescriptorsConfig", "ViMLTextDescriptorsConfig", "ViMLVideoDescriptorsConfig"]

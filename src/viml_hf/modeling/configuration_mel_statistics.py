@@ -21,6 +21,3 @@ class MelStatisticsConfig(PreTrainedConfig):
     hidden_size: int = 128
     dropout: float | int = 0.2  # share of the statistics, and of the hidden layer, that training drops
     label_categories: list[str] | None = None  # "genre", "mood" or "instrument" for each label, in their order
-
-
-__all__ = ["MelStatisticsConfig"]

@@ -29,6 +29,3 @@ class MusicnnConfig(PreTrainedConfig):
         """Refuse a convolution that is higher than the picture."""
         if not all(1 <= height <= self.num_mel_bins for height in self.timbral_heights):
             raise ValueError(f"timbral_heights={self.timbral_heights}: give 1 to num_mel_bins={self.num_mel_bins}.")
-
-
-__all__ = ["MusicnnConfig"]

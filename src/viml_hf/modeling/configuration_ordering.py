@@ -14,6 +14,3 @@ class SentenceOrderingConfig(BartConfig):
     """
 
     model_type = "sentence_ordering"
-
-
-__all__ = ["SentenceOrderingConfig"]

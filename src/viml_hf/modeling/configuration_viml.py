@@ -347,6 +347,3 @@ def _encoder_config(name: str, value: dict) -> PreTrainedConfig:
     if model_type in own_configs:
         return own_configs[model_type](**kwargs)
     return AutoConfig.for_model(model_type, **kwargs)
-
-
-__all__ = ["ViMLConfig", "ViMLForMusicRetrievalConfig"]

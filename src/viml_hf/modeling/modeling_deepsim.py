@@ -263,6 +263,3 @@ class DeepSimForMusicTagging(DeepSimPreTrainedModel):
                 weights = {"margin": self.config.triplet_margin, "track_weight": self.config.track_weight}
                 loss = loss + self.config.triplet_weight * deepsim_loss(embeddings, relations, track_ids, **weights)
         return DeepSimTaggingOutput(loss=loss, logits=logits, embeddings=embeddings)
-
-
-__all__ = ["DeepSimForMusicTagging", "DeepSimModel", "DeepSimPreTrainedModel", "DeepSimTaggingOutput"]

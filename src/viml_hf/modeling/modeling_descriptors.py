@@ -267,6 +267,3 @@ class ViMLTextDescriptors(ViMLDescriptors):
         counts = (ngrams[..., 1:-1] != 0).all(-1) & (ngrams != 0).any(-1)
         sign = ((code >> 16) & 1) * 2.0 - 1.0
         sketch.scatter_add_(1, code % self.config.projection_dim, sign * counts)
-
-
-__all__ = ["ViMLAudioDescriptors", "ViMLTextDescriptors", "ViMLVideoDescriptors"]

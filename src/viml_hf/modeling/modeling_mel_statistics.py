@@ -78,6 +78,3 @@ class MelStatisticsForMusicTagging(CheckedLoadingMixin, PreTrainedModel):
         logits = self.classifier(F.dropout(hidden, dropout, training))
         loss = None if labels is None else F.binary_cross_entropy_with_logits(logits.float(), labels.float())
         return DeepSimTaggingOutput(loss=loss, logits=logits, embeddings=F.normalize(hidden, dim=-1))
-
-
-__all__ = ["MelStatisticsForMusicTagging"]

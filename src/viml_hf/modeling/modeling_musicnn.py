@@ -83,6 +83,3 @@ class MusicnnForMusicTagging(CheckedLoadingMixin, PreTrainedModel):
         logits = self.classifier(hidden)
         loss = None if labels is None else F.binary_cross_entropy_with_logits(logits.float(), labels.float())
         return DeepSimTaggingOutput(loss=loss, logits=logits, embeddings=hidden)
-
-
-__all__ = ["MusicnnForMusicTagging"]

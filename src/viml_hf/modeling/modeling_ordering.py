@@ -192,6 +192,3 @@ class SentenceOrderingModel(BartPreTrainedModel):
 def _rows_at(states: Tensor, positions: Tensor) -> Tensor:
     """The states `(batch, time, dim)` at positions `(batch, number)`."""
     return states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
-
-
-__all__ = ["SentenceOrderingModel", "SentenceOrderingOutput"]

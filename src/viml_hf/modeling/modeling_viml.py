@@ -440,6 +440,3 @@ def _normalised(embeds: Tensor) -> Tensor:
 def _present(embeds: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Zero in rows without input."""
     return embeds if attention_mask is None else embeds * attention_mask.bool().any(1, keepdim=True)
-
-
-__all__ = ["ViMLModel", "ViMLOutput"]

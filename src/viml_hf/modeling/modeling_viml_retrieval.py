@@ -90,7 +90,9 @@ class ViMLForMusicRetrieval(ViMLWithEncoders):
         encoders = {modality: load_encoder(modality, name, **kwargs) for modality, name in names.items()}
         widths = {modality: encoder_width(modality, encoder) for modality, encoder in encoders.items()}
         if viml_config.get("encoder") in JOINT_ENCODERS:
-            _check_joint({m: name for m, name in names.items() if isinstance(name, str)}, encoders, viml_config, kwargs)
+            compared = {"audio", *viml_config.get("query_modalities", ("video", "text"))}
+            named = {m: name for m, name in names.items() if isinstance(name, str) and m in compared}
+            check_joint({m: shared_space(name, encoders[m].config, **kwargs) for m, name in named.items()})
         if viml is None:
             dims: Any = {f"{modality}_dim": width for modality, width in widths.items()}
             viml = ViMLModel(ViMLConfig(**dims, **viml_config))
@@ -297,15 +299,6 @@ def _the_text_mask(text_attention_mask: Tensor | None, attention_mask: Tensor | 
     return attention_mask if text_attention_mask is None else text_attention_mask
 
 
-def _check_joint(
-    names: dict[str, str], encoders: dict[str, PreTrainedModel], heads: dict[str, Any], kwargs: dict[str, Any]
-) -> None:
-    """Refuse encoders that are to be compared and are known to have no space in common."""
-    compared = ("audio", *heads.get("query_modalities", ("video", "text")))
-    spaces = {m: shared_space(name, encoders[m].config, **kwargs) for m, name in names.items() if m in compared}
-    check_joint(spaces)
-
-
 def _tokenizer_of(name: str | PreTrainedModel, encoder: PreTrainedModel, **kwargs: Any) -> Any:
     """The tokenizer that belongs to a text encoder."""
     if encoder.config.model_type == "viml_text_descriptors":
@@ -314,6 +307,3 @@ def _tokenizer_of(name: str | PreTrainedModel, encoder: PreTrainedModel, **kwarg
     if not hub_name:
         raise ValueError("The text encoder's tokenizer is unknown: give tokenizer=…, it is needed for the null text.")
     return load_tokenizer(hub_name, **kwargs)
-
-
-__all__ = ["ViMLForMusicRetrieval"]

@@ -133,6 +133,3 @@ class DeepSimFeatureExtractor(SequenceFeatureExtractor):
         """Magnitudes `(windows, n_fft / 2 + 1, frames)` of `(windows, samples)`."""
         hann = torch.hann_window(self.n_fft)
         return torch.stft(windows, self.n_fft, self.hop_length, window=hann, center=False, return_complex=True).abs()
-
-
-__all__ = ["DeepSimFeatureExtractor"]

@@ -103,6 +103,3 @@ class ViMLDescriptorsFeatureExtractor(SequenceFeatureExtractor):
         weights = (1 - (bins[None] - centres[:, None]).abs() / reach[:, None]).clamp(min=0)
         # A full-scale sine fills one band with about 1000, whatever the window length: -60 dB is where the log begins.
         return weights * 4000 / self.n_fft
-
-
-__all__ = ["ViMLDescriptorsFeatureExtractor"]

@@ -30,6 +30,3 @@ class MusicnnFeatureExtractor(DeepSimFeatureExtractor):
         mel = (self._spectrum(windows) ** 2).transpose(1, 2) @ torch.from_numpy(self.mel_filters)
         rounded = mel.to(torch.float16).float()
         return ((1e4 * rounded).log1p() / math.log(10) - self.mean) / self.std
-
-
-__all__ = ["MusicnnFeatureExtractor"]

@@ -371,6 +371,3 @@ def _stack_segments(rows: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
             stacked[i, j, : len(segment)] = segment
             mask[i, j, : len(segment)] = 1
     return stacked, mask
-
-
-__all__ = ["ViMLProcessor"]

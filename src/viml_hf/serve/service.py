@@ -137,7 +137,7 @@ class MusicService:
     def track(self, identity: str) -> tuple[Track, Path]:
         """A track of the index by its `id`, and its file; `UnknownPathError` where one of them is not there."""
         known = re.fullmatch("[0-9a-f]{16}", identity)
-        track = self.recommender.index.find(_signed(int(identity, 16))) if known else None
+        track = self.recommender.index.find(int.from_bytes(bytes.fromhex(identity), signed=True)) if known else None
         if track is None:
             raise UnknownPathError(f"{identity[:200]}: no track of this library has this id")
         path = Path(file_name(track.path))
@@ -167,10 +167,6 @@ def track_id(name: str) -> str:
         '026cc05cfe2b7671'
     """
     return f"{track_key(name) % 2**64:016x}"
-
-
-def _signed(key: int) -> int:
-    return key - 2**64 if key >= 2**63 else key
 
 
 def facts(one: Recommendation) -> dict[str, Any]:

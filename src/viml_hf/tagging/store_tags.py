@@ -46,7 +46,9 @@ def tag_store(store: Store, tagger: MusicTagger, name: str, *, progress: bool = 
             tqdm.write(f"skipped: {in_one_line(error)}", file=sys.stderr)
             continue
         record = {"id": item.id, "tagger": name, "source": _source(item), "threshold": tagger.threshold}
-        journal.append({**record, "tags": _rounded(tags)})
+        found = tags.to_record().items()
+        rounded = {category: {tag: round(value, DIGITS) for tag, value in own.items()} for category, own in found}
+        journal.append({**record, "tags": rounded})
     return failed
 
 
@@ -77,10 +79,3 @@ def read_tags(tagged: RecordJournal) -> Iterator[tuple[str, TrackTags]]:
 def _source(item: StoreItem) -> list[Any]:
     """What the tags were heard in: the checksum of the item's files, and the excerpt."""
     return [item.fields.get(name) for name in ("sha256", "start", "end")]
-
-
-def _rounded(tags: TrackTags) -> dict[str, Any]:
-    return {
-        category: {tag: round(confidence, DIGITS) for tag, confidence in found.items()}
-        for category, found in tags.to_record().items()
-    }

@@ -6,7 +6,6 @@ shape, and place in the data file. Records are protocol buffers.
 
 import struct
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -42,7 +41,7 @@ def read_tensorflow_checkpoint(index: bytes, data: bytes) -> dict[str, np.ndarra
 
 
 def _variable(record: bytes, data: bytes) -> np.ndarray | None:
-    fields: dict[int, Any] = dict(fields_of(record))
+    fields = dict(fields_of(record))
     if fields.get(TYPE) != FLOAT32:
         return None
     if fields.get(SHARD, 0):

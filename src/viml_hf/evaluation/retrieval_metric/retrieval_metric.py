@@ -6,6 +6,7 @@ from typing import Any
 import datasets
 import evaluate
 
+from viml_hf.evaluation import CITATION
 from viml_hf.evaluation.metrics import retrieval_metrics
 from viml_hf.evaluation.pools import make_pools
 from viml_hf.evaluation.ranks import retrieval_ranks
@@ -24,13 +25,6 @@ Args:
 Returns:
     "R@k" for each k, "MR", "MRR" and "mean_log_rank".
 """
-CITATION = """\
-@inproceedings{mckee2023viml,
-  title = {Language-Guided Music Recommendation for Video via Prompt Analogies},
-  author = {McKee, Daniel and Salamon, Justin and Sivic, Josef and Russell, Bryan},
-  booktitle = {CVPR},
-  year = {2023},
-}"""
 
 
 class RetrievalMetric(evaluate.Metric):
