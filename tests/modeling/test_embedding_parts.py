@@ -46,6 +46,22 @@ def test_without_text_the_ranking_is_that_of_the_video_model_bit_for_bit(project
     )
 
 
+def test_without_text_the_corrected_ranking_is_that_of_the_video_model():
+    model, batch = make_model(**PARTS, projection_dim=32), make_batch(rows=50)
+    alone = make_model(encoder="mlp", query_modalities=["video"], projection_dim=16)
+    assert not alone.load_state_dict(model.state_dict(), strict=False).missing_keys
+    ranks = []
+    for one in (model, alone):
+        output = one(**of_modality(batch, "video"))
+        queries, audio = output.query_embeds.detach(), output.audio_embeds.detach()
+        both = one(**batch).query_embeds.detach() if one is model else None
+        one.set_query_bank(both[:20] if one is model else None, queries[:20])
+        corrections = one.query_bank.corrections(audio)[:, 0]
+        ranks.append(retrieval_ranks(queries, audio, corrections=corrections.numpy()).tolist())
+    assert ranks[0] == ranks[1]
+    assert ranks[0] != retrieval_ranks(queries, audio).tolist()
+
+
 def test_the_cosine_is_the_weighted_mean_of_those_of_the_parts():
     model, batch = make_model(**PARTS), make_batch()
     output = model(**batch)

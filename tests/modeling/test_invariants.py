@@ -17,6 +17,8 @@ VARIANTS = {
     "mlp fusion": {"fusion": "mlp", "learned_temperature": True},
     "parts": {"fusion": "concatenation"},
     "mlp parts": {"fusion": "concatenation", "encoder": "mlp", "projection_dim": 64},
+    "ensemble": {"encoder": "mlp", "query_modalities": ["video"], "ensemble_size": 3, "projection_dim": 96},
+    "ensemble of parts": {"fusion": "concatenation", "ensemble_size": 2, "projection_dim": 128},
     "video only": {"query_modalities": ["video"]},
     "text only": {"query_modalities": ["text"]},
     "other widths": {"projection_dim": 16, "query_modalities": ["video"]},

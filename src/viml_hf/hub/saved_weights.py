@@ -49,8 +49,9 @@ def heads_settings(config: ViMLConfig) -> dict[str, Any]:
     """The fields of a heads' config that decide what they compute: its own, not those that every config has."""
     settings = {name: getattr(config, name) for name in sorted(type(config).__annotations__)}
     # Fields that say nothing of a model are left out: those that are older than the field keep their checksums.
-    if not settings["query_bank_size"]:
-        del settings["query_bank_size"]
+    for name, nothing in (("query_bank_size", 0), ("ensemble_size", 1)):
+        if settings[name] == nothing:
+            del settings[name]
     if not config.has_parts and settings["fusion"] != "late":
         del settings["text_weight"]
     return settings

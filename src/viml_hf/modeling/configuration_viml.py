@@ -67,6 +67,9 @@ class ViMLConfig(PreTrainedConfig):
             with towers and a loss of its own, and without text the ranking is that of the model without a text part;
             or `"late"`: the sum of the two, each of length 1, which no training made.
         num_fusion_layers: Layers of the `"transformer"` fusion: 1 or 2 in table 4.
+        ensemble_size: Independent towers of each kind. Each has a part of the embeddings and a loss of its own, so that
+            a cosine is the mean of theirs; `projection_dim` is `hidden_size` times their number, and with
+            `"concatenation"` twice that.
         text_weight: Weight of the text's cosine beside that of the video, with `"concatenation"` and `"late"`.
         loss: `"info_nce"` (paper equation 2, a sum over both directions) or `"triplet"` (Prétet et al.).
         temperature: Temperature of InfoNCE, 0.03 in the paper.
@@ -115,6 +118,7 @@ class ViMLConfig(PreTrainedConfig):
     query_modalities: list[Literal["video", "text"]] = field(default_factory=lambda: ["video", "text"])
     fusion: Literal["transformer", "mlp", "linear", "addition", "concatenation", "late"] = "transformer"
     num_fusion_layers: int = 2
+    ensemble_size: int = 1
     text_weight: float | int = 0.5
     loss: Literal["info_nce", "triplet"] = "info_nce"
     temperature: float | int = 0.03
@@ -142,6 +146,11 @@ class ViMLConfig(PreTrainedConfig):
     def part_dim(self) -> int:
         """Width of a part of the embeddings: all of them where they have no parts."""
         return self.projection_dim // 2 if self.has_parts else self.projection_dim
+
+    @property
+    def num_parts(self) -> int:
+        """How many pairs of towers have a part of the embeddings, and a loss, of their own."""
+        return (2 if self.has_parts else 1) * self.ensemble_size
 
     def check_query_modality(self, modality: str) -> None:
         """Refuse a modality that this model's queries are not made of, with a `ValueError`."""
@@ -175,6 +184,23 @@ class ViMLConfig(PreTrainedConfig):
             raise ValueError(
                 f'textless_loss_weight={self.textless_loss_weight} has no effect with fusion="concatenation", whose '
                 "parts have a loss each: set it to 0."
+            )
+
+    def validate_ensemble_size(self) -> None:
+        """Refuse ensembles whose towers would not be independent, and widths that do not fit them."""
+        if self.ensemble_size < 1:
+            raise ValueError(f"ensemble_size={self.ensemble_size}: give a whole number of at least 1.")
+        if self.ensemble_size == 1:
+            return
+        if self.encoder in JOINT_ENCODERS or (len(self.query_modalities) == 2 and not self.has_parts):
+            raise ValueError(
+                f'ensemble_size={self.ensemble_size} needs queries of one modality or fusion="concatenation", and '
+                f"trained towers: with encoder={self.encoder!r} and fusion={self.fusion!r} give 1."
+            )
+        if self.projection_dim != self.num_parts * self.hidden_size:
+            raise ValueError(
+                f"ensemble_size={self.ensemble_size} with hidden_size={self.hidden_size} needs projection_dim="
+                f"{self.num_parts * self.hidden_size}, not {self.projection_dim}: the towers' outputs are joined."
             )
 
     def validate_text_weight(self) -> None:

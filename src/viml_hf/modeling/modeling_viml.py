@@ -6,15 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_viml import ViMLConfig
-from .embedding_parts import join_parts, pairs_of_parts, part_projection
-from .loss_viml import at_least_float32, full_precision, gather_batch, info_nce_loss, structure_loss, triplet_loss
+from .embedding_parts import join_parts, normalise_members, pairs_of_parts, part_projection
+from .loss_viml import full_precision, gather_batch, info_nce_loss, structure_loss, triplet_loss
 from .modeling_viml_joint import JOINT_TOWERS, ViMLLateFusion
 from .modeling_viml_towers import (
     FUSIONS,
@@ -25,6 +24,7 @@ from .modeling_viml_towers import (
     quantise_feed_forward_only,
 )
 from .query_bank import QueryBank
+from .tower_ensemble import ViMLTowerEnsemble
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.005, 1.0
 
@@ -90,7 +90,7 @@ class ViMLModel(ViMLPreTrainedModel):
 
     def __init__(self, config: ViMLConfig):
         super().__init__(config)
-        tower = (TOWERS | JOINT_TOWERS)[config.encoder]
+        tower: Any = (TOWERS | JOINT_TOWERS)[config.encoder] if config.ensemble_size == 1 else ViMLTowerEnsemble
         has_video, has_text = "video" in config.query_modalities, "text" in config.query_modalities
         self.video_tower = tower(config, "video") if has_video else None
         self.text_tower = tower(config, "text") if has_text else None
@@ -225,10 +225,10 @@ class ViMLModel(ViMLPreTrainedModel):
             ValueError: A shape is wrong.
         """
         output = self.audio_tower(audio_features, audio_attention_mask, **kwargs)
-        embeds = _normalised(self.audio_projection(output.pooler_output))
+        embeds = self._normalised(self.audio_projection(output.pooler_output))
         if self.config.has_parts:
             pooled = self.text_audio_tower(audio_features, audio_attention_mask, **kwargs).pooler_output
-            embeds = join_parts(embeds, _normalised(self.text_audio_projection(pooled)), self.config.text_weight)
+            embeds = join_parts(embeds, self._normalised(self.text_audio_projection(pooled)), self.config.text_weight)
         return replace(output, pooler_output=_present(embeds, audio_attention_mask))
 
     @can_return_tuple
@@ -289,14 +289,15 @@ class ViMLModel(ViMLPreTrainedModel):
                 rows, mask = text_features, text_attention_mask
             base_features = masked_mean(rows, mask), masked_mean(audio_features, audio_attention_mask)
             pair = query.pooler_output, audio.pooler_output, sample_weights
-            pairs = pairs_of_parts(*pair) if self.config.has_parts else [pair]
+            parts = self.config.num_parts
+            pairs = pairs_of_parts(*pair, parts) if parts > 1 else [pair]
             with full_precision(query.pooler_output):
                 losses = [self._loss(one, other, *base_features, weights) for one, other, weights in pairs]
-                loss = torch.stack(losses).sum() if self.config.has_parts else losses[0]
+                loss = losses[0] if parts == 1 else torch.stack(losses).sum() / self.config.ensemble_size
             if self.config.textless_loss_weight and video is not None and text is not None:
                 # The video tower runs once for both.
                 without = self._fuse(video, video_attention_mask, None, None, null_text_features, **kwargs)
-                embeds = _normalised(without.pooler_output)
+                embeds = self._normalised(without.pooler_output)
                 with full_precision(embeds):
                     textless = self._loss(embeds, audio.pooler_output, *base_features, sample_weights)
                 loss = loss + self.config.textless_loss_weight * textless
@@ -345,7 +346,7 @@ class ViMLModel(ViMLPreTrainedModel):
             none = torch.zeros(1, self.config.part_dim, device=self.device)
             video_part, text_part = torch.broadcast_tensors(
                 *(
-                    none if output is None else _present(_normalised(projection(output.pooler_output)), mask)
+                    none if output is None else _present(self._normalised(projection(output.pooler_output)), mask)
                     for output, mask, projection in (
                         (video, video_attention_mask, self.query_projection),
                         (text, text_attention_mask, self.text_projection),
@@ -361,7 +362,7 @@ class ViMLModel(ViMLPreTrainedModel):
         else:
             query = self._fuse(video, video_attention_mask, text, text_attention_mask, null_text, **kwargs)
             embeds = query.pooler_output
-        return replace(query, pooler_output=_normalised(embeds)), video, text
+        return replace(query, pooler_output=self._normalised(embeds)), video, text
 
     def _fuse(
         self,
@@ -405,6 +406,9 @@ class ViMLModel(ViMLPreTrainedModel):
         present = attention_mask.bool().any(1, keepdim=True)
         return torch.where(present, output.pooler_output, null_pooled)
 
+    def _normalised(self, embeds: Tensor) -> Tensor:
+        return normalise_members(embeds, self.config.ensemble_size)
+
     def _loss(
         self, query_embeds: Tensor, audio_embeds: Tensor, query_rows: Tensor, audio_rows: Tensor, weights: Tensor | None
     ) -> Tensor:
@@ -430,11 +434,6 @@ class ViMLModel(ViMLPreTrainedModel):
             structure = query_structure + structure_loss(audio_embeds, gather(audio_rows))
             loss = loss + self.config.triplet_structure_weight * structure
         return loss
-
-
-def _normalised(embeds: Tensor) -> Tensor:
-    """Of length 1, in float32 also where the model is in half precision."""
-    return F.normalize(at_least_float32(embeds), dim=-1)
 
 
 def _present(embeds: Tensor, attention_mask: Tensor | None) -> Tensor:

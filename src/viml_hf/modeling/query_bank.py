@@ -34,6 +34,8 @@ class QueryBank(nn.Module):
     def __init__(self, size: int, config: ViMLConfig):
         super().__init__()
         self.size = size
+        # Where the text has a part of its own, cosines of queries without one are smaller, all by the same factor.
+        self.beta_without_text = BETA * (1 + config.text_weight) ** 0.5 if config.has_parts else BETA
         for kind, modality in (("with_text", "text"), ("without_text", "video")):
             taken = modality in config.query_modalities
             self.register_buffer(kind, torch.zeros(size, config.projection_dim) if taken else None)
@@ -61,6 +63,7 @@ class QueryBank(nn.Module):
 
         The first column is for queries without a text, the second for those with one; 0 where the model has no such.
         """
-        banks = (self.without_text, self.with_text)
         none = torch.zeros(len(audio_embeds), device=audio_embeds.device)
-        return torch.stack([none if bank is None else bank_similarity(audio_embeds, bank) for bank in banks], dim=1)
+        banks = (self.without_text, self.beta_without_text), (self.with_text, BETA)
+        found = [none if bank is None else bank_similarity(audio_embeds, bank, beta) for bank, beta in banks]
+        return torch.stack(found, dim=1)
