@@ -13,7 +13,7 @@ from pathlib import Path
 from viml_hf.evaluation.statistics import paired_bootstrap
 from viml_hf.features.store import Store
 from viml_hf.paper.table_definitions import OURS, Table
-from viml_hf.paper.tables import TableMaker, format_result
+from viml_hf.paper.table_maker import TableMaker, format_result
 
 
 def main() -> None:

@@ -107,6 +107,12 @@ def test_no_module_is_too_long():
     assert {module: length for module, length in lines.items() if length > LONGEST} == {}
 
 
+def test_file_names_are_unique():
+    """Files travel to one flat folder of a Hub repo, and a stranger looks for them by name; commands name theirs."""
+    names = [module.rpartition(".")[2] for module in modules() if "." in module and not module.startswith("cli.")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_the_checks_notice_what_is_wrong():
     """An import inside a function counts, one of a whole package too; circles of three are found."""
     known = {"a", "a.low", "b", "b.high", DOOR}

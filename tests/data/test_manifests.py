@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from viml_hf import ViMLError
-from viml_hf.data import tables
+from viml_hf.data import table_rows
 from viml_hf.data.manifests import parse_row, parse_seconds
 from viml_hf.data.sources import read_sources
 from viml_hf.features.media_item import MediaItem
@@ -119,7 +119,7 @@ def test_a_parquet_file_is_read_in_batches(tmp_path, monkeypatch):
     whole = read_sources(path)
     assert ids(whole)[-2:] == ["a.mp4#3-", "a.mp4#4-5"]
     assert lines_of(whole, path) == ["row 6"]
-    monkeypatch.setattr(tables, "BATCH_ROWS", 2)
+    monkeypatch.setattr(table_rows, "BATCH_ROWS", 2)
     assert read_sources(path) == whole
 
 

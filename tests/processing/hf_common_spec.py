@@ -3,7 +3,7 @@
 from transformers import ByT5Tokenizer
 
 from viml_hf import ViMLDescriptorsFeatureExtractor
-from viml_hf.processing.encoder_inputs import descriptors_image_processor
+from viml_hf.processing.encoder_preprocessors import descriptors_image_processor
 
 
 def components():

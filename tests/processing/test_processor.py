@@ -5,7 +5,7 @@ from transformers import AutoProcessor, CLIPImageProcessorPil
 
 from tests.media import sine, write_audio, write_video
 from viml_hf import MediaDecodeError, ViMLDescriptorsFeatureExtractor, ViMLProcessor
-from viml_hf.processing.frames import preprocess_frames, short_side
+from viml_hf.processing.pixel_values import preprocess_frames, short_side
 
 
 @pytest.fixture(scope="module")

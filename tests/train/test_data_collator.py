@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from viml_hf import Store, StoreDataset, StoreSpec, StoreWriter, ViMLDataCollator, ViMLError
-from viml_hf.train.draws import draw
+from viml_hf.train.clips_and_dropout import draw
 
 GOLDEN = (
     (0.9767104502319, 0.3847674692667, 0.0611075544467),

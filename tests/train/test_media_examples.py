@@ -13,7 +13,7 @@ from viml_hf.errors import MediaDecodeError
 from viml_hf.processing.audio_decoding import load_audio
 from viml_hf.processing.media import stream_seconds
 from viml_hf.train import media_examples
-from viml_hf.train.draws import clip_first, draw
+from viml_hf.train.clips_and_dropout import clip_first, draw
 from viml_hf.train.media_examples import media_rows
 
 FPS = 2

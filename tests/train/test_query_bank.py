@@ -17,12 +17,12 @@ from viml_hf import (
     ViMLError,
     ViMLModel,
 )
-from viml_hf.evaluation.hubs import hub_figures
+from viml_hf.evaluation.hubness import hub_figures
 from viml_hf.evaluation.pools import Pool
 from viml_hf.evaluation.ranks import retrieval_ranks
 from viml_hf.evaluation.store_evaluation import corrections_of, embed_items, evaluate_ranks
 from viml_hf.features.store_format import StoreItem
-from viml_hf.modeling.query_bank import bank_similarity
+from viml_hf.modeling.hubness_correction import bank_similarity
 from viml_hf.retrieval.index import Track, Window
 from viml_hf.retrieval.model_loading import fingerprint, heads_fingerprint
 from viml_hf.train.query_bank import bank_items, leave_query_bank

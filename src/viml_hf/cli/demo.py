@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the demo and say what it found."""
-    from viml_hf.demo.demo import findings, metrics_of, run_demo
+    from viml_hf.demo.demo_steps import findings, metrics_of, run_demo
     from viml_hf.evaluation.metrics import format_table
 
     result = run_demo(options)

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Rank, and print the figures."""
     from viml_hf.errors import ViMLError
-    from viml_hf.evaluation.hubs import hub_figures
+    from viml_hf.evaluation.hubness import hub_figures
     from viml_hf.evaluation.plots import check_plots, plot_recall
     from viml_hf.evaluation.ranks import retrieval_ranks
     from viml_hf.evaluation.store_evaluation import check_query, corrections_of, embed_items, pools_of, select_items

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
     from viml_hf.evaluation.plots import check_plots, plot_dropout_curve, plot_recall
     from viml_hf.features.store import Store
     from viml_hf.paper.table_definitions import TABLES
-    from viml_hf.paper.tables import TableMaker, dropout_curve, format_result
+    from viml_hf.paper.table_maker import TableMaker, dropout_curve, format_result
 
     if options.seeds < 1:
         raise ViMLError(f"--seeds {options.seeds}: give 1 or more")

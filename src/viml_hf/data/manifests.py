@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from viml_hf.data.tables import parsed, quoted, read_rows
+from viml_hf.data.table_rows import parsed, quoted, read_rows
 from viml_hf.errors import ViMLError
 from viml_hf.features.media_item import MediaItem
 from viml_hf.processing.media import printable

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from viml_hf.data.tables import read_table
+from viml_hf.data.table_rows import read_table
 from viml_hf.errors import ViMLError
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
 from viml_hf.tagging.track_tags import TrackTags

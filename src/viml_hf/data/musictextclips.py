@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from viml_hf.data.manifests import FILE_COLUMNS, SOUND_COLUMNS, Placed, parse_row
-from viml_hf.data.tables import parsed, read_rows
+from viml_hf.data.table_rows import parsed, read_rows
 from viml_hf.errors import ViMLError
 from viml_hf.features.media_item import MediaItem
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS

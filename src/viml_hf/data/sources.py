@@ -13,7 +13,7 @@ from pathlib import Path
 
 from viml_hf.data.manifests import Placed, parse_row, read_manifest
 from viml_hf.data.musictextclips import is_musictextclips, read_musictextclips
-from viml_hf.data.tables import TABLE_SUFFIXES
+from viml_hf.data.table_rows import TABLE_SUFFIXES
 from viml_hf.errors import ViMLError
 from viml_hf.features.media_item import MediaItem
 from viml_hf.processing.media import printable

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from viml_hf.data.tables import parsed, read_table
+from viml_hf.data.table_rows import parsed, read_table
 from viml_hf.data.tfrecord import Example, Feature, parse_example, read_records
 from viml_hf.errors import ViMLError
 from viml_hf.processing.media import printable

@@ -20,9 +20,9 @@ from viml_hf.errors import ViMLError
 from viml_hf.modeling.encoder_families import KNOWN_LICENCES, tower_of
 from viml_hf.modeling.encoder_names import locate_encoder, revision_of
 from viml_hf.modeling.frozen_encoders import shared_space, takes_whole_segments, weights_dtype
-from viml_hf.processing.encoder_inputs import window_samples
+from viml_hf.processing.encoder_preprocessors import window_samples
+from viml_hf.processing.frame_sampling import FRAMES_PER_SECOND
 from viml_hf.processing.processing_viml import ViMLProcessor
-from viml_hf.processing.segments import FRAMES_PER_SECOND
 
 logger = logging.getLogger(__name__)
 

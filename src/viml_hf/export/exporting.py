@@ -18,7 +18,8 @@ from viml_hf.features.checksums import sha256_of
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.modeling.modeling_descriptors import ViMLVideoDescriptors
 from viml_hf.modeling.modeling_viml import ViMLModel
-from viml_hf.processing.segments import FRAMES_PER_SECOND, SEGMENT_SECONDS
+from viml_hf.processing.frame_sampling import FRAMES_PER_SECOND
+from viml_hf.processing.segments import SEGMENT_SECONDS
 from viml_hf.retrieval.model_loading import fingerprint, heads_fingerprint
 
 EXPORT_FILE = "export.json"

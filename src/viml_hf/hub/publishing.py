@@ -19,9 +19,9 @@ from transformers import AutoModel, AutoProcessor
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.features.json_files import read_json
 from viml_hf.hub.card_facts import TRAINING_FILE, CardFacts, OwnerFacts, check_repo_id, gather_facts
-from viml_hf.hub.code import CODE_FOLDER, add_code
 from viml_hf.hub.evaluation_results import EVAL_RESULTS_FOLDER, EVALUATION_FILE, benchmark_files
 from viml_hf.hub.model_card import CARD_FILE, card_licence, is_own_card, render_card
+from viml_hf.hub.model_code import CODE_FOLDER, add_code
 from viml_hf.hub.saved_weights import WEIGHTS
 from viml_hf.hub.sentence_transformers_files import sentence_transformers_files
 

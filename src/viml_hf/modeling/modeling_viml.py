@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_viml import ViMLConfig
 from .embedding_parts import join_parts, normalise_members, pairs_of_parts, part_projection
+from .hubness_correction import QueryBank
 from .loss_viml import full_precision, gather_batch, info_nce_loss, structure_loss, triplet_loss
 from .modeling_viml_joint import JOINT_TOWERS, ViMLLateFusion
 from .modeling_viml_towers import (
@@ -23,7 +24,6 @@ from .modeling_viml_towers import (
     masked_mean,
     quantise_feed_forward_only,
 )
-from .query_bank import QueryBank
 from .tower_ensemble import ViMLTowerEnsemble
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.005, 1.0

@@ -9,6 +9,7 @@ import av
 import numpy as np
 
 from viml_hf.errors import ViMLError
+from viml_hf.processing.file_clock import JITTER, LEAP, TOLERANCE
 from viml_hf.processing.media import (
     MAX_SECONDS,
     DecodeReport,
@@ -20,7 +21,6 @@ from viml_hf.processing.media import (
     open_stream,
     too_long,
 )
-from viml_hf.processing.timeline import JITTER, LEAP, TOLERANCE
 
 LEAST_SECONDS = 0.025  # of a sound: what encoders need for one window of theirs
 LEAST_DECODABLE = 0.5  # share of the packets of a sound; of less, what is decoded is noise

@@ -17,9 +17,9 @@ from transformers.utils import logging
 
 from viml_hf.errors import MediaDecodeError, ViMLError, in_one_line
 from viml_hf.processing.audio_decoding import iter_audio_segments, resample
+from viml_hf.processing.frame_sampling import FRAMES_PER_SECOND, sample_frames
 from viml_hf.processing.media import MAX_SECONDS, MediaSegment, iter_segments, too_long
 from viml_hf.processing.media_files import AUDIO_SUFFIXES, MEDIA_SUFFIXES, suffix_of
-from viml_hf.processing.segments import FRAMES_PER_SECOND, sample_frames
 from viml_hf.processing.video_decoding import FrameScaler, iter_video_segments
 
 logger = logging.get_logger(__name__)

@@ -20,8 +20,8 @@ from av.format import Flags
 from av.stream import Disposition
 
 from viml_hf.errors import MediaDecodeError, ViMLError, unreadable
+from viml_hf.processing.file_clock import FileClock
 from viml_hf.processing.segments import MIN_TAIL_SECONDS, SEGMENT_SECONDS, regroup
-from viml_hf.processing.timeline import FileClock
 
 MediaSource = str | os.PathLike[str] | bytes  # a path, or the bytes of a whole file
 StreamKind = Literal["video", "audio"]

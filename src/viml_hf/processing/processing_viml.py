@@ -15,8 +15,12 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 from viml_hf.errors import ViMLError
 from viml_hf.modeling.encoder_names import parse_encoder_name
 from viml_hf.modeling.frozen_encoders import load_encoder_config, load_tokenizer, text_padding
-from viml_hf.processing.encoder_inputs import FrameKwargs, load_feature_extractor, load_image_processor, window_samples
-from viml_hf.processing.frames import preprocess_frames, short_side
+from viml_hf.processing.encoder_preprocessors import (
+    FrameKwargs,
+    load_feature_extractor,
+    load_image_processor,
+    window_samples,
+)
 from viml_hf.processing.inputs import (
     NOTHING,
     Audio,
@@ -28,6 +32,7 @@ from viml_hf.processing.inputs import (
 )
 from viml_hf.processing.media import MediaSegment
 from viml_hf.processing.media_files import MEDIA_SUFFIXES, suffix_of
+from viml_hf.processing.pixel_values import preprocess_frames, short_side
 from viml_hf.processing.segments import window_starts
 
 MAX_SEGMENTS = 180  # 30 minutes; frames of as much take 7 GB

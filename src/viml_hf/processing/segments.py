@@ -1,8 +1,7 @@
-"""Where segments, windows and sampled frames lie. Pure planning: numbers and arrays in, numbers and arrays out."""
+"""Where segments and windows lie. Pure planning: numbers and arrays in, numbers and arrays out."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
 
 import numpy as np
 
@@ -10,10 +9,6 @@ from viml_hf.errors import ViMLError
 
 SEGMENT_SECONDS = 10.0
 MIN_TAIL_SECONDS = 2.0  # a last segment shorter than this joins its predecessor
-FRAMES_PER_SECOND = 6
-TIMESTAMP_TOLERANCE = 0.001  # seconds; WebM and FLV round every timestamp to a millisecond
-
-FrameT = TypeVar("FrameT")
 
 
 def segment_bounds(duration: float) -> list[tuple[float, float]]:
@@ -81,43 +76,3 @@ def window_starts(length: int, window: int) -> list[int]:
         raise ViMLError(f"window={window}: a window has at least 1 sample")
     count = max(1, -(-length // window))
     return [round(index * (length - window) / (count - 1)) if index else 0 for index in range(count)]
-
-
-def sample_frames(frames: Iterable[tuple[FrameT, float, float]], fps: float) -> Iterator[tuple[FrameT, int]]:
-    """Chooses the decoded frames that stand for a video sampled at `fps` frames per second.
-
-    The one rule: sample k is the frame on screen k / fps seconds after the first frame, that is the last frame whose
-    time is at most k / fps, plus 1 ms because containers round their timestamps. Where frames are sparse, one frame
-    stands for several samples. There is a sample for every k / fps (plus 1 ms) before the end of the last frame, and
-    at least one.
-
-    Frames are `(frame, start, end)` in seconds after the first frame's start, `start` ascending. A frame stays on
-    screen until the next one starts; `end` matters for the last frame only. Those that stand for samples are yielded
-    with their number.
-
-    Example:
-        >>> list(sample_frames([("a", 0.0, 0.1), ("b", 0.1, 0.2), ("c", 0.2, 0.9)], fps=5))
-        [('a', 1), ('c', 4)]
-    """
-    if not fps > 0:
-        raise ViMLError(f"fps={fps}: give a number of frames per second above 0, such as {FRAMES_PER_SECOND}")
-    sampled = 0
-    shown: tuple[FrameT, float, float] | None = None
-
-    def samples_before(time: float) -> int:
-        count = 0
-        while (sampled + count) / fps + TIMESTAMP_TOLERANCE < time:
-            count += 1
-        return count
-
-    for following in frames:
-        if shown is not None:
-            count = samples_before(following[1])
-            if count:
-                yield shown[0], count
-                sampled += count
-        shown = following
-    if shown is not None:
-        count = samples_before(shown[2])
-        if count or not sampled:
-            yield shown[0], max(count, 1)

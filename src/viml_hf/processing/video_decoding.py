@@ -11,6 +11,8 @@ from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from viml_hf.errors import MediaDecodeError, ViMLError
+from viml_hf.processing.file_clock import PresentationTimes
+from viml_hf.processing.frame_sampling import FRAMES_PER_SECOND, TIMESTAMP_TOLERANCE, sample_frames
 from viml_hf.processing.media import (
     MAX_PIXELS,
     MAX_SECONDS,
@@ -24,8 +26,6 @@ from viml_hf.processing.media import (
     source_name,
     too_long,
 )
-from viml_hf.processing.segments import FRAMES_PER_SECOND, TIMESTAMP_TOLERANCE, sample_frames
-from viml_hf.processing.timeline import PresentationTimes
 
 SHORT_SIDE = 224
 MAX_ASPECT = 16  # of the long side to the short one; beyond it a picture is damaged, or a scaled one would be huge
@@ -59,8 +59,8 @@ def iter_frames(
 ) -> Iterator[np.ndarray]:
     """Decodes a video at `fps` frames per second (paper section 1: 6), scaled and turned upright.
 
-    Which frame stands for a sample is the rule of `viml_hf.processing.segments.sample_frames`. Frames are scaled with
-    bicubic interpolation to square pixels. All frames get the first one's size, also where the video changes its own.
+    Which frame stands for a sample is the rule of `viml_hf.processing.frame_sampling`. Frames are scaled with bicubic
+    interpolation to square pixels. All frames get the first one's size, also where the video changes its own.
 
     Args:
         fps: Samples per second.

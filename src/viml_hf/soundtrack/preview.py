@@ -14,8 +14,8 @@ from viml_hf.analysis.loudness import SoundLevels, measure_levels
 from viml_hf.errors import MediaDecodeError, ViMLError
 from viml_hf.features.atomic_files import replacing
 from viml_hf.processing.audio_decoding import iter_channels
+from viml_hf.processing.file_clock import TOLERANCE
 from viml_hf.processing.media import open_stream
-from viml_hf.processing.timeline import TOLERANCE
 from viml_hf.soundtrack.mixing import CEILING, PROGRAMME_LOUDNESS, RATE, blocks, master, mix, music_of, sounding, speech
 from viml_hf.soundtrack.moment import Moment
 

@@ -14,7 +14,7 @@ from viml_hf.encoders.encoder_info import forbids_commercial_use, licence_of
 from viml_hf.errors import ViMLError
 from viml_hf.modeling.encoder_names import loading
 from viml_hf.modeling.modeling_musicnn import MusicnnForMusicTagging
-from viml_hf.processing.encoder_inputs import window_samples
+from viml_hf.processing.encoder_preprocessors import window_samples
 from viml_hf.processing.feature_extraction_musicnn import MusicnnFeatureExtractor
 from viml_hf.processing.media import MediaSegment
 from viml_hf.tagging.label_meanings import LabelMeanings

@@ -3,9 +3,9 @@
 from viml_hf.train.data_collator import ViMLDataCollator
 from viml_hf.train.dataset import StoreDataset
 from viml_hf.train.epoch_callback import EpochCallback
-from viml_hf.train.metrics import make_compute_metrics
 from viml_hf.train.settings import TrainingSettings
 from viml_hf.train.trainer import ViMLTrainer
+from viml_hf.train.trainer_metrics import make_compute_metrics
 from viml_hf.train.training import make_trainer, train_model
 
 __all__ = [

@@ -15,8 +15,8 @@ from viml_hf.features.store import Store
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.modeling.encoder_families import MODALITIES
 from viml_hf.processing.processing_viml import ViMLProcessor
+from viml_hf.train.clips_and_dropout import chosen_text, clip_first, draw, keeps
 from viml_hf.train.dataset import StoreExample, checked_weight
-from viml_hf.train.draws import chosen_text, clip_first, draw, keeps
 from viml_hf.train.media_examples import media_inputs, media_rows
 
 NOT_TOLD, EVALUATION = -2, -1  # in the place of an epoch

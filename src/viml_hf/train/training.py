@@ -29,10 +29,10 @@ from viml_hf.processing.processing_viml import ViMLProcessor
 from viml_hf.train.data_collator import ViMLDataCollator
 from viml_hf.train.dataset import StoreDataset
 from viml_hf.train.epoch_callback import EpochCallback
-from viml_hf.train.metrics import make_compute_metrics
 from viml_hf.train.query_bank import leave_query_bank
 from viml_hf.train.settings import TrainingSettings, training_arguments
 from viml_hf.train.trainer import ViMLTrainer
+from viml_hf.train.trainer_metrics import make_compute_metrics
 
 CHECKPOINTS = "checkpoints"
 FEW_STEPS = 200

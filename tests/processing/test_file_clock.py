@@ -14,8 +14,8 @@ import pytest
 from tests.media import frame_number, numbered_frame, remux, sine, write_audio, write_video
 from viml_hf.errors import MediaDecodeError
 from viml_hf.processing.audio_decoding import iter_audio, load_audio
+from viml_hf.processing.file_clock import FileClock
 from viml_hf.processing.media import DecodeReport
-from viml_hf.processing.timeline import FileClock
 from viml_hf.processing.video_decoding import iter_frames, upright
 
 RATE = 22_050

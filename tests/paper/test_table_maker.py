@@ -12,10 +12,10 @@ from viml_hf.evaluation.pools import pools_from_groups
 from viml_hf.evaluation.ranks import retrieval_ranks
 from viml_hf.evaluation.store_evaluation import embed_items
 from viml_hf.features.named_texts import write_texts
-from viml_hf.paper import tables
+from viml_hf.paper import table_maker
 from viml_hf.paper.ensembles import ensemble_ranks
 from viml_hf.paper.table_definitions import BOTH, TABLES, TEXT, VIDEO, Row, System, Table, one
-from viml_hf.paper.tables import DONE, TableMaker, TableResult, dropout_curve, format_result
+from viml_hf.paper.table_maker import DONE, TableMaker, TableResult, dropout_curve, format_result
 from viml_hf.train.recipes import load_recipe
 
 WIDTHS = {"video": 6, "audio": 5, "text": 4}
@@ -29,7 +29,7 @@ def small_heads(monkeypatch):
         recipe = load_recipe(name)
         return replace(recipe, config=recipe.config | SMALL)
 
-    monkeypatch.setattr(tables, "load_recipe", load)
+    monkeypatch.setattr(table_maker, "load_recipe", load)
 
 
 def write_store(folder, rows=1):
@@ -102,7 +102,7 @@ def test_ranks_are_those_of_the_systems_with_the_stores_own_texts(store, tmp_pat
 
 def test_a_killed_run_trains_only_what_is_missing(store, tmp_path, monkeypatch):
     table = Table("t", 500, False, (one("a", "mvpt", VIDEO), one("b", "mt", TEXT), one("a again", "mvpt", VIDEO)))
-    trained, train = [], tables.make_trainer
+    trained, train = [], table_maker.make_trainer
 
     def killed(model, *arguments, **options):
         trained.append(model.config.query_modalities)
@@ -110,7 +110,7 @@ def test_a_killed_run_trains_only_what_is_missing(store, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return train(model, *arguments, **options)
 
-    monkeypatch.setattr(tables, "make_trainer", killed)
+    monkeypatch.setattr(table_maker, "make_trainer", killed)
     with pytest.raises(KeyboardInterrupt):
         make(store, tmp_path / "out", table)
     (done,) = (tmp_path / "out").rglob(DONE)

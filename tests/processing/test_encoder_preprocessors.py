@@ -19,12 +19,12 @@ from transformers import (
 from tests.encoders import checkpoints
 from viml_hf import DeepSimFeatureExtractor, ViMLDescriptorsFeatureExtractor, ViMLProcessor
 from viml_hf.modeling.frozen_encoders import load_encoder_config, load_tokenizer, text_padding
-from viml_hf.processing.encoder_inputs import (
+from viml_hf.processing.encoder_preprocessors import (
     load_feature_extractor,
     load_image_processor,
     window_samples,
 )
-from viml_hf.processing.frames import preprocess_frames, short_side
+from viml_hf.processing.pixel_values import preprocess_frames, short_side
 
 GREY_LEVEL = 1 / 255
 

@@ -10,7 +10,7 @@ from viml_hf.evaluation.metrics import retrieval_metrics
 from viml_hf.evaluation.pools import make_pools
 from viml_hf.evaluation.ranks import retrieval_ranks
 from viml_hf.modeling.loss_viml import info_nce_loss
-from viml_hf.train.metrics import whole_info_nce
+from viml_hf.train.trainer_metrics import whole_info_nce
 
 
 @pytest.fixture

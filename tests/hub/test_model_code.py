@@ -17,7 +17,7 @@ from viml_hf import (
     ViMLProcessor,
     save_with_code,
 )
-from viml_hf.hub.code import CODE_FOLDER, add_code, flattened_code
+from viml_hf.hub.model_code import CODE_FOLDER, add_code, flattened_code
 
 
 @pytest.fixture(scope="module")

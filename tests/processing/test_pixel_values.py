@@ -6,7 +6,7 @@ import torch
 from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 
 from tests.media import numbered_frame
-from viml_hf.processing.frames import preprocess_frames
+from viml_hf.processing.pixel_values import preprocess_frames
 
 
 def gradient(height, width):
