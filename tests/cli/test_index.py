@@ -89,6 +89,24 @@ def test_a_rerun_embeds_what_is_new_and_knows_renamed_files_and_another_folder(
     assert sorted(track.path for track in tracks) == [f"{moved}/{name}.wav" for name in ("b", "c", "new", "renamed")]
 
 
+def test_what_is_measured_once_stays_and_new_files_are_measured_too(viml, music, model, index, tmp_path):
+    status, _, err = viml("recommend", "--text", "calm", "--index", index, "--where", "loudness < 0")
+    assert (status, len(err)) == (2, 1)
+    words = ["-o", index, "--workers=1", "--quiet"]
+    assert viml("index", music / "all.csv", "--model", model, "--analysis", *words)[0] == 0
+    assert asked(viml, index, "--where", "loudness < 0") == ["a.wav", "b.wav", "c.wav"]
+    assert viml("index", music / "all.csv", "--model", model, *words)[0] == 0
+    (tmp_path / "more").mkdir()
+    shutil.copy(music / "b.wav", tmp_path / "more" / "copy.wav")
+    write_audio(tmp_path / "more" / "d.wav", sine(300, 4, 22050), 22050)
+    assert viml("index", tmp_path / "more", "--add", *words)[0] == 0
+    assert asked(viml, index, "--where", "loudness < 0") == ["a.wav", "b.wav", "c.wav", "copy.wav", "d.wav"]
+    assert asked(viml, index, "--where", "duplicate_of = 'b.wav'") == ["copy.wav"]
+    assert len((index / "measurements.jsonl").read_text().splitlines()) == 4  # the copy has the content of another
+    status, _, err = viml("index", "-o", index, "--compact", "--analysis")
+    assert (status, err) == (2, ["viml: --analysis: measures music; give MUSIC too"])
+
+
 def test_root_says_where_the_files_are_now(viml, index, music, tmp_path):
     shutil.move(music, tmp_path / "moved")
     assert viml("index", "-o", index, "--root", tmp_path / "moved")[0] == 0

@@ -8,7 +8,7 @@ from tests.media import numbered_frame, sine, write_audio, write_video
 from tests.mutations import mp4_fields, with_number
 from viml_hf.errors import MediaDecodeError, ViMLError
 from viml_hf.processing import audio_decoding, media
-from viml_hf.processing.audio_decoding import iter_audio, iter_audio_segments, load_audio, resample
+from viml_hf.processing.audio_decoding import iter_audio, iter_audio_segments, iter_channels, load_audio, resample
 from viml_hf.processing.media import DecodeReport
 
 
@@ -262,3 +262,32 @@ def test_rates_and_lengths_beyond_the_caps_are_refused(tmp_path: Path, monkeypat
     monkeypatch.setattr(audio_decoding, "MAX_SECONDS", 1.0)
     with pytest.raises(MediaDecodeError, match="its audio is longer than"):
         list(iter_audio(path, 8000))
+
+
+class Ears:
+    """Hears a sound in two formats of its own and in the one that is asked for."""
+
+    def formats(self, sampling_rate, layout):
+        self.heard = {form: [] for form in ((sampling_rate, layout), (16_000, "mono"), (8000, "mono"))}
+        return list(self.heard)
+
+    def hear(self, number, chunk):
+        self.heard[list(self.heard)[number]].append(chunk.copy())
+
+
+@pytest.mark.parametrize(
+    ("samples", "start", "end"),
+    [(9 * 44_100, 0.0, None), (9 * 44_100, 2.5, None), (9 * 44_100, 3.1, 7.3), (2 * 88_200 + 1, 0.0, None)],
+)
+def test_a_listener_hears_the_samples_that_it_would_decode_itself(tmp_path, samples, start, end):
+    waveform = np.stack([sine(frequency, 9, 44_100)[:samples] for frequency in (300, 700)])
+    path = write_audio(tmp_path / "a.flac", waveform, 44_100, "flac")
+    ears = Ears()
+    given = list(iter_audio(path, 8000, start=start, end=end, listener=ears))
+    alone = list(iter_audio(path, 8000, start=start, end=end))
+    assert len(given) == len(alone)
+    assert all(np.array_equal(*pair) for pair in zip(given, alone, strict=True))
+    for (rate, layout), chunks in ears.heard.items():
+        wanted = list(iter_channels(path, rate, layout=layout, start=start, end=end))
+        assert [chunk.shape for chunk in chunks] == [chunk.shape for chunk in wanted]
+        assert np.array_equal(np.concatenate(chunks, axis=1), np.concatenate(wanted, axis=1))

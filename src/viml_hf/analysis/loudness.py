@@ -53,24 +53,43 @@ def measure_levels(chunks: Iterable[np.ndarray], sampling_rate: int, layout: str
         >>> round(levels.loudness, 2), round(abs(levels.true_peak), 2)
         (-3.01, 0.0)
     """
-    names = [channel.name for channel in av.AudioLayout(layout).channels]
-    weights = np.array([0.0 if name.startswith("LFE") else 1.41 if name in _SURROUND else 1.0 for name in names])
-    response, step = _k_weighting(sampling_rate), round(STEP * sampling_rate)
-    before = np.zeros((len(names), len(response) - 1), np.float32)
-    rest, powers, peak, samples = np.zeros(0), [], 0.0, 0
-    edges = _Silence(sampling_rate)
+    meter = LevelMeter(sampling_rate, layout)
     for chunk in chunks:
-        extended = np.concatenate([before, chunk], axis=1)
-        power = np.concatenate([rest, weights @ np.square(_filtered(extended, response), dtype=np.float64)])
-        whole = len(power) // step * step
-        powers.append(power[:whole].reshape(-1, step).mean(1))
-        rest = power[whole:]
-        peak = max(peak, float(peaks_between(extended[:, -chunk.shape[1] - _TAPS :]).max(initial=0.0)))
-        edges.add(chunk)
-        before, samples = extended[:, -len(response) + 1 :], samples + chunk.shape[1]
-    seconds = samples / sampling_rate
-    start, end = edges.seconds(seconds)
-    return SoundLevels(_gated(np.concatenate([*powers, []])), _decibels(peak**2), seconds, start, end)
+        meter.add(chunk)
+    return meter.levels()
+
+
+class LevelMeter:
+    """Measures a sound as its chunks come; the arguments are those of [`measure_levels`]."""
+
+    def __init__(self, sampling_rate: int, layout: str):
+        names = [channel.name for channel in av.AudioLayout(layout).channels]
+        self.weights = np.array(
+            [0.0 if name.startswith("LFE") else 1.41 if name in _SURROUND else 1.0 for name in names]
+        )
+        self.rate, self.step = sampling_rate, round(STEP * sampling_rate)
+        self.response = _k_weighting(sampling_rate)
+        self.before = np.zeros((len(names), len(self.response) - 1), np.float32)
+        self.rest, self.powers, self.peak, self.samples = np.zeros(0), [np.zeros(0)], 0.0, 0
+        self.edges = _Silence(sampling_rate)
+
+    def add(self, chunk: np.ndarray) -> None:
+        """Take the next samples `(channels, samples)`."""
+        extended = np.concatenate([self.before, chunk], axis=1)
+        filtered = _filtered(extended, self.response)
+        power = np.concatenate([self.rest, self.weights @ np.square(filtered, dtype=np.float64)])
+        whole = len(power) // self.step * self.step
+        self.powers.append(power[:whole].reshape(-1, self.step).mean(1))
+        self.rest = power[whole:]
+        self.peak = max(self.peak, float(peaks_between(extended[:, -chunk.shape[1] - _TAPS :]).max(initial=0.0)))
+        self.edges.add(chunk)
+        self.before, self.samples = extended[:, -len(self.response) + 1 :], self.samples + chunk.shape[1]
+
+    def levels(self) -> SoundLevels:
+        """The levels of all that was added."""
+        seconds = self.samples / self.rate
+        start, end = self.edges.seconds(seconds)
+        return SoundLevels(_gated(np.concatenate(self.powers)), _decibels(self.peak**2), seconds, start, end)
 
 
 def _decibels(power: float) -> float:

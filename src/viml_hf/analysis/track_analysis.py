@@ -1,4 +1,4 @@
-"""Everything that is measured of a music file."""
+"""Everything that is measured of a music file, in one pass over it."""
 
 from dataclasses import dataclass
 
@@ -6,9 +6,9 @@ import numpy as np
 
 from viml_hf.analysis.beats import Beats, find_beats
 from viml_hf.analysis.key import Key, find_key
-from viml_hf.analysis.loudness import SoundLevels, measure_levels
+from viml_hf.analysis.loudness import LevelMeter, SoundLevels
 from viml_hf.analysis.spectra import SAMPLING_RATE
-from viml_hf.processing.audio_decoding import iter_audio, iter_channels, sound_format
+from viml_hf.processing.audio_decoding import iter_audio
 from viml_hf.processing.media import MediaSource
 
 HEARD_SECONDS = 900.0  # of a longer file, in which beats and key are looked for: they bound the memory
@@ -27,6 +27,32 @@ class TrackAnalysis:
     levels: SoundLevels
     beats: Beats | None
     key: Key | None
+
+
+class TrackListener:
+    """Measures a file that is decoded for something else, see `processing.audio_decoding.Listener`."""
+
+    def __init__(self) -> None:
+        self._heard: list[np.ndarray] = []
+        self._room = round(HEARD_SECONDS * SAMPLING_RATE)  # samples that may still be kept
+
+    def formats(self, sampling_rate: int, layout: str) -> list[tuple[int, str]]:
+        """All channels for the levels, one at a rate of its own for beats and key."""
+        self._meter = LevelMeter(sampling_rate, layout)
+        return [(sampling_rate, layout), (SAMPLING_RATE, "mono")]
+
+    def hear(self, number: int, chunk: np.ndarray) -> None:
+        """Take the next samples of a format."""
+        if number == 0:
+            self._meter.add(chunk)
+        elif self._room > 0:
+            self._heard.append(np.clip(chunk[0, : self._room], -1.0, 1.0))
+            self._room -= chunk.shape[1]
+
+    def analysis(self) -> TrackAnalysis:
+        """What was measured of all that was heard."""
+        waveform = np.concatenate(self._heard)
+        return TrackAnalysis(self._meter.levels(), find_beats(waveform), find_key(waveform))
 
 
 def analyse_track(source: MediaSource, start: float = 0.0, end: float | None = None) -> TrackAnalysis:
@@ -51,8 +77,7 @@ def analyse_track(source: MediaSource, start: float = 0.0, end: float | None = N
         TrackAnalysis(levels=SoundLevels(loudness=-inf, true_peak=-inf, duration=1.0, silence_at_start=1.0, \
 silence_at_end=1.0), beats=None, key=None)
     """
-    rate, layout = sound_format(source)
-    levels = measure_levels(iter_channels(source, rate, start=start, end=end), rate, layout)
-    heard = min(start + HEARD_SECONDS, float("inf") if end is None else end)
-    waveform = np.concatenate(list(iter_audio(source, SAMPLING_RATE, start=start, end=heard)))
-    return TrackAnalysis(levels, find_beats(waveform), find_key(waveform))
+    listener = TrackListener()
+    for _ in iter_audio(source, SAMPLING_RATE, start=start, end=end, listener=listener):
+        pass
+    return listener.analysis()

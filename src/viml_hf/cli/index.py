@@ -17,6 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("music", metavar="MUSIC", nargs="?", help="folder of music, a manifest (see `viml extract`), or one file")
     add("-o", "--output", required=True, metavar="INDEX", help="folder of the index; a rerun goes on")
     add("--model", help=f"{MODEL_HELP}; needed with MUSIC, but to add to an index")
+    about = "measure the sound for --where: tempo, key, loudness, silence, near-duplicates; later runs do it again"
+    add("--analysis", action="store_true", help=about)
     add("--workers", type=int, help="processes (default: one per core)")
     add("--quiet", action="store_true", help="no progress bar")
     add(
@@ -41,6 +43,8 @@ def run(options: argparse.Namespace) -> None:
     if options.music is None and len(changes) != 1 and not (options.engine and not changes):
         others = "--remove, --root, --compact, --approximate, --convert, --engine"
         raise ViMLError(f"give MUSIC with --model, or one of {others}")
+    if options.music is None and options.analysis:
+        raise ViMLError("--analysis: measures music; give MUSIC too")
     if options.music is not None and changes:
         raise ViMLError(f"--{changes[0]}: changes an index that is there; leave MUSIC out")
     if options.music is not None:
@@ -70,6 +74,7 @@ def run(options: argparse.Namespace) -> None:
 def _index_music(options: argparse.Namespace) -> "MusicIndex":
     """Index MUSIC; what an earlier run into the same folder has analysed is kept."""
     from viml_hf.encoders.media_encoder import best_device
+    from viml_hf.features.measurements import MEASUREMENTS_FILE
     from viml_hf.modeling.encoder_names import lasting_name
     from viml_hf.retrieval.index import MusicIndex
     from viml_hf.retrieval.index_changes import added_to, change_index, replace_index
@@ -84,6 +89,8 @@ def _index_music(options: argparse.Namespace) -> "MusicIndex":
     items = read_media(options.music).items
     encoder = load_encoder_and_model(given, device=best_device())
     model = lasting_name(given, encoder.info["audio"].revision if encoder.info else None)
+    file = Path(options.output) / MEASUREMENTS_FILE
+    measurements = file if options.analysis or file.is_file() else None
 
     def build(previous: MusicIndex | None, features: Path | None) -> MusicIndex:
         return build_index(
@@ -94,9 +101,13 @@ def _index_music(options: argparse.Namespace) -> "MusicIndex":
             loader=SavedModel(model),
             workers=options.workers,
             previous=previous,
+            measurements=measurements,
             progress=not options.quiet,
         )
 
+    if options.add and measurements is not None:
+        # Nobody else writes into the file of measurements meanwhile.
+        return change_index(options.output, lambda index: added_to(index, build(None, None), same_music=True))
     if options.add:
         added = build(None, None)
         return change_index(options.output, lambda index: added_to(index, added))

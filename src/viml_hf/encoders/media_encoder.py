@@ -20,6 +20,7 @@ from viml_hf.modeling.encoder_families import DESCRIPTORS, FAMILIES, MODALITIES,
 from viml_hf.modeling.encoder_names import parse_encoder_name
 from viml_hf.modeling.frozen_encoders import takes_whole_segments
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
+from viml_hf.processing.audio_decoding import Listener
 from viml_hf.processing.inputs import Audio, Video
 from viml_hf.processing.media import MAX_PIXELS, DecodeReport, MediaSegment
 from viml_hf.processing.processing_viml import ViMLProcessor
@@ -220,7 +221,13 @@ class MediaEncoder:
         return self._encode(segments, self._embed_frames, report, FRAMES_PER_BATCH)
 
     def encode_audio(
-        self, audio: Audio, sampling_rate: int | None = None, *, start: float | None = None, end: float | None = None
+        self,
+        audio: Audio,
+        sampling_rate: int | None = None,
+        *,
+        start: float | None = None,
+        end: float | None = None,
+        listener: Listener | None = None,
     ) -> BaseFeatures:
         """Encode music.
 
@@ -230,13 +237,15 @@ class MediaEncoder:
             sampling_rate: Rate in Hz of a waveform that does not state it.
             start: Seconds into a file at which the excerpt begins.
             end: Seconds into a file at which it ends.
+            listener: Hears the sound of a file while it is decoded.
 
         Raises:
-            ViMLError: It is of no known kind or shape, or an excerpt is asked for that is not of a file.
+            ViMLError: It is of no known kind or shape, or an excerpt or a listener is given that is not of a file.
             MediaDecodeError: It cannot be decoded, or has no sound.
         """
         report = DecodeReport()
-        segments = self.processor.audio_segments(audio, sampling_rate, start=start or 0.0, end=end, report=report)
+        excerpt: dict[str, Any] = {"start": start or 0.0, "end": end, "listener": listener}
+        segments = self.processor.audio_segments(audio, sampling_rate, report=report, **excerpt)
         return self._encode(segments, self._encode_sound, report)
 
     def encode_text(self, text: str) -> np.ndarray:

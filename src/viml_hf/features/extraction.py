@@ -14,8 +14,10 @@ from viml_hf.encoders.encoder_settings import EncoderLoader, EncoderSettings
 from viml_hf.encoders.media_encoder import MediaEncoder, best_device, usable_cores
 from viml_hf.errors import ViMLError, shown
 from viml_hf.features.json_files import read_json
+from viml_hf.features.measurements import Measurements
 from viml_hf.features.media_item import (
     Extracted,
+    MeasuredItem,
     MediaItem,
     content_hash,
     extract_one,
@@ -152,8 +154,12 @@ def run_extraction(
     spec: StoreSpec,
     loader: EncoderLoader | None,
     run: Run,
+    measurements: Measurements | None = None,
 ) -> Store:
-    """Extract items by encoders at hand, see [`extract`]. Without a loader of them everything runs in this process."""
+    """Extract items by encoders at hand, see [`extract`]. Without a loader of them everything runs in this process.
+
+    What is extracted is measured too, where a file for that is given that does not know it.
+    """
     workers = default_workers(torch.cuda.device_count()) if run.workers is None else run.workers
     writer = StoreWriter(
         folder, spec, encoder.null_text(), shard_items=run.shard_items, commit_seconds=run.commit_seconds
@@ -167,6 +173,8 @@ def run_extraction(
                 facts = {name: old.fields[name] for name in _FACTS if name in old.fields}
                 _add(writer, Extracted(item, writer.load_rows(old), facts, old.error), plan.signatures[item.id])
         missing = [item for item in plan.missing if item.id not in moved]
+        if measurements is not None:
+            missing = list(measurements.to_measure(missing))
         if run.progress and items and not missing:
             print(f"nothing to read: the features of all {len(items)} items are in {folder}", file=sys.stderr)
         results: Generator[Extracted, None, None]
@@ -178,8 +186,35 @@ def run_extraction(
             # Also for a single file: it may be the one that crashes its decoder.
             results = extract_in_processes(missing, loader, min(workers, len(missing)))
         with closing(results):
-            _write(writer, results, plan, len(missing), run)
+            _write(writer, _kept(results, measurements), plan, len(missing), run)
     return Store(folder)
+
+
+def measure(items: Sequence[MediaItem], measurements: Measurements, run: Run) -> None:
+    """Measure items of which nothing is known by content; those that fail are told."""
+    missing = [item for item in measurements.to_measure(items) if isinstance(item, MeasuredItem)]
+    workers = default_workers(0) if run.workers is None else run.workers
+    results: Generator[Extracted, None, None]
+    if workers == 1 or not missing:
+        results = (extract_one(item, None) for item in missing)
+    else:
+        results = extract_in_processes(missing, None, min(workers, len(missing)))
+    with (
+        closing(results),
+        tqdm(total=len(missing), desc="measure", unit="file", disable=not (run.progress and missing)) as bar,
+    ):
+        for extracted in _kept(results, measurements):
+            if extracted.error is not None:
+                tqdm.write(f"not measured: {shown(extracted.error)}", file=sys.stderr)
+            bar.update()
+
+
+def _kept(results: Iterable[Extracted], measurements: Measurements | None) -> Iterator[Extracted]:
+    """Results, of which what was measured is written down."""
+    for extracted in results:
+        if measurements is not None:
+            measurements.keep(extracted)
+        yield extracted
 
 
 def stored_items(folder: str | Path) -> list[StoreItem]:

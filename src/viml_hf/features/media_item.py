@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from viml_hf.analysis.track_analysis import TrackAnalysis, TrackListener, analyse_track
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import MediaDecodeError, in_one_line
 from viml_hf.features.checksums import sha256_of
@@ -47,6 +48,11 @@ class MediaItem:
         return list(dict.fromkeys(path for path in (self.video, self.audio) if path is not None))
 
 
+@dataclass(frozen=True, slots=True)
+class MeasuredItem(MediaItem):
+    """An item whose sound is also measured, by `analysis.track_analysis`, while it is decoded."""
+
+
 @dataclass(frozen=True, eq=False)
 class Extracted:
     """What `extract_one` made of an item."""
@@ -55,10 +61,13 @@ class Extracted:
     features: dict[str, np.ndarray] = field(default_factory=dict)  # (rows, width) float16, of all that could be read
     facts: dict[str, Any] = field(default_factory=dict)  # `sha256`, `bytes`, `…_seconds` and `…_coverage`
     error: str | None = None  # what is missing and why
+    analysis: TrackAnalysis | None = None  # of a `MeasuredItem`
 
 
-def extract_one(item: MediaItem, encoder: MediaEncoder) -> Extracted:
-    """Base features of one item. It never raises: what goes wrong becomes the item's error.
+def extract_one(item: MediaItem, encoder: MediaEncoder | None) -> Extracted:
+    """Base features of one item, or without an encoder what is measured of it alone.
+
+    It never raises: what goes wrong becomes the item's error.
 
     A video whose sound cannot be decoded keeps its pictures, and the other way round; texts come with either. What is
     not the file's fault, such as too little memory, leaves the item without features, so that a rerun tries it again.
@@ -66,13 +75,20 @@ def extract_one(item: MediaItem, encoder: MediaEncoder) -> Extracted:
     features: dict[str, np.ndarray] = {}
     facts: dict[str, Any] = {}
     errors: list[str] = []
+    listener = TrackListener() if isinstance(item, MeasuredItem) else None
+    heard: dict[str, Any] = {"listener": listener} if listener is not None else {}
     try:
+        if encoder is None:
+            measured = analyse_track(str(item.audio), item.start or 0.0, item.end)
+            return Extracted(item, facts={"sha256": content_hash(item), "bytes": size_of(item)}, analysis=measured)
         for modality, path in (("video", item.video), ("audio", item.audio)):
             if path is None:
                 continue
-            encode = encoder.encode_video if modality == "video" else encoder.encode_audio
             try:
-                found = encode(path, start=item.start, end=item.end)
+                if modality == "video":
+                    found = encoder.encode_video(path, start=item.start, end=item.end)
+                else:
+                    found = encoder.encode_audio(path, start=item.start, end=item.end, **heard)
             except MediaDecodeError as error:
                 errors.append(in_one_line(error))
                 continue
@@ -82,10 +98,11 @@ def extract_one(item: MediaItem, encoder: MediaEncoder) -> Extracted:
             features["text"] = np.concatenate([encoder.encode_text(text) for text in item.texts])
         if features and item.paths:
             facts |= {"sha256": content_hash(item), "bytes": size_of(item)}
+        analysis = listener.analysis() if listener is not None and "audio" in features else None
     except Exception as error:
         return Extracted(item, error=in_one_line(error))
     # A file that cannot be opened says so twice.
-    return Extracted(item, features, facts, "; ".join(dict.fromkeys(errors)) or None)
+    return Extracted(item, features, facts, "; ".join(dict.fromkeys(errors)) or None, analysis)
 
 
 def signature(item: MediaItem) -> str:

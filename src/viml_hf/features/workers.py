@@ -29,9 +29,11 @@ _READY = "ready"
 
 
 def extract_in_processes(
-    items: Sequence[MediaItem], loader: EncoderLoader, workers: int
+    items: Sequence[MediaItem], loader: EncoderLoader | None, workers: int
 ) -> Generator[Extracted, None, None]:
     """Extract items in worker processes, each with a thread that decodes, one that encodes, and a share of the GPUs.
+
+    Without a loader items are only measured, see `extract_one`.
 
     Results come in the order of the items, whatever the number of workers. An item whose worker died `MAX_ATTEMPTS`
     times is a result with an error.
@@ -120,7 +122,7 @@ def _death_of(item: MediaItem) -> str:
 class _Worker:
     """A process that extracts one item at a time. `index` is that of the item in its hands."""
 
-    def __init__(self, loader: EncoderLoader, device: str):
+    def __init__(self, loader: EncoderLoader | None, device: str):
         self.loader, self.device = loader, device
         self._start()
 
@@ -179,10 +181,11 @@ def _main_module_hidden() -> Iterator[None]:
         main.update(hidden)  # type: ignore[arg-type]
 
 
-def _serve(connection: Connection, loader: EncoderLoader, device: str) -> None:
+def _serve(connection: Connection, loader: EncoderLoader | None, device: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    encoder = loader.load(threads=1, device=device)
+    torch.set_num_threads(1)  # there is a worker for each core
+    encoder = None if loader is None else loader.load(threads=1, device=device)
     connection.send(_READY)
     with suppress(EOFError):
         while True:

@@ -1,9 +1,11 @@
 """Music and video files -> waveforms at a fixed sampling rate: mono, or all channels."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from functools import partial
+from itertools import islice, tee
+from typing import Any, Protocol
 
 import av
 import numpy as np
@@ -33,6 +35,16 @@ class Silence:
     end: Fraction
 
 
+class Listener(Protocol):
+    """Hears a file's sound while it is decoded for somebody else: so a file is decoded once."""
+
+    def formats(self, sampling_rate: int, layout: str) -> list[tuple[int, str]]:
+        """The rates in Hz and the layouts in which it hears a sound that has this rate and layout."""
+
+    def hear(self, number: int, chunk: np.ndarray) -> None:
+        """Take the next samples `(channels, samples)` of the format of this number; they are not to be changed."""
+
+
 def iter_audio(
     source: MediaSource,
     sampling_rate: int,
@@ -41,6 +53,7 @@ def iter_audio(
     start: float = 0.0,
     end: float | None = None,
     report: DecodeReport | None = None,
+    listener: Listener | None = None,
 ) -> Iterator[np.ndarray]:
     """Decodes sound, mixed down to mono and resampled, a chunk at a time.
 
@@ -54,6 +67,7 @@ def iter_audio(
         start: Seconds of the file to leave out. They are decoded all the same: seeking in sound is not exact.
         end: Seconds from the beginning of the file to the end of the excerpt; `None` for that of the sound.
         report: Filled while decoding: corrupt packets and coverage.
+        listener: Hears the same excerpt; it has heard all of it when the last chunk has been taken.
 
     Yields:
         Arrays `(samples,)`, float32 in [-1, 1], of at most `chunk_seconds` each.
@@ -72,7 +86,7 @@ def iter_audio(
         >>> [chunk.shape for chunk in iter_audio(file.getvalue(), sampling_rate=4000)]
         [(8000,), (4000,)]
     """
-    for chunk in _iter_sound(source, sampling_rate, "mono", chunk_seconds, start, end, report):
+    for chunk in _iter_sound(source, sampling_rate, "mono", chunk_seconds, start, end, report, listener):
         # Lossy codecs overshoot, and float files can hold anything.
         yield np.clip(chunk[0], -1.0, 1.0, out=chunk[0])
 
@@ -152,6 +166,7 @@ def _iter_sound(
     start: float,
     end: float | None,
     report: DecodeReport | None,
+    listener: Listener | None = None,
 ) -> Iterator[np.ndarray]:
     """Chunks `(channels, samples)` of an excerpt, whatever is wrong with them told at the end."""
     if sampling_rate < 1:
@@ -160,34 +175,108 @@ def _iter_sound(
     if chunk_length < 1:
         raise ViMLError(f"chunk_seconds={chunk_seconds}: a chunk needs at least 1 sample; give seconds, such as 2.0")
     check_excerpt(start, end)
-    first, stop = round(start * sampling_rate), None if end is None else round(end * sampling_rate)
-    position = given = 0
+    cut, given = _Cut(sampling_rate, start, end), 0
     with open_stream(source, "audio", threads=1, report=report) as opened:
-        report, layout = opened.report, layout or _native_layout(opened.stream)
-        for chunk in _chunks(_with_silences(opened), sampling_rate, chunk_length, layout):
-            kept = chunk[:, max(0, first - position) : None if stop is None else max(0, stop - position)]
-            position += chunk.shape[1]
+        report, form = opened.report, (sampling_rate, layout or _native_layout(opened.stream))
+        ears = _Ears(listener, opened, form, chunk_seconds, start, end)
+        for chunk in _chunks(ears.frames, sampling_rate, chunk_length, form[1]):
+            kept = cut(chunk)
+            ears.hear(kept)
             if kept.shape[1]:
                 given += kept.shape[1]
                 yield kept
-            if stop is not None and position >= stop:
+            if cut.is_over:
                 break
-            if stop is None and position - first > MAX_SECONDS * sampling_rate:
+            if end is None and cut.position - cut.first > MAX_SECONDS * sampling_rate:
                 raise too_long(source, "audio")
+        ears.hear_the_rest()
         if report.corrupt > report.packets * (1 - LEAST_DECODABLE):
             raise opened.error(
                 f"only {report.packets - report.corrupt} of {report.packets} packets of its sound can be decoded, and "
                 f"at least {LEAST_DECODABLE:.0%} must be: it may be encrypted or damaged; get the file again"
             )
-        if first and position <= first:
-            raise opened.past_the_end(start, position / sampling_rate)
+        if cut.first and cut.position <= cut.first:
+            raise opened.past_the_end(start, cut.position / sampling_rate)
         if given < LEAST_SECONDS * sampling_rate:
             raise opened.error(
                 f"its sound is too short, {1000 * given / sampling_rate:.0f} ms, and at least "
                 f"{1000 * LEAST_SECONDS:.0f} ms are needed; give another file, or a longer excerpt"
             )
-        if first or stop is not None:
-            report.count_excerpt(start, end, opened.declared_seconds, position / sampling_rate)
+        if cut.first or end is not None:
+            report.count_excerpt(start, end, opened.declared_seconds, cut.position / sampling_rate)
+
+
+class _Cut:
+    """Cuts an excerpt out of chunks `(channels, samples)` that come one after the other."""
+
+    def __init__(self, rate: int, start: float, end: float | None):
+        self.first, self.stop = round(start * rate), None if end is None else round(end * rate)
+        self.position = 0
+
+    def __call__(self, chunk: np.ndarray) -> np.ndarray:
+        stop = None if self.stop is None else max(0, self.stop - self.position)
+        kept = chunk[:, max(0, self.first - self.position) : stop]
+        self.position += chunk.shape[1]
+        return kept
+
+    @property
+    def is_over(self) -> bool:
+        return self.stop is not None and self.position >= self.stop
+
+
+class _Ears:
+    """Lets a listener hear frames that are decoded for somebody else, about as far as that one has come."""
+
+    def __init__(
+        self,
+        listener: Listener | None,
+        opened: OpenStream,
+        form: tuple[int, str],
+        chunk_seconds: float,
+        start: float,
+        end: float | None,
+    ):
+        self.frames = _with_silences(opened)
+        self.parts: list[tuple[Callable[[np.ndarray], None], Iterator[np.ndarray]]] = []
+        self.same: list[Callable[[np.ndarray], None]] = []
+        if listener is None:
+            return
+        native = opened.stream.codec_context.sample_rate, _native_layout(opened.stream)
+        for number, (rate, layout) in enumerate(listener.formats(*native)):
+            hear = partial(_hear, listener, number)
+            if (rate, layout) == form:
+                self.same.append(hear)  # it is resampled already
+            else:
+                self.frames, copy = tee(self.frames)
+                chunks = _chunks(copy, rate, int(chunk_seconds * rate), layout)
+                self.parts.append((hear, _excerpt(chunks, _Cut(rate, start, end))))
+
+    def hear(self, kept: np.ndarray) -> None:
+        """One more chunk in each format."""
+        for hear in self.same:
+            hear(kept)
+        for hear, chunks in self.parts:
+            for chunk in islice(chunks, 1):
+                hear(chunk)
+
+    def hear_the_rest(self) -> None:
+        """What is left in each format."""
+        for hear, chunks in self.parts:
+            for chunk in chunks:
+                hear(chunk)
+
+
+def _hear(listener: Listener, number: int, chunk: np.ndarray) -> None:
+    if chunk.shape[1]:  # nothing is left of what lies before the excerpt
+        listener.hear(number, chunk)
+
+
+def _excerpt(chunks: Iterable[np.ndarray], cut: _Cut) -> Iterator[np.ndarray]:
+    """What is left of each chunk."""
+    for chunk in chunks:
+        yield cut(chunk)
+        if cut.is_over:
+            return
 
 
 def _to_frame(samples: np.ndarray, rate: int) -> av.AudioFrame:

@@ -162,6 +162,8 @@ def iter_sound_segments(
 def _refuse_excerpt(options: dict[str, Any]) -> None:
     if options.get("start") or options.get("end") is not None:
         raise ViMLError("start= and end= have no effect: an excerpt is read of a file only; give the part itself")
+    if options.get("listener") is not None:
+        raise ViMLError("listener= has no effect: it hears a file only; give the path")
 
 
 def _not_too_long(video: Frames | DecodedVideo) -> Iterator[tuple[np.ndarray, float, float]]:

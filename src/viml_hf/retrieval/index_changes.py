@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as deserialize
 
 from viml_hf.errors import ViMLError, in_one_line
+from viml_hf.retrieval.duplicates import with_duplicates
 from viml_hf.retrieval.index import MusicIndex
 from viml_hf.retrieval.index_folder import OldSchemaError, damage, named_by_content, read_description, writing
 from viml_hf.retrieval.index_tracks import Track, Window, check_pyarrow
@@ -51,10 +52,14 @@ def replace_index(folder: str | Path, make: Callable[[MusicIndex | None], MusicI
         return make(previous).write(folder)
 
 
-def added_to(index: MusicIndex, added: MusicIndex) -> MusicIndex:
-    """An index with the tracks of another one behind its own; those of a name that it has are replaced."""
+def added_to(index: MusicIndex, added: MusicIndex, *, same_music: bool = False) -> MusicIndex:
+    """An index with the tracks of another one behind its own; those of a name that it has are replaced.
+
+    With `same_music`, what is added says of which earlier track it is a near-duplicate.
+    """
     names = {track.name for track in added.tracks}
-    return index.updated(added, [at for at, name in enumerate(index.names) if name in names])
+    gone = [at for at, name in enumerate(index.names) if name in names]
+    return index.updated(with_duplicates(added, index, gone) if same_music else added, gone)
 
 
 def without_tracks(index: MusicIndex, names: Sequence[str]) -> MusicIndex:

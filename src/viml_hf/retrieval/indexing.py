@@ -4,7 +4,7 @@ So a file is analysed once, whatever interrupts the work and whichever heads com
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +17,18 @@ from viml_hf.encoders.encoder_settings import EncoderLoader
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
 from viml_hf.features.atomic_files import LOCK_FILE, lock_folder, unlock_folder
-from viml_hf.features.extraction import Run, run_extraction, store_spec
+from viml_hf.features.extraction import Run, measure, run_extraction, store_spec
 from viml_hf.features.json_files import read_json
+from viml_hf.features.measurements import Measurements
 from viml_hf.features.media_item import MediaItem
 from viml_hf.features.store import Store
 from viml_hf.features.store_format import StoreItem, StoreSpec
 from viml_hf.features.store_writer import SPEC_FILE
+from viml_hf.retrieval.duplicates import COLUMN as DUPLICATES
+from viml_hf.retrieval.duplicates import with_duplicates
 from viml_hf.retrieval.index import MusicIndex, Track, Window
 from viml_hf.retrieval.model_loading import fingerprint
+from viml_hf.retrieval.track_columns import with_measured
 from viml_hf.retrieval.tracks import (
     Rows,
     assemble_index,
@@ -49,6 +53,7 @@ def build_index(
     loader: EncoderLoader | None = None,
     workers: int | None = None,
     previous: "MusicIndex | None" = None,
+    measurements: str | Path | None = None,
     progress: bool = True,
 ) -> MusicIndex:
     """Embed music files. A file that cannot be read is a track with an error; the others are indexed.
@@ -64,6 +69,9 @@ def build_index(
         workers: Worker processes, see [`extract`].
         previous: An older index: a track whose content it has is not embedded again by the same model. Where most of
             its tracks are still there, they keep their places, and the others come behind them.
+        measurements: File in which what is measured of each track's sound is kept. With it the index has the columns
+            `tempo`, `key`, `loudness`, `true_peak`, `silence_start`, `silence_end` and `duplicate_of`. Sound is
+            measured while it is decoded for the encoder; what the file has is not measured again.
         progress: Show a progress bar.
 
     Returns:
@@ -76,8 +84,11 @@ def build_index(
     run = Run(workers=workers, progress=progress, title="index")
     with ExitStack() as stack:
         folder = features or stack.enter_context(TemporaryDirectory())
-        store = _extract_sound(items, encoder, Path(folder), loader, run)
+        kept_file = None if measurements is None else Measurements(measurements)
+        store = _extract_sound(items, encoder, Path(folder), loader, run, kept_file)
         found = {item.id: item for item in store.items}
+        if kept_file is not None:
+            items = _measured(items, found, kept_file, run if loader is not None else replace(run, workers=1))
         tracks = [_track(item, found[item.id]) for item in items]
         check_some_usable(tracks)
         before = previous if previous is not None and previous.fingerprint == fingerprint(encoder) else None
@@ -95,20 +106,39 @@ def build_index(
                 )
     added = assemble_index(new, rows, encoder, model)
     if before is None or not kept:
-        return added
+        return added if measurements is None else with_duplicates(added)
     gone = set(range(len(before.tracks))) - set(kept.values())
+    if measurements is not None and new:
+        added = with_duplicates(added, before, gone)
     return before.updated(added if new else None, gone)
 
 
+def _measured(
+    items: list[MediaItem], found: Mapping[str, StoreItem], measurements: Measurements, run: Run
+) -> list[MediaItem]:
+    """The items with what was measured of them; features that an earlier run has left may lack it."""
+
+    def known(item: MediaItem) -> dict[str, Any] | None:
+        return measurements.of(found[item.id].fields.get("sha256", ""), item.start, item.end)
+
+    measure([item for item in items if len(found[item.id].audio) and known(item) is None], measurements, run)
+    return [replace(item, fields=with_measured(item.fields, known(item))) for item in items]
+
+
 def _extract_sound(
-    items: list[MediaItem], encoder: MediaEncoder, folder: Path, loader: EncoderLoader | None, run: Run
+    items: list[MediaItem],
+    encoder: MediaEncoder,
+    folder: Path,
+    loader: EncoderLoader | None,
+    run: Run,
+    measurements: Measurements | None,
 ) -> Store:
     """The base features of the items' sound; an older store of other encoders gives way."""
     model_types = {modality: e.config.model_type for modality, e in encoder.model.encoders.items()}
     spec = store_spec(model_types, encoder)
     spec = replace(spec, fingerprints={"audio": spec.fingerprints["audio"]})
     _make_room(folder, spec)
-    return run_extraction(items, folder, encoder, spec, loader, run)
+    return run_extraction(items, folder, encoder, spec, loader, run, measurements)
 
 
 def _make_room(folder: Path, spec: StoreSpec) -> None:
@@ -155,6 +185,7 @@ def _all_of(track: Track) -> tuple[Any, ...]:
     fields = {
         name: value if isinstance(value, str | bool) else float(value) if isinstance(value, int) else json.dumps(value)
         for name, value in track.fields.items()
+        if name != DUPLICATES  # it depends on the other tracks
     }
     known = (track.name, track.path, track.sha256, track.duration, track.windows, track.error, track.licence)
     return *known, json.dumps(fields, sort_keys=True)

@@ -52,8 +52,8 @@ def parse_where(text: str) -> Condition:
     """The condition that an expression states.
 
     It compares columns with texts in single quotes, numbers, `true` and `false`: `=`, `!=`, `<`, `<=`, `>`, `>=`,
-    `in (…)`, `not in (…)`, `is null`, `is not null`; combined by `and`, `or`, `not` and parentheses. A column whose
-    name is not a word goes in double quotes or backquotes.
+    `in (…)`, `not in (…)`, `between … and …`, `is null`, `is not null`; combined by `and`,
+    `or`, `not` and parentheses. A column whose name is not a word goes in double quotes or backquotes.
 
     Raises:
         ViMLError: It is none.
@@ -131,21 +131,30 @@ class _Parser:
             negated = self.takes("not")
             self.expect("null")
             found: Condition = Comparison(column, "is null")
-        elif (negated := self.takes("not")) or self.tokens[self.at][1].lower() == "in":
-            self.expect("in")
-            self.expect("(")
-            values = [self.value()]
-            while self.takes(","):
-                values.append(self.value())
-            self.expect(")")
-            found = Comparison(column, "in", tuple(values))
+        elif (negated := self.takes("not")) or self.tokens[self.at][1].lower() in ("in", "between"):
+            found = self.between(column) if self.takes("between") else self.among(column)
         else:
             operator = self.tokens[self.at][1]
             if self.tokens[self.at][0] != "operator" or operator in "(),":
-                raise self.unexpected("=, !=, <, <=, >, >=, in or is null")
+                raise self.unexpected("=, !=, <, <=, >, >=, in, between or is null")
             self.at += 1
             return Comparison(column, _SAME.get(operator, operator), (self.value(),))
         return Combination("not", (found,)) if negated else found
+
+    def between(self, column: str) -> Condition:
+        lowest = self.value()
+        self.expect("and")
+        ends = Comparison(column, ">=", (lowest,)), Comparison(column, "<=", (self.value(),))
+        return Combination("and", ends)
+
+    def among(self, column: str) -> Condition:
+        self.expect("in")
+        self.expect("(")
+        values = [self.value()]
+        while self.takes(","):
+            values.append(self.value())
+        self.expect(")")
+        return Comparison(column, "in", tuple(values))
 
     def value(self) -> Value:
         kind, text, _ = self.tokens[self.at]
