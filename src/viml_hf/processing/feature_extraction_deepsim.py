@@ -6,17 +6,19 @@ from typing import Any
 import numpy as np
 import torch
 from transformers.audio_utils import mel_filter_bank
-from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
-from transformers.feature_extraction_utils import BatchFeature
+
+from viml_hf.processing.feature_extraction_mono import MonoFeatureExtractor
 
 
-class DeepSimFeatureExtractor(SequenceFeatureExtractor):
+class DeepSimFeatureExtractor(MonoFeatureExtractor):
     """Mono waveforms in [-1, 1] → standardised log-mel magnitudes of one window of about 3 s.
 
     Magnitudes of a short-time Fourier transform with a periodic Hann window → mel bands → log10(1 + 10·mel) →
     (x − mean) / std (Lee et al., ICASSP 2020). Frames, rate and scaling are published. Open, and chosen here: the mel
     scale and the area normalisation are Slaney's, librosa's defaults, from 0 Hz to half the rate; nothing is padded
-    around the window, so that 129 frames are 128 · 512 + 1024 = 66,560 samples, 3.02 s.
+    around the window, so that 129 frames are 128 · 512 + 1024 = 66,560 samples, 3.02 s. A shorter waveform is padded at
+    its end; one that is longer, empty or no row of floats is a `ValueError`. `input_features` are `(waveforms,
+    window_frames, feature_size)`.
 
     Args:
         feature_size: Mel bands.
@@ -77,39 +79,12 @@ class DeepSimFeatureExtractor(SequenceFeatureExtractor):
         """
         return (self.window_frames - 1) * self.hop_length + self.n_fft
 
-    def __call__(
-        self,
-        raw_speech: np.ndarray | list[np.ndarray],
-        sampling_rate: int | None = None,
-        return_tensors: str | None = "pt",
-        **kwargs: Any,
-    ) -> BatchFeature:
-        """Extract features.
-
-        Args:
-            raw_speech: A waveform `(samples,)` or a list of them, floats in [-1, 1], of at most `nb_max_samples`
-                samples; a shorter one is padded at its end.
-            sampling_rate: Their rate in Hz; it must be the extractor's own.
-            return_tensors: `"pt"` or `"np"`.
-            kwargs: Padding options of other extractors; here every window has the same length.
-
-        Returns:
-            `input_features` `(waveforms, window_frames, feature_size)`.
-
-        Raises:
-            ValueError: The sampling rate is another one, or a waveform is empty, too long or no row of floats.
-        """
-        if sampling_rate is not None and sampling_rate != self.sampling_rate:
-            raise ValueError(
-                f"sampling_rate={sampling_rate}, but this extractor works at {self.sampling_rate} Hz: resample first."
-            )
-        waveforms = raw_speech if isinstance(raw_speech, list | tuple) else [raw_speech]
+    def _features(self, waveforms: list[np.ndarray]) -> dict[str, torch.Tensor]:
         windows = torch.full((len(waveforms), self.nb_max_samples), float(self.padding_value))
         for row, waveform in enumerate(waveforms):
-            samples = self._checked(np.asarray(waveform))
+            samples = self._checked(waveform)
             windows[row, : len(samples)] = torch.as_tensor(samples.astype(np.float32))
-        features = self.log_mel(windows)
-        return BatchFeature({"input_features": features.numpy() if return_tensors == "np" else features})
+        return {"input_features": self.log_mel(windows)}
 
     def _checked(self, samples: np.ndarray) -> np.ndarray:
         if samples.ndim != 1 or samples.dtype.kind != "f" or not samples.size:

@@ -4,12 +4,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
-from transformers.feature_extraction_utils import BatchFeature
+
+from viml_hf.processing.feature_extraction_mono import MonoFeatureExtractor
 
 
-class ViMLDescriptorsFeatureExtractor(SequenceFeatureExtractor):
+class ViMLDescriptorsFeatureExtractor(MonoFeatureExtractor):
     """Mono waveforms in [-1, 1] → log energies in semitone bands, with a mask of the frames that exist.
+
+    `input_features` are `(waveforms, time, feature_size)`, padded to the longest, `attention_mask` `(waveforms, time)`.
 
     Args:
         feature_size: Number of semitone bands.
@@ -44,43 +46,15 @@ class ViMLDescriptorsFeatureExtractor(SequenceFeatureExtractor):
         self.n_fft = n_fft
         self.hop_length = hop_length
 
-    def __call__(
-        self,
-        raw_speech: np.ndarray | list[np.ndarray],
-        sampling_rate: int | None = None,
-        return_tensors: str | None = "pt",
-        **kwargs: Any,
-    ) -> BatchFeature:
-        """Extract features.
-
-        Args:
-            raw_speech: A waveform `(samples,)` or a list of them, float32 in [-1, 1].
-            sampling_rate: Their rate in Hz; it must be the extractor's own.
-            return_tensors: `"pt"` or `"np"`.
-            kwargs: Padding options of other extractors; here every batch is padded to its longest.
-
-        Returns:
-            `input_features` `(waveforms, time, feature_size)` and `attention_mask` `(waveforms, time)`.
-
-        Raises:
-            ValueError: The sampling rate is another one.
-        """
-        if sampling_rate is not None and sampling_rate != self.sampling_rate:
-            raise ValueError(
-                f"sampling_rate={sampling_rate}, but this extractor works at {self.sampling_rate} Hz: resample first."
-            )
-        waveforms = raw_speech if isinstance(raw_speech, list | tuple) else [raw_speech]
-        spectrograms = [self.semitones(torch.as_tensor(np.asarray(w, np.float32))) for w in waveforms]
+    def _features(self, waveforms: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        spectrograms = [self.semitones(torch.as_tensor(waveform.astype(np.float32))) for waveform in waveforms]
         length = max(len(s) for s in spectrograms)
         features = torch.full((len(spectrograms), length, self.feature_size), float(self.padding_value))
         mask = torch.zeros(len(spectrograms), length, dtype=torch.long)
         for row, spectrogram in enumerate(spectrograms):
             features[row, : len(spectrogram)] = spectrogram
             mask[row, : len(spectrogram)] = 1
-        data = {"input_features": features, "attention_mask": mask}
-        if return_tensors == "np":
-            return BatchFeature({name: tensor.numpy() for name, tensor in data.items()})
-        return BatchFeature(data)
+        return {"input_features": features, "attention_mask": mask}
 
     def semitones(self, waveform: torch.Tensor) -> torch.Tensor:
         """Log energies `(1 + samples // hop_length, feature_size)` of one waveform."""
