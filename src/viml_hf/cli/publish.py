@@ -76,7 +76,6 @@ def _summary(publication: "Publication", *, private: bool) -> str:
 
 
 def _asked(publication: "Publication") -> bool:
-    """Whether somebody at the terminal accepts the licences."""
     if not sys.stdin.isatty():
         return False
     print(f"\nNot for commercial use: {', '.join(publication.non_commercial)}.")

@@ -50,7 +50,6 @@ def aspects_to_tags(aspects: Iterable[str], vocabulary: TagVocabulary) -> TrackT
 
 
 def _parse_aspects(place: str, text: str) -> tuple[str, ...]:
-    """The texts of a cell such as "['sad', 'piano']"."""
     try:
         aspects = ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):

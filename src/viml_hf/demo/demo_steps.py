@@ -213,7 +213,6 @@ def findings(result: DemoResult) -> list[str]:
 def _report(
     output: Path, corpus: Path, held_out: list[CorpusItem], recommender: Recommender, result: DemoResult
 ) -> None:
-    """Write `report.html`: the table, and three queries with their rankings."""
     by_track = {Path(item.music).name: item for item in held_out}
 
     def ranking(item: CorpusItem, text: str | None) -> list[ReportRecommendation]:

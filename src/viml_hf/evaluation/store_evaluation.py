@@ -12,7 +12,7 @@ from torch import Tensor
 from viml_hf.errors import ViMLError
 from viml_hf.evaluation.pools import Pool, make_pools, pools_from_groups
 from viml_hf.evaluation.ranks import retrieval_ranks
-from viml_hf.features.batches import clip_room, clip_rows, gather
+from viml_hf.features.batches import clip_rows, gather
 from viml_hf.features.splits import split_items
 from viml_hf.features.store import Store
 from viml_hf.features.store_format import MODALITIES, RowRange, StoreItem
@@ -206,7 +206,6 @@ def mean_features(
 def _batches(
     store: Store, items: Sequence[StoreItem], query: Sequence[str], clip_segments: int | None, batch_size: int
 ) -> Iterator[dict[str, Tensor]]:
-    """Inputs of the model, `batch_size` items at a time."""
     if batch_size < 1:
         raise ViMLError(f"batch_size={batch_size}; accepted: 1 or more items at a time")
     for item in items:
@@ -228,7 +227,7 @@ def _rows_of(item: StoreItem, query: Sequence[str], clip_segments: int | None) -
     """Rows of the item's middle clip and its first text; modalities that the query does not hold are empty."""
     video, audio, text = item.video, item.audio, item.text
     if clip_segments is not None:
-        first = clip_room(len(video), len(audio), clip_segments) // 2
+        first = (min(len(video), len(audio)) - clip_segments) // 2
         video, audio = (clip_rows(rows, first, clip_segments) for rows in (video, audio))
     found = {"video": video, "text": RowRange(text.shard, text.start, min(text.start + 1, text.stop))}
     return {"audio": audio} | {name: rows if name in query else RowRange() for name, rows in found.items()}

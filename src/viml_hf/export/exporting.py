@@ -140,7 +140,6 @@ def _reason(error: BaseException) -> str:
 
 
 def _description(model: ViMLModel | MediaEncoder, format: str, part: str) -> dict[str, Any]:
-    """The fields of `export.json` that hold for both graphs."""
     viml = model.model.viml if isinstance(model, MediaEncoder) else model
     return {
         "schema_version": SCHEMA_VERSION,

@@ -125,15 +125,7 @@ class Graph:
 
 
 def heads_graphs(viml: ViMLModel) -> list[Graph]:
-    """The heads alone: from base features to embeddings.
-
-    Example:
-        >>> from viml_hf import ViMLConfig
-        >>> [[given.name for given in graph.inputs] for graph in heads_graphs(ViMLModel(ViMLConfig()))]
-        ... # doctest: +NORMALIZE_WHITESPACE
-        [['video_features', 'video_attention_mask', 'text_features', 'text_attention_mask'],
-         ['audio_features', 'audio_attention_mask']]
-    """
+    """The heads alone: from base features to embeddings."""
     config, graphs = viml.eval().config, []
     for side in SIDES:
         inputs = [given for modality in _modalities(config, side) for given in heads_inputs(config, modality)]

@@ -10,11 +10,6 @@ from viml_hf.features.store import Store
 from viml_hf.features.store_format import RowRange
 
 
-def clip_room(video: int, audio: int, length: int) -> int:
-    """How many rows a clip of `length` rows can move inside both streams of a file; below 0 one of them is shorter."""
-    return min(video, audio) - length
-
-
 def clip_rows(rows: Any, first: int, length: int) -> Any:
     """Rows `first … first + length` of a range, a tensor or a list; all of them where there are not so many."""
     first = max(0, first)

@@ -6,13 +6,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 @strict
 class MusicnnConfig(PreTrainedConfig):
-    """Configuration of [`MusicnnForMusicTagging`]; the defaults are the published network (Pons & Serra, 2019).
-
-    Example:
-        >>> from viml_hf.modeling.configuration_musicnn import MusicnnConfig
-        >>> MusicnnConfig(num_labels=50).model_type
-        'musicnn'
-    """
+    """Configuration of [`MusicnnForMusicTagging`]; the defaults are the published network (Pons & Serra, 2019)."""
 
     model_type = "musicnn"
 

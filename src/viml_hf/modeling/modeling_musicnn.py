@@ -33,14 +33,7 @@ class ConvReluNorm(nn.Module):
 
 
 class MusicnnForMusicTagging(CheckedLoadingMixin, PreTrainedModel):
-    """Convolutions over timbre and over rhythm → three in the middle → maximum and mean over time → dense → tags.
-
-    Example:
-        >>> import torch
-        >>> model = MusicnnForMusicTagging(MusicnnConfig(num_labels=50)).eval()
-        >>> tuple(model(torch.zeros(2, 187, 96)).logits.shape)
-        (2, 50)
-    """
+    """Convolutions over timbre and over rhythm → three in the middle → maximum and mean over time → dense → tags."""
 
     config: MusicnnConfig
     main_input_name = "input_features"

@@ -103,7 +103,6 @@ class ViMLWithEncoders(ViMLPreTrainedModel):
             encoder.requires_grad_(True).train(self.training)
 
     def _known(self, modalities: list[str] | None) -> list[str]:
-        """These modalities, or all."""
         chosen = list(MODALITIES) if modalities is None else modalities
         unknown = chosen if isinstance(chosen, str) else [name for name in chosen if name not in MODALITIES]
         if unknown:
@@ -154,7 +153,6 @@ class ViMLWithEncoders(ViMLPreTrainedModel):
         return self._null_text_feature(self._empty_text(tokenizer))
 
     def _empty_text(self, tokenizer: Any) -> list[int]:
-        """The tokens of the empty string."""
         return list(tokenizer([""], **text_padding(self.config.text_encoder_config))["input_ids"][0])
 
     @torch.no_grad()

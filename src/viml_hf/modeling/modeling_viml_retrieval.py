@@ -300,7 +300,6 @@ def _the_text_mask(text_attention_mask: Tensor | None, attention_mask: Tensor | 
 
 
 def _tokenizer_of(name: str | PreTrainedModel, encoder: PreTrainedModel, **kwargs: Any) -> Any:
-    """The tokenizer that belongs to a text encoder."""
     if encoder.config.model_type == "viml_text_descriptors":
         return ByT5Tokenizer()
     hub_name = name if isinstance(name, str) else encoder.name_or_path

@@ -195,7 +195,6 @@ class NeuralData2Text:
         return texts
 
     def _batch(self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]]) -> dict[str, torch.Tensor]:
-        """The padded `input_ids` and `attention_mask` of token rows."""
         return {**tokenizer.pad({"input_ids": list(rows)}, return_tensors="pt").to(self.device)}
 
 

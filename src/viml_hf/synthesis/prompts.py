@@ -116,7 +116,6 @@ class PromptWriter:
 
 
 def _unit_vector(tags: TrackTags, threshold: float) -> dict[str, float]:
-    """The kept tags' confidences, scaled to length 1."""
     kept = {tag: confidence for found in tags.kept(threshold).values() for tag, confidence in found}
     length = math.sqrt(sum(confidence**2 for confidence in kept.values())) or 1.0
     return {tag: confidence / length for tag, confidence in kept.items()}

@@ -120,7 +120,6 @@ def fill_template(template: str, tags: Sequence[str]) -> str:
 
 
 def _join(parts: Sequence[str]) -> str:
-    """ "a", "a and b" or "a, b and c"."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 

@@ -74,6 +74,5 @@ def _meaning(label: str, vocabulary: TagVocabulary) -> str | None:
 
 
 def _stated_meanings() -> dict[str, str]:
-    """Label in lower case -> tag."""
     content = json.loads(files("viml_hf.tagging").joinpath("label_meanings.json").read_text(encoding="utf-8"))
     return {label.lower(): tag for tag, labels in content.items() for label in labels}

@@ -45,7 +45,6 @@ def read_musicnn(place: str | Path) -> dict[str, MusicnnForMusicTagging]:
 
 
 def _checkpoints(place: Path) -> Iterator[tuple[str, bytes, bytes]]:
-    """Name, index and data of every checkpoint."""
     for name in LABELS:
         if place.is_file():
             try:
@@ -87,7 +86,6 @@ def network_of(variables: dict[str, np.ndarray], labels: list[str]) -> MusicnnFo
 
 
 def _state(variables: dict[str, np.ndarray], kernels: list[np.ndarray]) -> dict[str, torch.Tensor]:
-    """The weights under the names of our network."""
     convolutions = [*(f"front.{number}" for number in range(5)), *(f"middle.{number}" for number in range(3))]
     state = {}
     for number, (name, kernel) in enumerate(zip(convolutions, kernels, strict=True)):

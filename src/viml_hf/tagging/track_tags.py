@@ -92,7 +92,6 @@ class TrackTags:
 
 
 def _check_confidence(name: str, value: Any) -> None:
-    """Refuse what is not a number in [0, 1]."""
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from viml_hf.errors import ViMLError
-from viml_hf.features.batches import clip_room, clip_rows, pad_rows
+from viml_hf.features.batches import clip_rows, pad_rows
 from viml_hf.features.store import Store
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS
 from viml_hf.modeling.encoder_families import MODALITIES
@@ -192,7 +192,7 @@ class ViMLDataCollator:
         video, audio, text = (item.rows[modality] for modality in ("video", "audio", "text"))
         draws = draw(self.seed, item.epoch, item.id) if item.epoch >= 0 else None
         if self.clip_segments is not None:
-            first = clip_first(clip_room(len(video), len(audio), self.clip_segments), draws)
+            first = clip_first(min(len(video), len(audio)) - self.clip_segments, draws)
             video, audio = (clip_rows(rows, first, self.clip_segments) for rows in (video, audio))
         if len(text) > 1:
             text = text[chosen_text(len(text), draws) :][:1]

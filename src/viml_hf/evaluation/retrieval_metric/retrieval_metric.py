@@ -28,15 +28,7 @@ Returns:
 
 
 class RetrievalMetric(evaluate.Metric):
-    """`retrieval_metrics(retrieval_ranks(...))` behind the interface of `evaluate`.
-
-    Example:
-        >>> metric = evaluate.load(retrieval_metric_folder())  # doctest: +SKIP
-        >>> for queries, audio in batches:  # doctest: +SKIP
-        ...     metric.add_batch(query_embeds=queries, audio_embeds=audio)
-        >>> metric.compute(pool_size=500)["R@10"]  # doctest: +SKIP
-        47.5
-    """
+    """`retrieval_metrics(retrieval_ranks(...))` behind the interface of `evaluate`; see `retrieval_metric_folder`."""
 
     def _info(self) -> evaluate.MetricInfo:
         # float64 holds every narrower number as it is.
