@@ -21,16 +21,12 @@ DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1.5, 2)))  # a dash patt
 GREY = "#666666"
 STYLE: Any = {
     "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GREY),
+    **dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), "black"),
     "axes.grid": True,
-    "grid.color": "#E3E3E3",
     "axes.axisbelow": True,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": "black",
-    "ytick.labelcolor": "black",
+    "grid.color": "#E3E3E3",
     "lines.linewidth": 2,
     "lines.solid_capstyle": "round",
 }
@@ -68,9 +64,7 @@ def plot_recall(
         pools: Those that were ranked in, for a line of what chance gives; none is drawn without them.
         max_k: The last K; by default 100, or half the largest pool (or rank) where that is less.
         title: Above the figure.
-        num_samples: Resamples of the bands, see `bootstrap_interval`.
-        seed: Of the bands.
-        confidence: Of the bands.
+        num_samples: Of the bands, see `bootstrap_interval`; likewise `seed` and `confidence`.
     """
     if not ranks:
         raise ViMLError("no ranks to draw; give at least one system")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from viml_hf.errors import ViMLError
-from viml_hf.tagging.track_tags import TrackTags
+from viml_hf.tagging.track_tags import TrackTags, confidence_table
 
 TEMPERATURE = 0.05  # of how a text's similarities become weights of tags
 
@@ -34,15 +34,10 @@ class TagSearch:
 
     def __init__(self, tracks: Iterable[tuple[str, TrackTags]], embed: Callable[[str], np.ndarray]):
         found = list(tracks)
-        columns = list(
-            dict.fromkeys(
-                (category, tag) for _, tags in found for category, own in tags.confidences.items() for tag in own
-            )
-        )
+        columns, scores = confidence_table([tags for _, tags in found])
         if len(found) < 2 or not columns:
             raise ViMLError(f"{len(found)} tagged tracks: two or more can be ranked by a text; tag more music")
         self.ids = [name for name, _ in found]
-        scores = np.array([[tags.confidences.get(c, {}).get(tag, 0.0) for c, tag in columns] for _, tags in found])
         spread = scores.std(0)
         self._scores = (scores - scores.mean(0)) / np.where(spread > 0, spread, 1.0)
         self._embed = embed

@@ -8,7 +8,7 @@ import torch
 from transformers import EvalPrediction
 
 from viml_hf.modeling.loss_deepsim import CONDITIONS, condition_masks, condition_relations
-from viml_hf.tagging.track_tags import DEFAULT_THRESHOLD, TrackTags
+from viml_hf.tagging.track_tags import DEFAULT_THRESHOLD, TrackTags, confidence_table
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -134,8 +134,7 @@ def tagging_report(
         {'precision': 0.5, 'recall': 0.5, 'auroc': nan}
     """
     rows = list(tagged)
-    columns = list(dict.fromkeys((c, tag) for tags, _ in rows for c, own in tags.confidences.items() for tag in own))
-    scores = np.array([[tags.confidences.get(c, {}).get(tag, 0.0) for c, tag in columns] for tags, _ in rows])
+    columns, scores = confidence_table([tags for tags, _ in rows])
     labels = np.array([[tag in truth.get(c, ()) for c, tag in columns] for _, truth in rows])
     kept = scores > threshold
     right, categories = (kept & labels).sum(), [category for category, _ in columns]

@@ -157,10 +157,7 @@ def new_tagger(
 ) -> Any:
     """A tagger with random weights, whose head begins at each tag's frequency: (n + 0.5) / (N + 1) for n of N tracks.
 
-    Args:
-        dataset: The training data.
-        model_class: [`DeepSimForMusicTagging`] or [`MelStatisticsForMusicTagging`].
-        config: Fields of the model's config.
+    The model class may be [`MelStatisticsForMusicTagging`] too; `config` are fields of the model's config.
     """
     names = [tag for tags in vocabulary.tags.values() for tag in tags]
     set_seed(seed)

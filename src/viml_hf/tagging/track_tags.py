@@ -1,9 +1,11 @@
 """The tags of one track: a confidence for every tag, and those above a threshold."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from viml_hf.errors import ViMLError
 from viml_hf.tagging.tag_vocabulary import CATEGORIES
@@ -89,6 +91,13 @@ class TrackTags:
             ['sad']
         """
         return cls(record)
+
+
+def confidence_table(tagged: Sequence[TrackTags]) -> tuple[list[tuple[str, str]], np.ndarray]:
+    """Every `(category, tag)` that a track has, in order, and their confidences `(tracks, tags)`, 0 for what is not."""
+    columns = list(dict.fromkeys((c, tag) for tags in tagged for c, own in tags.confidences.items() for tag in own))
+    rows = [[tags.confidences.get(category, {}).get(tag, 0.0) for category, tag in columns] for tags in tagged]
+    return columns, np.array(rows)
 
 
 def _check_confidence(name: str, value: Any) -> None:
