@@ -8,6 +8,7 @@ They are then moved, by a part of a beat, to where bars begin: there the harmony
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from viml_hf.analysis.spectra import MEL_RATE, SAMPLING_RATE, SEMITONE_RATE, mel_frames, semitone_frames
 
@@ -41,8 +42,10 @@ class Beats:
     downbeats: tuple[float, ...]
 
 
-def find_beats(waveform: np.ndarray) -> Beats | None:
+def find_beats(waveform: np.ndarray, semitones: np.ndarray | None = None) -> Beats | None:
     """The beats of a waveform `(samples,)` at 22,050 Hz; `None` of one without onsets, or shorter than 3 s.
+
+    Its `semitone_frames` may be given where they are at hand.
 
     Raises:
         ViMLError: The waveform is not one row of samples.
@@ -61,7 +64,7 @@ def find_beats(waveform: np.ndarray) -> Beats | None:
     beats = track_beats(onsets, beat_period(onsets))
     if len(beats) < BEATS_PER_BAR:
         return None
-    novelty = harmonic_novelty(semitone_frames(waveform), len(mel))
+    novelty = harmonic_novelty(semitone_frames(waveform) if semitones is None else semitones, len(mel))
     beats, first = align_to_bars(beats, onsets, onset_curve(mel[:, :LOW_BANDS]), novelty)
     times = tuple(float(frame / MEL_RATE) for frame in beats)
     return Beats(60 * (len(times) - 1) / (times[-1] - times[0]), times, times[first::BEATS_PER_BAR])
@@ -101,14 +104,18 @@ def track_beats(onsets: np.ndarray, period: float) -> np.ndarray:
     local = np.convolve(onsets, np.exp(-0.5 * (32 * reach / period) ** 2), "same")[: len(onsets)]
     steps = np.arange(-round(2 * period), -round(period / 2) + 1)
     cost = -TIGHTNESS * np.log(-steps / period) ** 2
-    score, before = local.copy(), np.full(len(local), -1)
-    for frame in range(-int(steps[-1]), len(local)):
-        first = max(0, -(frame + steps[0]))
-        candidates = score[frame + steps[first] : frame + steps[-1] + 1] + cost[first:]
-        best = int(np.argmax(candidates))
-        if candidates[best] > 0:
-            score[frame] += candidates[best]
-            before[frame] = frame + steps[first] + best
+    # Before the first frame there is nothing to come from.
+    score, before = np.concatenate([np.full(-int(steps[0]), -np.inf), local]), np.full(len(local), -1)
+    reached = sliding_window_view(score, len(steps))
+    shortest = -int(steps[-1])
+    for first in range(0, len(local), shortest):  # frames nearer to each other than a step do not depend on each other
+        candidates = reached[first : min(first + shortest, len(local))] + cost
+        best = candidates.argmax(1)
+        highest = np.take_along_axis(candidates, best[:, None], 1)[:, 0]
+        better = np.flatnonzero(highest > 0)
+        score[first - int(steps[0]) + better] += highest[better]
+        before[first + better] = first + better + steps[best[better]]
+    score = score[-int(steps[0]) :]
     tail = max(0, len(score) - round(period))
     frame = tail + int(np.argmax(score[tail:]))
     beats = []

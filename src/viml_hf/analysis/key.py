@@ -34,8 +34,10 @@ class Key:
         return f"{self.tonic} {self.mode}"
 
 
-def find_key(waveform: np.ndarray) -> Key | None:
+def find_key(waveform: np.ndarray, semitones: np.ndarray | None = None) -> Key | None:
     """The key of a waveform `(samples,)` at 22,050 Hz; `None` where no tone stands out.
+
+    Its `semitone_frames` may be given where they are at hand.
 
     Raises:
         ViMLError: The waveform is not one row of samples.
@@ -46,7 +48,7 @@ def find_key(waveform: np.ndarray) -> Key | None:
         >>> str(find_key(np.concatenate([*chords, chords[0]]) / 3))
         'A minor'
     """
-    tones = tone_strengths(semitone_frames(waveform))
+    tones = tone_strengths(semitone_frames(waveform) if semitones is None else semitones)
     if tones.std() < 1e-6:
         return None
     found = [

@@ -15,7 +15,8 @@ STEP = 0.1  # seconds; a block is four of these
 SILENT = -60.0  # dB of full scale, of 10 ms
 OVERSAMPLING = 4
 _TAPS = 24  # per phase of the oversampling filter
-_RESPONSE_SECONDS = 0.2  # after which the K-weighting's response is below -200 dB
+_RESPONSE_SECONDS = 0.1  # after which the K-weighting's response is below -190 dB
+_BLOCK = 32  # samples of which the loudest tells whether a peak may lie between them
 # Behind or beside the listener, by FFmpeg's names of channels.
 _SURROUND = {"BL", "BR", "BC", "SL", "SR", "TBL", "TBC", "TBR"}
 
@@ -65,23 +66,23 @@ class LevelMeter:
     def __init__(self, sampling_rate: int, layout: str):
         names = [channel.name for channel in av.AudioLayout(layout).channels]
         self.weights = np.array(
-            [0.0 if name.startswith("LFE") else 1.41 if name in _SURROUND else 1.0 for name in names]
+            [0.0 if name.startswith("LFE") else 1.41 if name in _SURROUND else 1.0 for name in names], np.float32
         )
         self.rate, self.step = sampling_rate, round(STEP * sampling_rate)
         self.response = _k_weighting(sampling_rate)
         self.before = np.zeros((len(names), len(self.response) - 1), np.float32)
-        self.rest, self.powers, self.peak, self.samples = np.zeros(0), [np.zeros(0)], 0.0, 0
+        self.rest, self.powers = np.zeros(0, np.float32), [np.zeros(0)]
+        self.peak, self.samples = _TruePeak(len(names)), 0
         self.edges = _Silence(sampling_rate)
 
     def add(self, chunk: np.ndarray) -> None:
         """Take the next samples `(channels, samples)`."""
         extended = np.concatenate([self.before, chunk], axis=1)
-        filtered = _filtered(extended, self.response)
-        power = np.concatenate([self.rest, self.weights @ np.square(filtered, dtype=np.float64)])
+        power = np.concatenate([self.rest, self.weights @ np.square(_filtered(extended, self.response))])
         whole = len(power) // self.step * self.step
-        self.powers.append(power[:whole].reshape(-1, self.step).mean(1))
+        self.powers.append(power[:whole].reshape(-1, self.step).mean(1, dtype=np.float64))
         self.rest = power[whole:]
-        self.peak = max(self.peak, float(peaks_between(extended[:, -chunk.shape[1] - _TAPS :]).max(initial=0.0)))
+        self.peak.add(chunk)
         self.edges.add(chunk)
         self.before, self.samples = extended[:, -len(self.response) + 1 :], self.samples + chunk.shape[1]
 
@@ -89,7 +90,7 @@ class LevelMeter:
         """The levels of all that was added."""
         seconds = self.samples / self.rate
         start, end = self.edges.seconds(seconds)
-        return SoundLevels(_gated(np.concatenate(self.powers)), _decibels(self.peak**2), seconds, start, end)
+        return SoundLevels(_gated(np.concatenate(self.powers)), _decibels(self.peak.peak() ** 2), seconds, start, end)
 
 
 def _decibels(power: float) -> float:
@@ -135,10 +136,13 @@ def _biquad(samples: np.ndarray, zeros: tuple[float, ...], poles: tuple[float, .
 
 def _filtered(extended: np.ndarray, response: np.ndarray) -> np.ndarray:
     """`(channels, samples)` convolved with a response, of which the first len(response) - 1 were samples before."""
-    size = 2 ** int(np.ceil(np.log2(extended.shape[1])))
-    waves, kernel = (torch.from_numpy(np.asarray(part, np.float32)) for part in (extended, response))
-    spectrum = torch.fft.rfft(waves, size) * torch.fft.rfft(kernel, size)
-    return torch.fft.irfft(spectrum, size).numpy()[:, len(response) - 1 : extended.shape[1]]
+    before = len(response) - 1
+    size = 2 ** int(np.ceil(np.log2(3 * len(response))))  # short enough to stay in the cache
+    hop, samples = size - before, extended.shape[1] - before
+    count = -(-samples // hop)
+    waves = F.pad(torch.from_numpy(np.asarray(extended, np.float32)), (0, count * hop - samples)).unfold(1, size, hop)
+    spectra = torch.fft.rfft(waves) * torch.fft.rfft(torch.from_numpy(np.asarray(response, np.float32)), size)
+    return torch.fft.irfft(spectra, size)[:, :, before:].flatten(1)[:, :samples].numpy()
 
 
 @lru_cache(maxsize=1)
@@ -157,21 +161,56 @@ def peaks_between(samples: np.ndarray) -> np.ndarray:
     return F.conv1d(padded, _between()).abs().amax((0, 1)).maximum(waves.abs().amax((0, 1))).numpy()
 
 
+class _TruePeak:
+    """Finds the highest of `peaks_between`, block by block, and only where it can be higher than what was found."""
+
+    def __init__(self, channels: int):
+        self.rest = torch.zeros(channels, _TAPS // 2 - 1)
+        self.highest = 0.0
+
+    def add(self, chunk: np.ndarray) -> None:
+        waves = torch.cat([self.rest, torch.from_numpy(chunk)], dim=1)
+        count = waves.shape[1] // _BLOCK - 1  # blocks with all samples that the filter needs
+        if count > 0:
+            loudest = waves[:, : (count + 1) * _BLOCK].abs().unflatten(1, (-1, _BLOCK)).amax(2)
+            self.highest = max(self.highest, float(loudest.max()))
+            kernels, most = _block_between()
+            near = torch.maximum(loudest[:, :-1], loudest[:, 1:]) * most > self.highest
+            if near.any():
+                found = waves.unfold(1, len(kernels), _BLOCK)[:, :count][near] @ kernels
+                self.highest = max(self.highest, float(found.max()), -float(found.min()))
+            waves = waves[:, count * _BLOCK :]
+        self.rest = waves
+
+    def peak(self) -> float:
+        """The highest level so far, as if silence followed."""
+        self.add(np.zeros((len(self.rest), 2 * _BLOCK), np.float32))
+        return self.highest
+
+
+@lru_cache(maxsize=1)
+def _block_between() -> tuple[torch.Tensor, float]:
+    """What gives the values between the samples of a block, and how much higher than these they can be."""
+    kernels = F.conv1d(torch.eye(_BLOCK + _TAPS - 1)[:, None], _between()[1:]).flatten(1)
+    return kernels, float(kernels.abs().sum(0).max()) * 1.0001
+
+
 class _Silence:
     """Finds the first and the last 10 ms that are no silence."""
 
     def __init__(self, rate: int):
         self.size = max(1, rate // 100)
         self.step, self.place = self.size / rate, 0
-        self.rest = np.zeros(0)
+        self.rest = np.zeros(0, np.float32)
         self.first: float | None = None
         self.last = 0.0
 
     def add(self, chunk: np.ndarray) -> None:
-        power = np.concatenate([self.rest, np.square(chunk, dtype=np.float64).max(0)])
+        power = np.concatenate([self.rest, np.square(chunk).max(0)])
         whole = len(power) // self.size
         self.rest = power[whole * self.size :]
-        loud = np.flatnonzero(power[: whole * self.size].reshape(whole, -1).mean(1) > 10 ** (SILENT / 10))
+        means = power[: whole * self.size].reshape(whole, -1).mean(1, dtype=np.float64)
+        loud = np.flatnonzero(means > 10 ** (SILENT / 10))
         if len(loud):
             self.first = self.place + int(loud[0]) if self.first is None else self.first
             self.last = self.place + int(loud[-1]) + 1

@@ -7,7 +7,7 @@ import numpy as np
 from viml_hf.analysis.beats import Beats, find_beats
 from viml_hf.analysis.key import Key, find_key
 from viml_hf.analysis.loudness import LevelMeter, SoundLevels
-from viml_hf.analysis.spectra import SAMPLING_RATE
+from viml_hf.analysis.spectra import SAMPLING_RATE, semitone_frames
 from viml_hf.processing.audio_decoding import iter_audio
 from viml_hf.processing.media import MediaSource
 
@@ -52,7 +52,8 @@ class TrackListener:
     def analysis(self) -> TrackAnalysis:
         """What was measured of all that was heard."""
         waveform = np.concatenate(self._heard)
-        return TrackAnalysis(self._meter.levels(), find_beats(waveform), find_key(waveform))
+        semitones = semitone_frames(waveform)
+        return TrackAnalysis(self._meter.levels(), find_beats(waveform, semitones), find_key(waveform, semitones))
 
 
 def analyse_track(source: MediaSource, start: float = 0.0, end: float | None = None) -> TrackAnalysis:
