@@ -229,5 +229,5 @@ def _rows_of(item: StoreItem, query: Sequence[str], clip_segments: int | None) -
     if clip_segments is not None:
         first = (min(len(video), len(audio)) - clip_segments) // 2
         video, audio = (clip_rows(rows, first, clip_segments) for rows in (video, audio))
-    found = {"video": video, "text": RowRange(text.shard, text.start, min(text.start + 1, text.stop))}
+    found = {"video": video, "text": text[:1]}
     return {"audio": audio} | {name: rows if name in query else RowRange() for name, rows in found.items()}

@@ -51,11 +51,8 @@ class StoreDataset(Dataset):
                 f"{store.folder}: no item has both video and audio features; see its errors in items.parquet"
             )
         self.training = training
-        weights = [
-            checked_weight(item.fields.get("weight", 1.0), f"{store.folder}: {item.id}")
-            for item in self.items
-            if training
-        ]
+        weighed = self.items if training else []
+        weights = [checked_weight(one.fields.get("weight", 1.0), f"{store.folder}: {one.id}") for one in weighed]
         self.weights = weights if set(weights) - {1.0} else None
         # Shared memory: loader workers that outlive an epoch see the next one.
         self._epoch = torch.full((1,), -1, dtype=torch.long).share_memory_()

@@ -92,11 +92,7 @@ class EpochCallback(TrainerCallback):
         self._training = source
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Called by Trainer when it is made.
-
-        Raises:
-            ViMLError: Arguments with which Trainer would keep the worst model, or sort a dataset by lengths.
-        """
+        """Called by Trainer when it is made; refuses arguments that do harm, see `check_arguments`."""
         if isinstance(self.source, StoreDataset | ViMLDataCollator):
             check_arguments(args)
         if isinstance(self.source, ViMLDataCollator):
