@@ -23,9 +23,7 @@ from viml_hf.modeling.encoder_names import PROMPT, EncoderName, is_published_fea
 TRAINING_FILE = "training.json"
 _OPTIONAL = {kind: (kind, type(None)) for kind in (str, int, dict)}
 _TRAINING: dict[Any, Any] = {
-    "settings": _OPTIONAL[dict],
-    "store": _OPTIONAL[dict],
-    "metrics": _OPTIONAL[dict],
+    **dict.fromkeys(("settings", "store", "metrics"), _OPTIONAL[dict]),
     **dict.fromkeys(("data", "texts", "recipe"), _OPTIONAL[str]),
     **dict.fromkeys(("training_items", "evaluation_items"), _OPTIONAL[int]),
     ...: object,
@@ -186,8 +184,8 @@ def facts_of_model(
         512
     """
     counts = parameter_counts((name, parameter.numel()) for name, parameter in model.named_parameters())
-    known = {"training": training, "parameters": counts, "with_code": with_code}
-    return _facts(model.config, repo_id, owner, local_files_only, **known)
+    known = {"training": training, "parameters": counts}
+    return _facts(model.config, repo_id, owner, local_files_only, with_code=with_code, **known)
 
 
 def _facts(
