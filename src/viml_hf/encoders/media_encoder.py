@@ -18,7 +18,8 @@ from viml_hf.encoders.encoder_info import EncoderInfo, dtype_name, encoder_info,
 from viml_hf.errors import ViMLError
 from viml_hf.modeling.encoder_families import DESCRIPTORS, FAMILIES, MODALITIES, joint_modalities
 from viml_hf.modeling.encoder_names import parse_encoder_name
-from viml_hf.modeling.frozen_encoders import takes_whole_segments
+from viml_hf.modeling.frozen_encoders import load_whole, takes_raw_inputs, takes_whole_segments
+from viml_hf.modeling.modeling_sentence_transformer import embedded_modalities, sharing_models
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
 from viml_hf.processing.audio_decoding import Listener
 from viml_hf.processing.inputs import Audio, Video
@@ -90,6 +91,7 @@ class MediaEncoder:
         self._pool: ThreadPoolExecutor | None = None
 
     @classmethod
+    @sharing_models()
     def from_names(
         cls,
         video: str,
@@ -133,6 +135,7 @@ class MediaEncoder:
         return encoder
 
     @classmethod
+    @sharing_models()
     def from_joint(cls, name: str, **options: Any) -> "MediaEncoder":
         """Load a model that ranks without training: an encoder whose checkpoint embeds music and queries in one space.
 
@@ -140,7 +143,8 @@ class MediaEncoder:
         `text_weight` times that to the text. `.model` is saved, published and trained on as any other.
 
         Args:
-            name: `NAME[:HUB_ID[@REVISION]]`, such as `pe_av:facebook/pe-av-small`, or `NAME:FOLDER`.
+            name: `NAME[:HUB_ID[@REVISION]]`, such as `pe_av:facebook/pe-av-small`, or `NAME:FOLDER`; `st:HUB_ID` is any
+                sentence-transformers model that embeds sound and texts or videos.
             options: As for `from_names`; `heads` are further fields of [`ViMLConfig`], such as `text_weight`.
 
         Raises:
@@ -152,8 +156,10 @@ class MediaEncoder:
             ...
             viml_hf.errors.ViMLError: clip:openai/clip-vit-base-patch32: its joint space has video and text, but a ...
         """
-        family = parse_encoder_name(name).name
-        has = joint_modalities(family)
+        has = joint_modalities(parse_encoder_name(name).name)
+        if takes_raw_inputs(name):
+            place = ("cache_dir", "local_files_only", "revision", "token")
+            has = embedded_modalities(load_whole(name, **{key: options.get(key) for key in place}))
         asked = [modality for modality in has if modality != "audio"]
         if "audio" not in has or not asked:
             found = f"its joint space has {' and '.join(has)}" if has else "it has no joint space"

@@ -22,7 +22,7 @@ from viml_hf.hub.card_facts import TRAINING_FILE, CardFacts, OwnerFacts, check_r
 from viml_hf.hub.evaluation_results import EVAL_RESULTS_FOLDER, EVALUATION_FILE, benchmark_files
 from viml_hf.hub.model_card import CARD_FILE, card_licence, is_own_card, render_card
 from viml_hf.hub.model_code import CODE_FOLDER, add_code
-from viml_hf.hub.saved_weights import WEIGHTS
+from viml_hf.hub.saved_weights import SUBFOLDERS, WEIGHTS
 from viml_hf.hub.sentence_transformers_files import sentence_transformers_files
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ PUBLISHED = FACTS | {
     *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model"),
     *("model.safetensors.index.json", "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
 }
+# And of subfolders, which hold sentence-transformers models, those of these kinds.
+PUBLISHED_KINDS = {".json", ".safetensors", ".txt", ".model", ".jinja"}
 _PICKLES = re.compile(r"pytorch_model.*\.bin(\.index\.json)?|training_args\.bin")
 # Fields of configs that point to code or to a folder of this machine.
 POINTERS = ("auto_map", "custom_pipelines", "_name_or_path", "name_or_path")
@@ -124,6 +126,8 @@ def plan_publication(
                 path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if with_code:
             add_code(staging)
+        inside = (path for sub in SUBFOLDERS for path in (folder / sub).rglob("*") if path.suffix in PUBLISHED_KINDS)
+        files |= {path.relative_to(folder).as_posix(): path for path in inside}
         made = filter(Path.is_file, Path(staging).rglob("*"))
         files |= {path.relative_to(staging).as_posix(): path.read_bytes() for path in made}
     texts = benchmark_files(facts.results) | (sentence_transformers_files(facts.heads) if facts.whole else {})
@@ -134,7 +138,7 @@ def plan_publication(
     left_out = [
         f"{path.name}/" if path.is_dir() else path.name
         for path in sorted(folder.iterdir())
-        if path.name not in files and path.name != CODE_FOLDER
+        if path.name not in files and path.name not in (CODE_FOLDER, *SUBFOLDERS)
     ]
     return Publication(repo_id, dict(sorted(files.items())), left_out, facts)
 
@@ -240,8 +244,8 @@ def _cleaned(value: Any, without_paths: bool) -> Any:
 
 def _is_published(path: str) -> bool:
     """Whether a file on the Hub came from a publication, and so is removed when the next one lacks it."""
-    weights = WEIGHTS.fullmatch(path) or _PICKLES.fullmatch(path)
-    return bool(weights) or path in PUBLISHED or path.startswith(f"{CODE_FOLDER}/") or _is_result(path)
+    weights, folders = WEIGHTS.fullmatch(path) or _PICKLES.fullmatch(path), (CODE_FOLDER, *SUBFOLDERS)
+    return bool(weights) or path in PUBLISHED or path.partition("/")[0] in folders or _is_result(path)
 
 
 def _is_result(path: str) -> bool:

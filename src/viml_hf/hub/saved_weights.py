@@ -21,6 +21,8 @@ PARTS = (
     *("text_projection", "audio_tower", "audio_projection", "text_audio_tower", "text_audio_projection"),
     "log_temperature",
 )
+# Subfolders that hold sentence-transformers models, each saved by itself.
+SUBFOLDERS = ("video_encoder", "text_encoder", "audio_encoder")
 # The names of the files that `save_pretrained` writes weights into.
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 # Floating-point tensors that are saved but are no parameters, by the end of their names.
@@ -38,8 +40,8 @@ def parameter_counts(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
 def saved_parameters(folder: str | Path) -> dict[str, int]:
     """Parameters per part of a saved model, read from the headers of its safetensors alone."""
     sizes = []
-    for name, file in _tensors(Path(folder)):
-        part = file.get_slice(name)
+    for name, file, key in _tensors(Path(folder)):
+        part = file.get_slice(key)
         if part.get_dtype().startswith(("F", "BF")) and not name.endswith(BUFFERS):
             sizes.append((name, prod(part.get_shape())))
     return parameter_counts(sizes)
@@ -63,21 +65,24 @@ def weights_checksum(folder: str | Path, heads: ViMLConfig) -> str:
     The tensors are hashed and not the files: a model saved again, with its code or in other shards, keeps its checksum.
     """
     digest = hashlib.sha256(json.dumps(heads_settings(heads), default=str).encode())
-    for name, file in _tensors(Path(folder)):
-        tensor = file.get_tensor(name)
+    for name, file, key in _tensors(Path(folder)):
+        tensor = file.get_tensor(key)
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Every tensor's name, in order, with the open file that holds it."""
+def _tensors(folder: Path) -> Iterator[tuple[str, Any, str]]:
+    """Every tensor's name, in order, with the open file that holds it and its name there."""
     paths = sorted(path for path in folder.glob("model*.safetensors") if WEIGHTS.fullmatch(path.name))
     if not paths:
         raise ViMLError(f"{folder}: no model.safetensors; give a folder made by `viml train` or save_pretrained")
     try:
-        files = [safe_open(path, "pt") for path in paths]
+        inside = [(sub, path) for sub in SUBFOLDERS for path in sorted((folder / sub).rglob("*.safetensors"))]
+        files = [("", safe_open(path, "pt")) for path in paths]
+        files += [(f"{sub}.{path.parent.name}.", safe_open(path, "pt")) for sub, path in inside]
     except (SafetensorError, OSError) as error:
         raise ViMLError(f"{folder}: its weights cannot be read ({in_one_line(error)}); save the model again") from error
-    named = ((name, file) for file in files for name in file.keys())  # noqa: SIM118 (it cannot be iterated over itself)
+    # A file cannot be iterated over itself.
+    named = ((prefix + key, file, key) for prefix, file in files for key in file.keys())  # noqa: SIM118
     yield from sorted(named, key=lambda found: found[0])

@@ -49,7 +49,7 @@ class CheckedLoadingMixin:
             )
         if not (ignore_mismatched_sizes or output_loading_info or kwargs.get("state_dict") is not None):
             _refuse_other_weights(name, model, report)
-        _refuse_non_finite(name, model)
+        refuse_non_finite(name, model)
         if report["unexpected_keys"]:
             first, *others = sorted(report["unexpected_keys"])
             logger.warning(
@@ -147,7 +147,7 @@ def _refuse_other_weights(name: str, model: nn.Module, report: dict[str, Any]) -
         )
 
 
-def _refuse_non_finite(name: str, model: nn.Module) -> None:
+def refuse_non_finite(name: str, model: nn.Module) -> None:
     """Refuse NaN and infinity, with which every embedding is NaN and every ranking arbitrary.
 
     Quantised weights cannot be looked at: they are whole numbers, or tensors of a library's own type.

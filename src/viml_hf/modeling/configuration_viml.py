@@ -18,6 +18,7 @@ from .configuration_descriptors import (
     ViMLVideoDescriptorsConfig,
 )
 from .configuration_pe_av import PE_AV_CONFIGS
+from .configuration_sentence_transformer import SENTENCE_TRANSFORMER_CONFIGS
 
 JOINT_ENCODERS = ("identity", "residual")
 # Trainer would otherwise hand `compute_metrics` the logits of each batch, and with them a recall among the batch only.
@@ -369,7 +370,8 @@ def _encoder_config(name: str, value: dict) -> PreTrainedConfig:
     model_type = kwargs.pop("model_type", None)
     if model_type is None:
         raise ValueError(f"{name} has no model_type: give the dict of a transformers config, or the config itself.")
-    own_configs = {**DESCRIPTOR_CONFIGS, **PE_AV_CONFIGS, DeepSimConfig.model_type: DeepSimConfig}
+    own_configs: dict[str, Any] = {**DESCRIPTOR_CONFIGS, **PE_AV_CONFIGS, **SENTENCE_TRANSFORMER_CONFIGS}
+    own_configs[DeepSimConfig.model_type] = DeepSimConfig
     if model_type in own_configs:
         return own_configs[model_type](**kwargs)
     return AutoConfig.for_model(model_type, **kwargs)

@@ -16,9 +16,15 @@ from .configuration_pe_av import PE_AV_CONFIGS
 from .modeling_deepsim import DeepSimModel
 from .modeling_descriptors import ViMLAudioDescriptors, ViMLTextDescriptors, ViMLVideoDescriptors
 from .modeling_pe_av import PeAvAudioTower, PeAvTextTower, PeAvVideoTower
+from .modeling_sentence_transformer import (
+    SentenceTransformerAudioTower,
+    SentenceTransformerTextTower,
+    SentenceTransformerVideoTower,
+)
 
 MODALITIES = ("video", "text", "audio")
 DESCRIPTORS = "descriptors"  # the family without checkpoints
+SENTENCE_TRANSFORMER = "st"  # any sentence-transformers model, which prepares its inputs itself
 # The names of families, as in `NAME:HUB_ID`, and the checkpoint that a name alone stands for.
 FAMILIES = {
     DESCRIPTORS: None,
@@ -29,6 +35,7 @@ FAMILIES = {
     "pe_av_class": "facebook/pe-av-large",  # its class tokens, without the contrastive heads
     "whisper": "openai/whisper-tiny",
     "deepsim": None,  # the published weights are not on the Hub, and not for commercial use
+    SENTENCE_TRANSFORMER: None,
 }
 # Licences of checkpoints whose card states none, as their authors state them elsewhere.
 KNOWN_LICENCES = {"openai/clip-vit-base-patch32": "mit", "openai/clip-vit-base-patch16": "mit"}
@@ -59,6 +66,8 @@ class Tower:
     padded_window: bool = False
     # Parts of the names of weights in a whole model's checkpoint, and what they are in the tower's own.
     key_mapping: Mapping[str, str] | None = None
+    # Whether an audio network takes samples in float32, whatever the dtype of its weights.
+    samples: bool = False
     # The config's field with the length that every text is padded to, if the network reads the padding without a mask.
     text_length: str | None = None
     # Whether bfloat16 halves the time and keeps the embedding (cosine .9999), as in transformers over patches. It does
@@ -147,6 +156,18 @@ TOWERS = (
     Tower(
         "pe_av_class", "audio", "pe_audio_encoder", "PeAudioEncoder", _PE_AV_AUDIO,
         width="hidden_size", sound_inputs=_one_channel,
+    ),
+    Tower(
+        SENTENCE_TRANSFORMER, "video", "viml_sentence_transformer_video", SentenceTransformerVideoTower,
+        segment_mask="frame_attention_mask", **_PROJECTED,
+    ),
+    Tower(
+        SENTENCE_TRANSFORMER, "text", "viml_sentence_transformer_text", SentenceTransformerTextTower,
+        embedding="pooler_output", **_PROJECTED,
+    ),
+    Tower(
+        SENTENCE_TRANSFORMER, "audio", "viml_sentence_transformer_audio", SentenceTransformerAudioTower,
+        samples=True, **_PROJECTED,
     ),
     Tower("deepsim", "audio", "deepsim", DeepSimModel, width="hidden_size"),
     Tower(

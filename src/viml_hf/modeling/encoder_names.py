@@ -61,9 +61,9 @@ def parse_encoder_name(text: str) -> EncoderName:
     if not hub_id or hub_id.count("/") > 1 or (name == "auto" and "/" not in hub_id) or "?" in hub_id:
         families = ", ".join(f"`{name}`" for name, checkpoint in FAMILIES.items() if checkpoint)
         raise ValueError(
-            f"{text!r} names no encoder: give `descriptors`, {families}, one of these or `deepsim` with a checkpoint "
-            "as in `clip:HUB_ID[@REVISION]`, a Hub id such as `MIT/ast-finetuned-audioset-10-10-0.4593`, or the folder "
-            "of a saved model."
+            f"{text!r} names no encoder: give `descriptors`, {families}, one of these, `deepsim` or `st` with a "
+            "checkpoint as in `clip:HUB_ID[@REVISION]`, a Hub id such as `MIT/ast-finetuned-audioset-10-10-0.4593`, or "
+            "the folder of a saved model."
         )
     return EncoderName(name, hub_id, revision or None)
 
@@ -110,8 +110,10 @@ def revision_of(encoder: str, **kwargs: Any) -> str | None:
     if hub_id is None or Path(hub_id).is_dir():
         return None
     options = {name: kwargs.get(name) for name in ("cache_dir", "revision")}
-    config = try_to_load_from_cache(hub_id, "config.json", **options)
-    return Path(config).parent.name if isinstance(config, str) else None  # the cache has a folder per commit
+    for name in ("config.json", "modules.json"):  # the second is that of sentence-transformers, which may be alone
+        if isinstance(found := try_to_load_from_cache(hub_id, name, **options), str):
+            return Path(found).parent.name  # the cache has a folder per commit
+    return None
 
 
 def pinned_name(encoder: str, revision: str | None) -> str:

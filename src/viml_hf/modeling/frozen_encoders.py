@@ -20,12 +20,14 @@ from .encoder_families import (
     OWN_MODELS,
     REFUSED,
     SAME_NETWORK,
+    SENTENCE_TRANSFORMER,
     TOWERS,
     UNKNOWN_TOWERS,
     tower_config,
     tower_of,
 )
 from .encoder_names import PROMPT, loading, locate_encoder, parse_encoder_name, revision_of
+from .modeling_sentence_transformer import load_sentence_transformer, make_tower
 from .modeling_viml_towers import masked_mean
 
 # Where outputs hold the embedding, best first; a model with none of these gives the mean of its valid states.
@@ -47,6 +49,8 @@ def load_encoder(modality: str, encoder: str | PreTrainedModel, **kwargs: Any) -
     hub_id, kwargs = locate_encoder(encoder, kwargs)
     if hub_id is None:
         return build_encoder(load_encoder_config(modality, encoder))
+    if (parsed := parse_encoder_name(encoder)).name == SENTENCE_TRANSFORMER:
+        return make_tower(modality, encoder, load_whole(encoder, **kwargs), has_own_prompt=bool(parsed.prompt))
     whole = _checkpoint_config(encoder, hub_id, **kwargs)
     _refuse_other_kinds(modality, encoder, whole)
     config = tower_config(modality, whole, parse_encoder_name(encoder).name)
@@ -68,10 +72,22 @@ def load_encoder(modality: str, encoder: str | PreTrainedModel, **kwargs: Any) -
     return model
 
 
+def load_whole(encoder: str, **kwargs: Any) -> Any:
+    """The model of sentence-transformers that an encoder's name `st:…` stands for; kwargs as of `from_pretrained`."""
+    hub_id, kwargs = locate_encoder(encoder, kwargs)
+    with loading(encoder, "model"):
+        return load_sentence_transformer(str(hub_id), **kwargs)
+
+
+def takes_raw_inputs(encoder: str) -> bool:
+    """Whether an encoder of this name prepares frames, samples and texts itself."""
+    return parse_encoder_name(encoder).name == SENTENCE_TRANSFORMER
+
+
 def load_tokenizer(encoder: str, **kwargs: Any) -> Any:
     """Load the tokenizer of a text encoder by its name; kwargs go to `from_pretrained`."""
     hub_id, kwargs = locate_encoder(encoder, kwargs)
-    if hub_id is None:
+    if hub_id is None or takes_raw_inputs(encoder):
         return ByT5Tokenizer()
     with loading(encoder, "tokenizer"):
         return AutoTokenizer.from_pretrained(hub_id, trust_remote_code=False, **kwargs)
@@ -83,6 +99,8 @@ def load_encoder_config(modality: str, encoder: str, **kwargs: Any) -> PreTraine
     if hub_id is None:
         model_type = next(t.model_type for t in TOWERS if (t.family, t.modality) == (DESCRIPTORS, modality))
         return OWN_MODELS[model_type].config_class()
+    if takes_raw_inputs(encoder):
+        return load_encoder(modality, encoder, **kwargs).config
     return tower_config(modality, _checkpoint_config(encoder, hub_id, **kwargs), parse_encoder_name(encoder).name)
 
 
@@ -224,7 +242,7 @@ def encode_sound(encoder: PreTrainedModel, sound: Tensor, mask: Tensor | None = 
     Segments of unequal lengths are encoded without their padding, those of one length together: in networks that
     normalise over time, a mask does not keep the padding out.
     """
-    sound = sound.to(weights_dtype(encoder))
+    sound = sound.to(torch.float32 if tower_of(encoder.config).samples else weights_dtype(encoder))
     if tower_of(encoder.config).segment_mask is not None:
         return _encode_padded(encoder, sound, mask)
     if mask is not None and tower_of(encoder.config).padded_window:

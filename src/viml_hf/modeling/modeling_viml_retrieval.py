@@ -17,6 +17,13 @@ from .encoder_names import encoder_source
 from .encoder_widths import encoder_width
 from .frozen_encoders import check_joint, load_encoder, load_tokenizer, shared_space
 from .modeling_descriptors import ViMLDescriptors
+from .modeling_sentence_transformer import (
+    load_shared_models,
+    names_in_shared_models,
+    save_shared_models,
+    settle_shared_models,
+    sharing_models,
+)
 from .modeling_viml import ViMLModel, ViMLOutput
 from .modeling_viml_encoders import ViMLWithEncoders, check_width
 
@@ -55,6 +62,7 @@ class ViMLForMusicRetrieval(ViMLWithEncoders):
     accepts_loss_kwargs = False
 
     @classmethod
+    @sharing_models()
     def from_encoders(
         cls,
         video: str | PreTrainedModel = "descriptors",
@@ -88,6 +96,7 @@ class ViMLForMusicRetrieval(ViMLWithEncoders):
         kwargs = encoder_kwargs or {}
         names = dict(zip(MODALITIES, (video, text, audio), strict=True))
         encoders = {modality: load_encoder(modality, name, **kwargs) for modality, name in names.items()}
+        settle_shared_models(encoders)
         widths = {modality: encoder_width(modality, encoder) for modality, encoder in encoders.items()}
         if viml_config.get("encoder") in JOINT_ENCODERS:
             compared = {"audio", *viml_config.get("query_modalities", ("video", "text"))}
@@ -128,6 +137,9 @@ class ViMLForMusicRetrieval(ViMLWithEncoders):
         """Load a checkpoint. Encoders are frozen as `config.freeze_encoders` says, and by default keep their dtype."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
+        load_shared_models(
+            model.encoders, str(args[0] if args else kwargs.get("pretrained_model_name_or_path")), **kwargs
+        )
         if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
             model.cast_encoders()
         model._settle_encoders()
@@ -140,7 +152,16 @@ class ViMLForMusicRetrieval(ViMLWithEncoders):
         """Save (see `PreTrainedModel.save_pretrained`), with the null text of the text encoder as it is now."""
         if kwargs.get("state_dict") is None:
             self.renew_null_text()
-        return super().save_pretrained(save_directory, *args, **kwargs)
+        self._keys_to_ignore_on_save.update(names_in_shared_models(self.encoders))
+        saved = super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            save_shared_models(self.encoders, save_directory)
+        return saved
+
+    def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        """The last step of `push_to_hub`, which `save_pretrained` does before it returns."""
+        save_shared_models(self.encoders, working_dir)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     @can_return_tuple
     def get_query_features(
@@ -300,7 +321,7 @@ def _the_text_mask(text_attention_mask: Tensor | None, attention_mask: Tensor | 
 
 
 def _tokenizer_of(name: str | PreTrainedModel, encoder: PreTrainedModel, **kwargs: Any) -> Any:
-    if encoder.config.model_type == "viml_text_descriptors":
+    if encoder.config.model_type in ("viml_text_descriptors", "viml_sentence_transformer_text"):
         return ByT5Tokenizer()
     hub_name = name if isinstance(name, str) else encoder.name_or_path
     if not hub_name:

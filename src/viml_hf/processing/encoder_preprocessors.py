@@ -2,14 +2,18 @@
 
 from typing import Any, TypedDict
 
-from transformers import AutoFeatureExtractor, AutoImageProcessor, CLIPImageProcessorPil
+from transformers import AutoFeatureExtractor, AutoImageProcessor, CLIPImageProcessorPil, Wav2Vec2FeatureExtractor
 from transformers.image_processing_base import ImageProcessingMixin
 
 from viml_hf.modeling.encoder_families import tower_of
 from viml_hf.modeling.encoder_names import loading, locate_encoder
-from viml_hf.modeling.frozen_encoders import load_encoder_config
+from viml_hf.modeling.frozen_encoders import load_encoder_config, takes_raw_inputs
 from viml_hf.processing.feature_extraction_deepsim import DeepSimFeatureExtractor
 from viml_hf.processing.feature_extraction_descriptors import ViMLDescriptorsFeatureExtractor
+
+# The short side in pixels of frames for an encoder that resizes them itself. EmbeddingGemma 2 looks at 161,000 pixels
+# of a frame, which has 182,000 at 16:9.
+RAW_SIDE = 320
 
 
 class FrameKwargs(TypedDict, total=False):
@@ -32,6 +36,9 @@ def load_image_processor(encoder: str, **kwargs: Any) -> Any:
     hub_id, kwargs = locate_encoder(encoder, kwargs)
     if hub_id is None:
         return descriptors_image_processor()
+    if takes_raw_inputs(encoder):
+        size = {"shortest_edge": RAW_SIDE}
+        return CLIPImageProcessorPil(size=size, do_center_crop=False, do_rescale=False, do_normalize=False)
     file = tower_of(load_encoder_config("video", encoder, **kwargs)).frame_settings
     with loading(encoder, "image processor"):
         if file is None:
@@ -53,9 +60,11 @@ def load_feature_extractor(encoder: str, **kwargs: Any) -> Any:
     hub_id, kwargs = locate_encoder(encoder, kwargs)
     if hub_id is None:
         return ViMLDescriptorsFeatureExtractor()
-    model_type = load_encoder_config("audio", encoder, **kwargs).model_type
+    config: Any = load_encoder_config("audio", encoder, **kwargs)
+    if takes_raw_inputs(encoder):
+        return Wav2Vec2FeatureExtractor(sampling_rate=config.sampling_rate, do_normalize=False)
     with loading(encoder, "feature extractor"):
-        if model_type == "deepsim":  # code in a Hub repo does not register its classes
+        if config.model_type == "deepsim":  # code in a Hub repo does not register its classes
             return DeepSimFeatureExtractor.from_pretrained(hub_id, **kwargs)
         return AutoFeatureExtractor.from_pretrained(hub_id, trust_remote_code=False, **kwargs)
 

@@ -15,6 +15,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 from viml_hf.errors import ViMLError
 from viml_hf.modeling.encoder_names import parse_encoder_name
 from viml_hf.modeling.frozen_encoders import load_encoder_config, load_tokenizer, text_padding
+from viml_hf.modeling.modeling_sentence_transformer import sharing_models
 from viml_hf.processing.encoder_preprocessors import (
     FrameKwargs,
     load_feature_extractor,
@@ -130,6 +131,7 @@ class ViMLProcessor(ProcessorMixin):
         self.fast = fast
 
     @classmethod
+    @sharing_models()
     def from_encoders(
         cls,
         video: str = "descriptors",
