@@ -96,6 +96,7 @@ def test_types_and_choices_are_enforced(name, value):
         ({"query_modalities": []}, r"query_modalities=\[\]: give \[\"video\", \"text\"\]"),
         ({"query_modalities": ["text", "text"]}, r"query_modalities=\['text', 'text'\].*each once"),
         ({"video_dim": 0}, "video_dim=0: give a whole number of at least 1"),
+        ({"num_hidden_layers": 10**30}, "num_hidden_layers=1000000000000000000000000000000: .* at most 1000"),
         ({"num_fusion_layers": -1}, "num_fusion_layers=-1"),
         ({"audio_num_hidden_layers": 0}, "audio_num_hidden_layers=0"),
         ({"triplet_num_hardest": 0}, "triplet_num_hardest=0"),
@@ -166,3 +167,8 @@ class TestRetrievalConfig:
     def test_the_heads_are_validated_too(self):
         with pytest.raises(StrictDataclassError, match="temperature=7"):
             ViMLForMusicRetrievalConfig(viml_config={"temperature": 7})
+
+    def test_encoders_of_more_layers_than_any_has_are_refused(self):
+        encoder = CLIPVisionConfig(projection_dim=160, num_hidden_layers=10**30)
+        with pytest.raises(StrictDataclassError, match=r"video_encoder_config.num_hidden_layers=1.*: .* at most 1000"):
+            ViMLForMusicRetrievalConfig(video_encoder_config=encoder)

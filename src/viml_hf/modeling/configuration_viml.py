@@ -21,6 +21,8 @@ from .configuration_pe_av import PE_AV_CONFIGS
 from .configuration_sentence_transformer import SENTENCE_TRANSFORMER_CONFIGS
 
 JOINT_ENCODERS = ("identity", "residual")
+# No network comes near it: a damaged number of layers is told before layers are made for ever.
+MAX_LAYERS = 1000
 # Trainer would otherwise hand `compute_metrics` the logits of each batch, and with them a recall among the batch only.
 NOT_FOR_METRICS = [
     "logits_per_query",
@@ -221,6 +223,8 @@ class ViMLConfig(PreTrainedConfig):
         for name in (*sizes, *counts, "triplet_num_hardest"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give a whole number of at least 1.")
+            if name.endswith("layers"):
+                _refuse_too_deep(name, getattr(self, name))
         deepest = max(self.num_hidden_layers, self.audio_num_hidden_layers or 0)
         if self.encoder == "linear" and self.intermediate_size >> max(0, deepest - 2) < 1:
             raise ValueError(
@@ -332,6 +336,11 @@ class ViMLForMusicRetrievalConfig(PreTrainedConfig):
             )
         super().__post_init__(**_without_pointers(kwargs))
 
+    def validate_depths(self) -> None:
+        """Refuse encoders of more layers than any has."""
+        for name in ("video_encoder_config", "text_encoder_config", "audio_encoder_config"):
+            _refuse_too_deep(f"{name}.num_hidden_layers", getattr(getattr(self, name), "num_hidden_layers", None))
+
     @property
     def hidden_size(self) -> int:
         """The heads' width, which libraries ask any model's config for."""
@@ -351,6 +360,11 @@ class ViMLForMusicRetrievalConfig(PreTrainedConfig):
             values = source.values() if isinstance(source, dict) else [source]
             if not all(isinstance(value, str | None) for value in values):
                 raise ValueError(f"encoder_sources has {modality}={source!r}: give a dict of texts, or None.")
+
+
+def _refuse_too_deep(name: str, layers: Any) -> None:
+    if isinstance(layers, int) and layers > MAX_LAYERS:
+        raise ValueError(f"{name}={layers}: give a whole number of at most {MAX_LAYERS}.")
 
 
 def _without_pointers(settings: dict[str, Any]) -> dict[str, Any]:
