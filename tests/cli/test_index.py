@@ -104,7 +104,7 @@ def test_what_is_measured_once_stays_and_new_files_are_measured_too(viml, music,
     assert asked(viml, index, "--where", "duplicate_of = 'b.wav'") == ["copy.wav"]
     assert len((index / "measurements.jsonl").read_text().splitlines()) == 4  # the copy has the content of another
     status, _, err = viml("index", "-o", index, "--compact", "--analysis")
-    assert (status, err) == (2, ["viml: --analysis: measures music; give MUSIC too"])
+    assert (status, err) == (2, ["viml: --analysis: looks into music; give MUSIC too"])
 
 
 def test_root_says_where_the_files_are_now(viml, index, music, tmp_path):

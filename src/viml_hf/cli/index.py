@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from viml_hf.cli.shared import MODEL_HELP, read_media
+from viml_hf.cli.shared import MODEL_HELP, TAGGERS, read_media
 from viml_hf.errors import ViMLError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", help=f"{MODEL_HELP}; needed with MUSIC, but to add to an index")
     about = "measure the sound for --where: tempo, key, loudness, silence, near-duplicates; later runs do it again"
     add("--analysis", action="store_true", help=about)
+    add("--tagger", metavar="NAME", help=f"tags and vocals for --where, by {TAGGERS}")
     add("--workers", type=int, help="processes (default: one per core)")
     add("--quiet", action="store_true", help="no progress bar")
     add(
@@ -43,8 +44,9 @@ def run(options: argparse.Namespace) -> None:
     if options.music is None and len(changes) != 1 and not (options.engine and not changes):
         others = "--remove, --root, --compact, --approximate, --convert, --engine"
         raise ViMLError(f"give MUSIC with --model, or one of {others}")
-    if options.music is None and options.analysis:
-        raise ViMLError("--analysis: measures music; give MUSIC too")
+    for name in ("analysis", "tagger"):
+        if options.music is None and getattr(options, name):
+            raise ViMLError(f"--{name}: looks into music; give MUSIC too")
     if options.music is not None and changes:
         raise ViMLError(f"--{changes[0]}: changes an index that is there; leave MUSIC out")
     if options.music is not None:
@@ -79,7 +81,9 @@ def _index_music(options: argparse.Namespace) -> "MusicIndex":
     from viml_hf.retrieval.index import MusicIndex
     from viml_hf.retrieval.index_changes import added_to, change_index, replace_index
     from viml_hf.retrieval.indexing import FEATURES_FOLDER, build_index
+    from viml_hf.retrieval.kept_tags import KEPT_TAGS_FILE, KeptTags
     from viml_hf.retrieval.model_loading import SavedModel, load_encoder_and_model
+    from viml_hf.tagging.tagger_loading import load_tagger
 
     given = options.model
     if given is None:
@@ -91,8 +95,13 @@ def _index_music(options: argparse.Namespace) -> "MusicIndex":
     model = lasting_name(given, encoder.info["audio"].revision if encoder.info else None)
     file = Path(options.output) / MEASUREMENTS_FILE
     measurements = file if options.analysis or file.is_file() else None
+    tagger = None if options.tagger is None else load_tagger(options.tagger)
+    if tagger is not None and tagger.coverage:
+        print(tagger.coverage, file=sys.stderr)
 
     def build(previous: MusicIndex | None, features: Path | None) -> MusicIndex:
+        path = Path(options.output) / KEPT_TAGS_FILE
+        tags = KeptTags(path, tagger, options.tagger) if tagger is not None or path.is_file() else None
         return build_index(
             items,
             encoder,
@@ -102,12 +111,14 @@ def _index_music(options: argparse.Namespace) -> "MusicIndex":
             workers=options.workers,
             previous=previous,
             measurements=measurements,
+            tags=tags,
             progress=not options.quiet,
         )
 
-    if options.add and measurements is not None:
-        # Nobody else writes into the file of measurements meanwhile.
-        return change_index(options.output, lambda index: added_to(index, build(None, None), same_music=True))
+    if options.add and (measurements is not None or tagger is not None):
+        # Nobody else writes into the files of measurements and tags meanwhile.
+        duplicates = measurements is not None
+        return change_index(options.output, lambda index: added_to(index, build(None, None), same_music=duplicates))
     if options.add:
         added = build(None, None)
         return change_index(options.output, lambda index: added_to(index, added))

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from viml_hf.features.store import Store
 
 
+TAGGERS = "folder or Hub id of a tagger or of an audio classifier, clap[:HUB_ID], or musicnn:FOLDER_OR_WHEEL"
 MODEL_HELP = "model folder, Hub id, or an encoder that ranks without training: pe_av:facebook/pe-av-small"
 
 

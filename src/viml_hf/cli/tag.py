@@ -7,14 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from viml_hf.cli.shared import read_media
+from viml_hf.cli.shared import TAGGERS, read_media
 
 if TYPE_CHECKING:
     from viml_hf.tagging.tagger import MusicTagger
     from viml_hf.tagging.track_tags import TrackTags
-
-
-TAGGERS = "folder or Hub id of a tagger or of an audio classifier, clap[:HUB_ID], or musicnn:FOLDER_OR_WHEEL"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

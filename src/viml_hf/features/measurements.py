@@ -33,7 +33,7 @@ class Measurements:
         `tempo` (BPM), `beats` (s) and `first_downbeat` (which of them begins a bar of four), `key`, `loudness` (LUFS),
         `true_peak` (dBTP), `silence_start` and `silence_end` (s); `None` where there is none.
         """
-        known = _name(sha256, start, end)
+        known = content_name(sha256, start, end)
         return self._journal.get(known) if known in self._sizes else None
 
     def to_measure(self, items: Sequence[MediaItem]) -> Iterator[MediaItem]:
@@ -42,7 +42,7 @@ class Measurements:
         for item in items:
             try:
                 # A file is read only where its size is a known one.
-                known = size_of(item) in sizes and _name(content_hash(item), item.start, item.end) in self._sizes
+                known = size_of(item) in sizes and content_name(content_hash(item), item.start, item.end) in self._sizes
             except OSError:  # whoever extracts it says so
                 known = True
             yield item if known else MeasuredItem(*(getattr(item, field.name) for field in fields(MediaItem)))
@@ -51,7 +51,7 @@ class Measurements:
         """Write down what was measured of an item, if anything was."""
         if extracted.analysis is None or self.of(extracted.facts["sha256"], extracted.item.start, extracted.item.end):
             return
-        name = _name(extracted.facts["sha256"], extracted.item.start, extracted.item.end)
+        name = content_name(extracted.facts["sha256"], extracted.item.start, extracted.item.end)
         known = {"id": name, "version": VERSION, "bytes": extracted.facts["bytes"]}
         self._journal.append(known | to_record(extracted.analysis))
         self._sizes[name] = known["bytes"]
@@ -82,6 +82,7 @@ def to_record(analysis: TrackAnalysis) -> dict[str, Any]:
     }
 
 
-def _name(sha256: str, start: float | None, end: float | None) -> str:
+def content_name(sha256: str, start: float | None, end: float | None) -> str:
+    """The name of a file's excerpt by the file's checksum."""
     excerpt = "" if start is None and end is None else f"#{start or 0.0:g}-{'' if end is None else f'{end:g}'}"
     return sha256 + excerpt

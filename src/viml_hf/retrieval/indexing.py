@@ -27,6 +27,7 @@ from viml_hf.features.store_writer import SPEC_FILE
 from viml_hf.retrieval.duplicates import COLUMN as DUPLICATES
 from viml_hf.retrieval.duplicates import with_duplicates
 from viml_hf.retrieval.index import MusicIndex, Track, Window
+from viml_hf.retrieval.kept_tags import KeptTags
 from viml_hf.retrieval.model_loading import fingerprint
 from viml_hf.retrieval.track_columns import with_measured
 from viml_hf.retrieval.tracks import (
@@ -54,6 +55,7 @@ def build_index(
     workers: int | None = None,
     previous: "MusicIndex | None" = None,
     measurements: str | Path | None = None,
+    tags: KeptTags | None = None,
     progress: bool = True,
 ) -> MusicIndex:
     """Embed music files. A file that cannot be read is a track with an error; the others are indexed.
@@ -72,6 +74,7 @@ def build_index(
         measurements: File in which what is measured of each track's sound is kept. With it the index has the columns
             `tempo`, `key`, `loudness`, `true_peak`, `silence_start`, `silence_end` and `duplicate_of`. Sound is
             measured while it is decoded for the encoder; what the file has is not measured again.
+        tags: Tags of tracks, for the columns `tags` and `vocals`; what it does not know is tagged.
         progress: Show a progress bar.
 
     Returns:
@@ -89,6 +92,8 @@ def build_index(
         found = {item.id: item for item in store.items}
         if kept_file is not None:
             items = _measured(items, found, kept_file, run if loader is not None else replace(run, workers=1))
+        if tags is not None:
+            items = _tagged(items, found, tags, progress)
         tracks = [_track(item, found[item.id]) for item in items]
         check_some_usable(tracks)
         before = previous if previous is not None and previous.fingerprint == fingerprint(encoder) else None
@@ -123,6 +128,15 @@ def _measured(
 
     measure([item for item in items if len(found[item.id].audio) and known(item) is None], measurements, run)
     return [replace(item, fields=with_measured(item.fields, known(item))) for item in items]
+
+
+def _tagged(items: list[MediaItem], found: Mapping[str, StoreItem], tags: KeptTags, progress: bool) -> list[MediaItem]:
+    """The items with their tags."""
+    checksums = [found[item.id].fields.get("sha256", "") for item in items]
+    heard = [one for one in zip(items, checksums, strict=True) if len(found[one[0].id].audio)]
+    tags.tag(heard, progress=progress)
+    columns = [tags.of(known, item.start, item.end) for item, known in zip(items, checksums, strict=True)]
+    return [replace(i, fields=with_measured(i.fields, own)) for i, own in zip(items, columns, strict=True)]
 
 
 def _extract_sound(

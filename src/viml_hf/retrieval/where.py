@@ -201,7 +201,8 @@ def check_columns(condition: Condition, tables: Sequence["pa.Table"]) -> None:
 def matching_tracks(condition: Condition, tables: Sequence["pa.Table"]) -> list[np.ndarray]:
     """Per table of tracks which rows `(tracks,)` bool meet a condition. What a row lacks meets none but `is null`.
 
-    `licence` is compared by the short name of `licence_id`; a name without a version stands for all versions.
+    `licence` is compared by the short name of `licence_id`; a name without a version stands for all versions. A list of
+    texts, such as `tags`, equals each of its texts.
 
     Raises:
         ViMLError: None of the tables has such a column, or it cannot be compared with such a value.
@@ -231,6 +232,8 @@ def _mask(condition: Condition, table: "pa.Table") -> "pa.Array":
     is_equality = condition.operator in ("=", "!=", "in")
     if condition.column == "licence" and is_equality:
         same = _same_licence(column, condition.values)
+    elif is_equality and _holds_texts(column.type) and all(isinstance(value, str) for value in condition.values):
+        same = _holding(column, condition.values)
     else:
         same = _compared(column, condition)
     return pc.invert(same) if condition.operator == "!=" else same
@@ -257,6 +260,19 @@ def _compared(column: "pa.Array", condition: Comparison) -> "pa.Array":
         one = compare(fits, scalar)
         found = one if found is None else pc.or_kleene(found, one)
     return found
+
+
+def _holds_texts(kind: "pa.DataType") -> bool:
+    # Where all lists are empty, their texts are of no type.
+    return pa.types.is_list(kind) and (pa.types.is_string(kind.value_type) or pa.types.is_null(kind.value_type))
+
+
+def _holding(column: "pa.Array", values: Sequence[Value]) -> "pa.Array":
+    """Whether a list holds one of the texts, null where there is none."""
+    there = pc.is_in(pc.list_flatten(column).cast(pa.string()), value_set=pa.array(values, pa.string()))
+    found = np.zeros(len(column), bool)
+    found[pc.list_parent_indices(column).filter(there).to_numpy()] = True
+    return pa.array(found, mask=pc.is_null(column).to_numpy(zero_copy_only=False))
 
 
 def _same_licence(column: "pa.Array", values: Sequence[Value]) -> "pa.Array":
