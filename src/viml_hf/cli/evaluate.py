@@ -25,23 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="MODEL", help=MODEL_HELP)
     add("store", metavar="STORE", help="folder of a store")
-    add(
-        "--query",
-        action="append",
-        choices=list(QUERIES),
-        help="what the queries hold; several times for several rows (default: all that the model knows, together)",
-    )
+    about = "what the queries hold; several times for several rows (default: all that the model knows, together)"
+    add("--query", action="append", choices=list(QUERIES), help=about)
     add("--pool-size", type=int, metavar="N", help="tracks per pool (default: all items in one)")
     add("--group-by", metavar="FIELD", help="one pool per value of a field, such as a genre")
     add("--split", metavar="NAME", help="items to rank (default: test, or what training holds out)")
     add("--texts", metavar="NAME", help="ask with texts of `viml describe` (default: the store's own)")
     add("--whole-tracks", action="store_true", help="compare whole tracks, not their middle 30 s")
-    add(
-        "--no-hubness-correction",
-        dest="hubness_correction",
-        action="store_false",
-        help="compare by similarity alone, also where the model keeps a query bank",
-    )
+    add("--no-hubness-correction", dest="hubness_correction", action="store_false", help="rank by similarity alone")
     add("--batch-size", type=int, default=256, help="items embedded at a time (default: 256)")
     add("--seed", type=int, default=0, help="of the pools and the bootstrap")
     add("--json", action="store_true", help="print JSON")

@@ -10,13 +10,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="MODEL", help=MODEL_HELP)
     add("-o", "--output", required=True, metavar="DIR", help="a new folder; export.json explains it")
     add("--format", choices=["onnx", "torch"], default="onnx", help="kind of file (default: onnx)")
-    add(
-        "--part",
-        choices=["heads", "whole"],
-        default="heads",
-        help="heads: from base features to embeddings; whole: with the encoders, from pixels, tokens and sound "
-        "(default: heads)",
-    )
+    about = "heads: from base features to embeddings; whole: with the encoders (default: heads)"
+    add("--part", choices=["heads", "whole"], default="heads", help=about)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -23,12 +23,8 @@ SHOWN = 10  # of the files that are missing
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     parser.epilog = MANIFEST
-    add(
-        "sources",
-        nargs="+",
-        metavar="SOURCE",
-        help="folder of media, folder with metadata.csv or .jsonl, manifest (.csv .tsv .jsonl .parquet), or media file",
-    )
+    about = "folder of media, folder with metadata.csv or .jsonl, manifest (.csv .tsv .jsonl .parquet), or media file"
+    add("sources", nargs="+", metavar="SOURCE", help=about)
     add("-o", "--output", required=True, metavar="STORE", help="folder of the store; a rerun goes on")
     add("--media", metavar="FOLDER", help="videos named by their ids, for a CSV of YouTube8M-MusicTextClips")
     add_encoder_options(parser, "video", "text", "audio")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """A video's text is its label names, shuffled. A record that is damaged or lacks a feature is named and
 left out. So are videos whose audio features are all zeros or those of another video, among them the silent ones, which
 share one vector. The videos themselves are not part of YouTube-8M: a model trained on such a store ranks items of such
-stores, not files."""
+stores, not files. Labels of music: Concert, Musician, Guitar, String instrument, Musical ensemble, Music video."""
 SHOWN = 10  # problems of one file
 
 
@@ -23,27 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("paths", nargs="+", metavar="PATH", help="TFRecord files of one level, or folders of them")
     add("--vocabulary", required=True, metavar="CSV", help="the vocabulary.csv of YouTube-8M")
     add("-o", "--output", required=True, metavar="STORE", help="folder of the store")
-    add(
-        "--labels",
-        metavar="NAME,…",
-        help="take only videos with one of these labels, by name or index; music: Concert, Musician, Guitar, String "
-        "instrument, Musical ensemble, Music video",
-    )
-    add(
-        "--split",
-        action="append",
-        default=[],
-        metavar="NAME=FILES",
-        help="take only these files, as a split: train=0-49 by the number that ends a file's name, or train='train*'; "
-        "repeat it for every split",
-    )
+    about = "take only videos with one of these labels, by name or index; music stands for those that are named below"
+    add("--labels", metavar="NAME,…", help=about)
+    about = "take only these files, as a split: train=0-49 by the number that ends a name, or train='train*'; repeat it"
+    add("--split", action="append", default=[], metavar="NAME=FILES", help=about)
     add_encoder_options(parser, "text")
-    add(
-        "--others",
-        type=float,
-        metavar="WEIGHT",
-        help="take videos without these labels into the split train too, each of which counts as much (such as 0.25)",
-    )
+    about = "take videos without these labels into the split train too, each of which counts as much (such as 0.25)"
+    add("--others", type=float, metavar="WEIGHT", help=about)
     add("--pool-shards", type=int, metavar="N", help="a field `pool` per N consecutive file numbers, to rank within")
     add("--seed", type=int, default=0, help="of the order of label names")
     add("--local-files-only", action="store_true", help="never ask the network for an encoder")

@@ -26,13 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--original-sound", choices=ORIGINAL_SOUND, default="sound", help=about)
     add("--timeline", metavar="FILE", help="write the best one as a timeline too: .otio, .fcpxml or .edl")
-    add(
-        "--cut-weight",
-        type=float,
-        default=0.0,
-        metavar="WEIGHT",
-        help="prefer moments whose beats the video's cuts fall on (default: 0)",
-    )
+    about = "prefer moments whose beats the video's cuts fall on (default: 0)"
+    add("--cut-weight", type=float, default=0.0, metavar="WEIGHT", help=about)
     add("--json", action="store_true", help="print JSON")
 
 

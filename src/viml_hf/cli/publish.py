@@ -12,11 +12,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "model",
-        metavar="MODEL",
-        help="folder of a saved model, or an encoder as for `viml index`",
-    )
+    add("model", metavar="MODEL", help="folder of a saved model, or an encoder as for `viml index`")
     add("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub; made if there is none")
     add("--with-code", action="store_true", help="so that it loads where viml_hf is not installed")
     add("--private", action="store_true", help="make the repo private; refused where it is public")

@@ -12,11 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("store", metavar="STORE", help="folder of a store")
     add("-o", "--output", required=True, metavar="MODEL", help="folder of the model")
-    add(
-        "--recipe",
-        metavar="NAME",
-        help="a name (a wrong one lists all) or a JSON file (default: viml; joint in a joint space)",
-    )
+    about = "a name (a wrong one lists all) or a JSON file (default: viml; joint in a joint space)"
+    add("--recipe", metavar="NAME", help=about)
     add("--query", choices=list(QUERIES), help="what a query is made of")
     add("--texts", metavar="NAME", help="train on texts of `viml describe` (default: the store's own)")
     add("--fusion", choices=["transformer", "mlp", "linear", "addition", "concatenation", "late"])
