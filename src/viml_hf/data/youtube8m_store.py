@@ -162,13 +162,11 @@ def import_videos(
     """Write the selected videos into a store, which then contains these and no others.
 
     The folder is new, or of an earlier import with the same text encoder. The text of a video is `label_text`; one
-    without label names has none.
+    without label names has none. `text` and `load_options` are as for [`MediaEncoder.from_names`].
 
     Args:
-        text: Text encoder, `NAME[:HUB_ID[@REVISION]]` or a folder.
         others_weight: How much one of `selection.others` counts in training.
         pool_shards: Number of consecutive files whose videos share one `pool`, a field to group by in evaluation.
-        load_options: Passed to the encoder's `from_pretrained` (`local_files_only`, `cache_dir`, `token`, …).
     """
     if not selection.count:
         first = next((f"; {problems[0]}" for problems in selection.problems.values()), "")

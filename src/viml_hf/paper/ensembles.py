@@ -35,13 +35,7 @@ def join_embeds(first: Any, second: Any, alpha: float) -> np.ndarray:
 def ensemble_ranks(
     first: tuple[Any, Any], second: tuple[Any, Any], alpha: float, *, pools: Sequence[Pool] | None = None
 ) -> np.ndarray:
-    """`retrieval_ranks` by the ensemble's score, of the query and audio embeddings of two systems.
-
-    Example:
-        >>> wrong, right = [[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]
-        >>> ensemble_ranks((wrong, right), (right, right), 0.2), ensemble_ranks((wrong, right), (right, right), 0.8)
-        (array([2, 2]), array([1, 1]))
-    """
+    """`retrieval_ranks` by the ensemble's score, of the query and audio embeddings of two systems."""
     queries, audio = (join_embeds(*pair, alpha) for pair in zip(first, second, strict=True))
     return retrieval_ranks(queries, audio, pools=pools)
 

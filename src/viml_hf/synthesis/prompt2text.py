@@ -63,13 +63,8 @@ def describe_tracks(
     """Describe each track with a language model; yields each description as soon as it is written.
 
     One batch of tracks is in memory at a time. A refused track joins the next batch, so its description may come after
-    those of later tracks. The model is not asked about a track without a kept tag.
-
-    Args:
-        tracks: Ids and tags, without the tracks that are done.
-        writer: Writes the prompts; its threshold says which tags are kept.
-        retries: How often a track is tried again, each time with another seed.
-        batch_size: Prompts given to the generator at a time.
+    those of later tracks. The model is not asked about a track without a kept tag; the writer's threshold says which
+    tags are kept. `tracks` lack those that are done; one is tried again up to `retries` times, each with another seed.
     """
     if retries < 0 or batch_size < 1:
         raise ViMLError(f"retries={retries}, batch_size={batch_size}: give at least 0, and at least 1")
