@@ -170,6 +170,13 @@ def test_bytes_that_are_no_media(content: bytes) -> None:
     assert error.value.stage == "open"
 
 
+@pytest.mark.parametrize(("samples", "length"), [(8, "0.36"), (551, "24.99")])
+def test_too_few_samples_say_how_few(tmp_path: Path, samples: int, length: str) -> None:
+    path = write_audio(tmp_path / "short.wav", np.zeros(samples), 22_050)
+    with pytest.raises(MediaDecodeError, match=rf"short\.wav: its sound is too short, {length} ms, and at least 25 ms"):
+        load_audio(path, 22_050)
+
+
 def test_too_few_samples_for_one_at_the_target_rate(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "short.wav", np.zeros(8), 48_000)
     with pytest.raises(MediaDecodeError, match=r"short\.wav: its sound is too short, 0 ms, and at least 25 ms"):

@@ -199,7 +199,7 @@ def _iter_sound(
             raise opened.past_the_end(start, cut.position / sampling_rate)
         if given < LEAST_SECONDS * sampling_rate:
             raise opened.error(
-                f"its sound is too short, {1000 * given / sampling_rate:.0f} ms, and at least "
+                f"its sound is too short, {round(1000 * given / sampling_rate, 2):g} ms, and at least "
                 f"{1000 * LEAST_SECONDS:.0f} ms are needed; give another file, or a longer excerpt"
             )
         if cut.first or end is not None:
