@@ -49,3 +49,16 @@ def licence_family(short: str) -> str:
         ('CC-BY', 'CC0', 'GPL')
     """
     return re.sub(r"-\d+(\.\d+)*$", "", short)
+
+
+def licence_url(short: str) -> str | None:
+    """The address of a licence of Creative Commons by its short name; `None` without a version, and of others.
+
+    Example:
+        >>> licence_url("CC-BY-NC-3.0"), licence_url("CC0"), licence_url("CC-BY")
+        ('https://creativecommons.org/licenses/by-nc/3.0/', 'https://creativecommons.org/publicdomain/zero/1.0/', None)
+    """
+    if short == "CC0":
+        return "https://creativecommons.org/publicdomain/zero/1.0/"
+    found = re.fullmatch(r"CC-(BY[A-Z-]*)-(\d+\.\d+)", short)
+    return found and f"https://creativecommons.org/licenses/{found[1].lower()}/{found[2]}/"

@@ -14,6 +14,7 @@ from viml_hf.modeling.clip_windows import CLIP_SEGMENTS, windows
 from viml_hf.processing.audio_decoding import iter_audio
 from viml_hf.processing.media import MediaSource
 from viml_hf.processing.segments import SEGMENT_SECONDS
+from viml_hf.retrieval.recommender import Recommendation
 from viml_hf.retrieval.tracks import embed_windows
 
 HOP = 2.0  # seconds between two stretches that are compared
@@ -113,6 +114,13 @@ def find_moments(
         if all(abs(moment.start - other.start) > length / 4 for other in found):  # two may move to one section
             found.append(moment)
     return found
+
+
+def moment_near(encoder: MediaEncoder, found: Recommendation, query: np.ndarray, length: float) -> Moment:
+    """The stretch of a recommended track that fits best, around its best window; see [`find_moments`]."""
+    start = max(0.0, found.start - length)
+    (moment,) = find_moments(encoder, found.path, query, length, start=start, end=found.end + length)
+    return moment
 
 
 def stretch_scores(
