@@ -18,11 +18,14 @@ from tests.modeling.tiny import HEADS
 from tests.mutations import damaged, other_json_value
 from tests.stores import WIDTHS, write_store
 from viml_hf import (
+    MusicIndex,
+    Recommender,
     Store,
     StoreDataset,
     StoreSpec,
     StoreWriter,
     ViMLDataCollator,
+    ViMLError,
     ViMLForMusicRetrieval,
     ViMLProcessor,
 )
@@ -32,10 +35,12 @@ from viml_hf.features.named_texts import write_texts
 from viml_hf.hub.card_facts import gather_facts
 from viml_hf.hub.evaluation_results import save_evaluation
 from viml_hf.hub.model_card import render_card
-from viml_hf.retrieval.model_loading import load_encoder_and_model
+from viml_hf.retrieval.index import Track, Window
+from viml_hf.retrieval.model_loading import fingerprint, load_encoder_and_model
 from viml_hf.tagging.store_tags import open_tags, read_tags
 
 FEW = [pytest.param(40, id="few"), pytest.param(500, id="many", marks=pytest.mark.slow)]
+TRACK = Track("a.wav", "/a.wav", "0", 30.0, (Window(0, 30),))
 ROW = {"file_name": "a.mp4", "id": "a", "start": 1, "end": 10.5, "text": 'calm, "piano"', "texts": ["b"], "year": 1999}
 
 
@@ -166,12 +171,26 @@ def model_folders(tmp_path_factory):
 
 @pytest.mark.parametrize("count", FEW)
 def test_a_mutated_model(model_folders, tmp_path, count):
-    def embed(folder):
-        return load_encoder_and_model(folder, local_files_only=True).encode_text("slow piano").tolist()
-
+    """An index that was made with the model tells what the model's own files do not, such as another weight."""
     for folder in model_folders:
+        row, known = np.eye(1, HEADS["projection_dim"], dtype=np.float32), fingerprint(load_encoder_and_model(folder))
+
+        def embed(copy, row=row, known=known):
+            index = MusicIndex(row, (TRACK,), str(copy), known)
+            return Recommender.from_pretrained(copy, index=index).embed_query(text="slow piano").tolist()
+
         names = sorted(path.name for path in folder.iterdir() if path.name not in ("training.json", "evaluation.json"))
-        hold(folder, tmp_path, embed, names, count // 2)
+        hold(folder, tmp_path, embed, names, count // 2, embed(folder))
+
+
+def test_a_tokenizer_that_panics_is_one_line(model_folders, tmp_path):
+    """A panic of Rust is no `Exception`."""
+    folder = shutil.copytree(model_folders[0], tmp_path / "model")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["post_processor"]["special_tokens"].pop("<s>")
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ViMLError, match="not a saved ViML model with its processor"):
+        load_encoder_and_model(folder)
 
 
 @pytest.mark.parametrize("count", FEW)

@@ -1,7 +1,7 @@
 """The errors that a user can cause. The command line prints one as a single line and exits with status 2."""
 
 
-def in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
     """The message of an error in one line; the name of its class where it has none.
 
     Example:

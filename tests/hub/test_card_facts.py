@@ -19,6 +19,7 @@ from viml_hf import (
 )
 from viml_hf.hub.card_facts import OwnerFacts, check_repo_id, facts_of_model, gather_facts, stated_name
 from viml_hf.hub.evaluation_results import EVALUATION_FILE, save_evaluation
+from viml_hf.hub.model_card import render_card
 from viml_hf.train.settings import TrainingSettings
 from viml_hf.train.training import write_training_facts
 
@@ -138,6 +139,17 @@ def test_results_are_taken_of_these_weights_and_refused_of_others(whole, tmp_pat
         gather_facts(tmp_path, "me/model")
     (tmp_path / EVALUATION_FILE).unlink()
     assert gather_facts(tmp_path, "me/model").results == []
+
+
+def test_results_without_texts_and_groups_are_of_the_data_in_random_pools(whole, tmp_path):
+    whole.save_pretrained(tmp_path)
+    saved = result()
+    del saved["texts"], saved["pools"]["group_by"]
+    save_evaluation(tmp_path, whole.config.viml_config, saved)
+    card = render_card(gather_facts(tmp_path, "me/model"))
+    assert "2 pools of 459 tracks" in card
+    assert "one per" not in card
+    assert "Texts of the data itself" in card
 
 
 def test_code_is_there_where_the_config_names_it_or_the_caller_says_so(whole, tmp_path):

@@ -286,10 +286,10 @@ def test_numbered_frames_tell_their_way_up() -> None:
 
 def test_a_sound_of_a_few_milliseconds_says_so(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "click.wav", sine(440, 1, RATE)[: RATE // 100], RATE)
-    with pytest.raises(MediaDecodeError, match=r"click\.wav: its sound is too short, 9.98 ms, and at least 25 ms"):
+    with pytest.raises(MediaDecodeError, match=r"click\.wav: its sound is too short, 9\.98 ms, and at least 25 ms"):
         load_audio(path, RATE)
     tone = write_audio(tmp_path / "tone.wav", sine(440, 1, RATE), RATE)
-    with pytest.raises(MediaDecodeError, match="too short, 10.02 ms"):
+    with pytest.raises(MediaDecodeError, match=r"too short, 10\.02 ms"):
         list(iter_audio(tone, RATE, start=0.5, end=0.51))
 
 

@@ -91,7 +91,7 @@ def conditions(summary: dict[str, Any]) -> list[str]:
     found = [
         f"{summary['queries']} queries from {summary['items']}, compared by {span}; {pools['count']} "
         f"pool{'s' if pools['count'] > 1 else ''} of {size} tracks"
-        + (f", one per {pools['group_by']}" if pools["group_by"] else "")
+        + (f", one per {pools['group_by']}" if pools.get("group_by") else "")
     ]
     # Results of older versions do not say it: they were not corrected.
     if summary.get("hubness_correction") is not None:
@@ -160,7 +160,7 @@ def model_index(results: list[dict[str, Any]]) -> list[EvalResult]:
 
 
 def _asked(query: str, result: dict[str, Any]) -> str:
-    return f"{query} with the texts {result['texts']}" if result["texts"] and "text" in query else query
+    return f"{query} with the texts {result['texts']}" if result.get("texts") and "text" in query else query
 
 
 def _slug(text: str) -> str:

@@ -106,7 +106,8 @@ def card_licence(facts: CardFacts) -> dict[str, Any]:
 def _result(result: dict[str, Any]) -> str:
     texts = ""
     if any("text" in query for query in result["rows"]):
-        texts = f"texts {_code(result['texts'])} of `viml describe`" if result["texts"] else "texts of the data itself"
+        named = result.get("texts")
+        texts = f"texts {_code(named)} of `viml describe`" if named else "texts of the data itself"
     place = _dataset(result["benchmark"]["id"]) if "benchmark" in result else _code(result["store"])
     first, *others = conditions(result)
     parts = [f"On {place}: {first}", *others, texts, *map(comparison_text, result["comparisons"])]

@@ -71,12 +71,14 @@ def load_encoder_and_model(
         processor = ViMLProcessor.from_pretrained(name, **kwargs)
         loaded = ViMLForMusicRetrieval.from_pretrained(name, **kwargs)
         processor(text=["", "⁂ music"])  # a tokenizer's settings are looked at when it is used
-    except Exception as error:  # transformers and tokenizers raise any kind, also bare ones, at damaged files
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # any kind is raised at damaged files; a panic of tokenizers is no Exception
         raise ViMLError(f"{name}: {_why_not_loaded(name, error)}") from error
     return MediaEncoder(loaded.to(device), processor, threads=threads)
 
 
-def _why_not_loaded(name: str, error: Exception) -> str:
+def _why_not_loaded(name: str, error: BaseException) -> str:
     """What is wrong with a saved model, in one line of bearable length."""
     if Path(name).is_dir() and not (Path(name) / "processor_config.json").is_file():
         return (
