@@ -4,7 +4,7 @@ The network is a PE-AV with random weights, of 100 million parameters or more. I
 transformers, since timm's needs torchvision. Both read the same files. transformers takes a minute in one piece,
 we take segments.
 
-    python benchmarks/joint_models.py [--folder FOLDER] [--repeats 3] [--dtype float32]
+    python benchmarks/joint_models.py [--folder FOLDER] [--repeats 3] [--dtype auto]
 """
 
 import argparse
@@ -31,6 +31,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.video_utils import load_video
 
 from viml_hf import MediaEncoder, ViMLForMusicRetrieval, ViMLProcessor
+from viml_hf.encoders.encoder_info import resolve_dtypes
 from viml_hf.modeling.encoder_families import tower_config
 from viml_hf.modeling.frozen_encoders import build_encoder
 from viml_hf.processing.audio_decoding import iter_audio
@@ -73,8 +74,9 @@ def ours(model: PeAudioVideoModel, dtype: str) -> MediaEncoder:
         tokenizer=plain.tokenizer,
         encoder="identity",
         fusion="late",
-        encoder_dtypes={"video": dtype, "audio": dtype},
     )
+    whole.config.encoder_dtypes = resolve_dtypes(dtype, towers)
+    whole.cast_encoders()
     return MediaEncoder(whole, ViMLProcessor(image_processor(), PeAudioFeatureExtractor(), plain.tokenizer))
 
 
@@ -117,7 +119,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "viml-bench")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument(
+        "--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="auto: as a user has it"
+    )
     options = parser.parse_args()
     video = make_clip(options.folder, "h264", "720p", seconds=60)
     music = make_music(options.folder)
@@ -128,7 +132,7 @@ def main() -> None:
         "video": (lambda: reference_video(model, video), lambda: encoder.encode_video(str(video))),
         "music": (lambda: reference_audio(model, music), lambda: encoder.encode_audio(str(music))),
     }
-    print(f"{model.num_parameters() / 1e6:.0f} M parameters, ours in {options.dtype}")
+    print(f"{model.num_parameters() / 1e6:.0f} M parameters, ours in {encoder.dtypes}")
     print(f"torch threads: reference {torch.get_num_threads()}, ours {encoder.threads} × 1")
     for name, pair in runs.items():
         seconds: list[list[float]] = [[], []]

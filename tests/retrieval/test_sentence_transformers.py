@@ -161,6 +161,8 @@ def test_a_prompt_in_the_name_takes_the_place_of_the_models_own(checkpoint, name
     encoder = MediaEncoder.from_names(**names, threads=1)
     expected = checkpoint[1].encode([TEXT], prompt="find: ")[0]
     assert encoder.encode_text(TEXT)[0] == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    joint = MediaEncoder.from_joint(f"{name}?prompt=find: ", threads=1)
+    assert np.array_equal(joint.encode_text(TEXT), encoder.encode_text(TEXT))
     with pytest.raises(ValueError, match="only texts have a prompt"):
         MediaEncoder.from_names("descriptors", "descriptors", f"{name}?prompt=find: ")
 

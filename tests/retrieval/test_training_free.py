@@ -21,6 +21,7 @@ from viml_hf import (
     read_sources,
 )
 from viml_hf.cli.main import main
+from viml_hf.encoders import encoder_info
 from viml_hf.retrieval.model_loading import load_encoder_and_model
 
 TEXT = "slow piano"
@@ -199,3 +200,38 @@ def test_two_spaces_are_not_called_one(checkpoint, name, tmp_path):
     assert ViMLForMusicRetrieval.from_encoders(name, "descriptors", name, **heads, query_modalities=["video"])
     with pytest.raises(ViMLError, match=r"clip: its joint space has video and text"):
         MediaEncoder.from_joint("clip")
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """What this machine measures: bfloat16 is faster, or not; `chosen(True)`."""
+    monkeypatch.setattr(encoder_info, "computes_bfloat16", lambda device: True)
+    return lambda faster: monkeypatch.setattr(encoder_info, "bfloat16_share", lambda width: 0.5 if faster else 1.0)
+
+
+def test_an_index_says_in_which_dtype_it_was_made(name, media, tmp_path, capsys, chosen):
+    """So another machine, or the next measurement, does not choose another one."""
+    chosen(faster=True)
+    folder = tmp_path / "index"
+    assert main(["index", str(media[0]), "-o", str(folder), "--model", name, "--workers", "1", "--quiet"]) == 0
+    capsys.readouterr()
+    assert MusicIndex.load(folder).model == f"{name}?dtype=bfloat16"
+    found = recommended(capsys, media[1], "--text", TEXT, "--index", folder)
+    chosen(faster=False)
+    assert MediaEncoder.from_joint(name).dtypes["audio"] == "float32"
+    assert recommended(capsys, media[1], "--text", TEXT, "--index", folder) == found
+    assert recommended(capsys, media[1], "--text", TEXT, "--index", folder, "--model", name) == found
+
+
+def test_a_joint_model_has_one_dtype_but_for_its_texts(name, chosen, monkeypatch):
+    chosen(faster=True)
+    assert MediaEncoder.from_joint(name).dtypes == {"video": "bfloat16", "text": "float32", "audio": "bfloat16"}
+    shares = iter([0.5, 1.0])
+    monkeypatch.setattr(encoder_info, "bfloat16_share", lambda width: next(shares))
+    assert set(MediaEncoder.from_joint(name).dtypes.values()) == {"float32"}
+    with pytest.raises(ViMLError, match="its dtype has no effect"):
+        MediaEncoder.from_joint(f"{name}?dtype=bfloat16", dtypes="float32")
+    with pytest.raises(ValueError, match=r"only the name of a model without training has a dtype: give --dtype"):
+        MediaEncoder.from_names(f"{name}?dtype=float32", "descriptors", "descriptors")
+    with pytest.raises(ValueError, match="dtype='int8': give float32 or bfloat16"):
+        MediaEncoder.from_joint(f"{name}?dtype=int8")

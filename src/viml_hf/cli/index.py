@@ -92,7 +92,7 @@ def _index_music(options: argparse.Namespace) -> "MusicIndex":
         given = MusicIndex.load(options.output).model
     items = read_media(options.music).items
     encoder = load_encoder_and_model(given, device=best_device())
-    model = lasting_name(given, encoder.info["audio"].revision if encoder.info else None)
+    model = lasting_name(given, encoder.info["audio"].revision if encoder.info else None, encoder.dtypes["audio"])
     file = Path(options.output) / MEASUREMENTS_FILE
     measurements = file if options.analysis or file.is_file() else None
     tagger = None if options.tagger is None else load_tagger(options.tagger)

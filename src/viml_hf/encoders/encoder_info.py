@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from viml_hf.errors import ViMLError
 from viml_hf.modeling.encoder_families import KNOWN_LICENCES, tower_of
-from viml_hf.modeling.encoder_names import locate_encoder, revision_of
+from viml_hf.modeling.encoder_names import DTYPES, locate_encoder, revision_of
 from viml_hf.modeling.frozen_encoders import shared_space, takes_whole_segments, weights_dtype
 from viml_hf.processing.encoder_preprocessors import window_samples
 from viml_hf.processing.frame_sampling import FRAMES_PER_SECOND
@@ -27,7 +27,6 @@ from viml_hf.processing.processing_viml import ViMLProcessor
 logger = logging.getLogger(__name__)
 
 OWN_LICENCE = "apache-2.0"
-DTYPES = ("float32", "bfloat16")
 # `auto` takes bfloat16 where it costs less than this share of float32's time. The margin keeps noise out of the choice.
 BFLOAT16_SHARE = 0.8
 # Words in the names of licences that forbid commercial use. The Academic Free License does not.
@@ -112,7 +111,8 @@ def computes_bfloat16(device: str | torch.device = "cpu") -> bool:
 
 def _is_faster_in_bfloat16(encoder: PreTrainedModel, device: str | torch.device) -> bool:
     """Whether an encoder of transformer layers is clearly faster in bfloat16 on this device; a GPU always is."""
-    width = getattr(encoder.config, "hidden_size", None)
+    config = getattr(encoder.config, "encoder_config", encoder.config)
+    width = getattr(config, "hidden_size", None)
     return torch.device(device).type != "cpu" or width is None or bfloat16_share(width) < BFLOAT16_SHARE
 
 

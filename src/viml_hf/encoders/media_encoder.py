@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from viml_hf.encoders.encoder_info import EncoderInfo, dtype_name, encoder_info, resolve_dtypes
 from viml_hf.errors import ViMLError
-from viml_hf.modeling.encoder_families import DESCRIPTORS, FAMILIES, MODALITIES, joint_modalities
-from viml_hf.modeling.encoder_names import parse_encoder_name
+from viml_hf.modeling.encoder_families import DESCRIPTORS, FAMILIES, MODALITIES, TOWERS, joint_modalities
+from viml_hf.modeling.encoder_names import DTYPE, parse_encoder_name, spelled
 from viml_hf.modeling.frozen_encoders import load_whole, takes_raw_inputs, takes_whole_segments
 from viml_hf.modeling.modeling_sentence_transformer import embedded_modalities, sharing_models
 from viml_hf.modeling.modeling_viml_retrieval import ViMLForMusicRetrieval
@@ -144,7 +144,7 @@ class MediaEncoder:
 
         Args:
             name: `NAME[:HUB_ID[@REVISION]]`, such as `pe_av:facebook/pe-av-small`, or `NAME:FOLDER`; `st:HUB_ID` is any
-                sentence-transformers model that embeds sound and texts or videos.
+                sentence-transformers model that embeds sound and texts or videos. `?dtype=DTYPE` may follow.
             options: As for `from_names`; `heads` are further fields of [`ViMLConfig`], such as `text_weight`.
 
         Raises:
@@ -156,7 +156,8 @@ class MediaEncoder:
             ...
             viml_hf.errors.ViMLError: clip:openai/clip-vit-base-patch32: its joint space has video and text, but a ...
         """
-        has = joint_modalities(parse_encoder_name(name).name)
+        parsed = parse_encoder_name(name)
+        has = joint_modalities(parsed.name)
         if takes_raw_inputs(name):
             place = ("cache_dir", "local_files_only", "revision", "token")
             has = embedded_modalities(load_whole(name, **{key: options.get(key) for key in place}))
@@ -168,9 +169,21 @@ class MediaEncoder:
                 f"{name}: {found}, but a model that ranks music needs audio with video or text in one: give "
                 f"{' or '.join(able)}, or the folder of a trained model"
             )
-        names: Any = {modality: name if modality in has else DESCRIPTORS for modality in MODALITIES}
+        names: Any = {modality: spelled(replace(parsed, dtype="", prompt="")) for modality in has}
+        if "text" in has:
+            names["text"] = spelled(replace(parsed, dtype=""))
         heads = {"encoder": "identity", "fusion": "late", "query_modalities": asked}
-        return cls.from_names(**names, **options | {"heads": heads | (options.get("heads") or {})})
+        options["heads"] = heads | (options.get("heads") or {})
+        bearing = [t.modality for t in TOWERS if t.family == parsed.name and t.bfloat16]
+        is_free = options.get("dtypes", "auto") == "auto"
+        if parsed.dtype:
+            if not is_free or not bearing:
+                raise ViMLError(f"{name}: its dtype has no effect: leave {DTYPE}{parsed.dtype} out")
+            options["dtypes"] = {m: parsed.dtype if m in bearing else "float32" for m in MODALITIES}
+        encoder = cls.from_names(**dict.fromkeys(MODALITIES, DESCRIPTORS) | names, **options)
+        if is_free and len({encoder.dtypes[m] for m in bearing}) > 1:  # a name states one dtype
+            return cls.from_joint(spelled(replace(parsed, dtype="float32")), **options)
+        return encoder
 
     @property
     def widths(self) -> dict[str, int]:

@@ -70,8 +70,9 @@ class Tower:
     samples: bool = False
     # The config's field with the length that every text is padded to, if the network reads the padding without a mask.
     text_length: str | None = None
-    # Whether bfloat16 halves the time and keeps the embedding (cosine .9999), as in transformers over patches. It does
-    # not where a network begins with raw samples or batch norm over decibels; texts are too short to gain by it.
+    # Whether bfloat16 halves the time and keeps the embedding (cosine .9998), as in transformers over patches and in
+    # PE-AV's codec. It does not in other networks that begin with raw samples or batch norm over decibels; texts are
+    # too short to gain by it.
     bfloat16: bool = False
     frame_settings: str | None = None  # the file with the settings for frames, if the checkpoint has a video processor
     # Whether its embeddings can be compared with those of the other such towers of the same checkpoint: a joint space.
@@ -136,7 +137,7 @@ TOWERS = (
     Tower(
         "pe_av", "video", "viml_pe_av_video", PeAvVideoTower, _PE_AV_VIDEO,
         key_mapping={r"^(video_model\.)?video_encoder\.": "encoder.", r"^(video_model\.)?video_head\.": "head."},
-        **_PE_AV_FRAMES, **_PROJECTED,
+        bfloat16=True, **_PE_AV_FRAMES, **_PROJECTED,
     ),
     Tower(
         "pe_av", "text", "viml_pe_av_text", PeAvTextTower, {"pe_audio_video": "text_config", "pe_audio": "text_config"},
@@ -146,7 +147,7 @@ TOWERS = (
     ),
     Tower(
         "pe_av", "audio", "viml_pe_av_audio", PeAvAudioTower, _PE_AV_AUDIO,
-        sound_inputs=_one_channel,
+        sound_inputs=_one_channel, bfloat16=True,
         key_mapping={r"^(audio_model\.)?audio_encoder\.": "encoder.", r"^(audio_model\.)?audio_head\.": "head."},
         **_PROJECTED,
     ),

@@ -1,4 +1,4 @@
-"""Names of encoders, `NAME[:HUB_ID[@REVISION]][?prompt=TEXT]` or a Hub id or folder alone, and where these lie."""
+"""Names of encoders, `NAME[:HUB_ID[@REVISION]][?dtype=DTYPE][?prompt=TEXT]` or a Hub id or folder alone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,10 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
-from .encoder_families import DESCRIPTORS, FAMILIES
+from .encoder_families import DESCRIPTORS, FAMILIES, TOWERS
 
-PROMPT = "?prompt="
+PROMPT, DTYPE = "?prompt=", "?dtype="
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,15 @@ class EncoderName:
     hub_id: str | None = None  # Hub id or folder; `None` for the descriptors
     revision: str | None = None  # branch, tag or commit on the Hub, if the name gives one
     prompt: str = ""  # that a text encoder reads before every text, as it was trained; the empty text stays empty
+    dtype: str = ""  # that a model without training computes in, if the name gives one
 
 
 def parse_encoder_name(text: str) -> EncoderName:
-    """Parse `NAME[:HUB_ID[@REVISION]]`, a Hub id, or a folder; what follows `?prompt=` is a prompt.
+    """Parse `NAME[:HUB_ID[@REVISION]]`, a Hub id, or a folder; `?dtype=` and then `?prompt=` may follow.
 
     Example:
         >>> parse_encoder_name("clip:openai/clip-vit-base-patch16@main")
-        EncoderName(name='clip', hub_id='openai/clip-vit-base-patch16', revision='main', prompt='')
+        EncoderName(name='clip', hub_id='openai/clip-vit-base-patch16', revision='main', prompt='', dtype='')
         >>> parse_encoder_name("clip").hub_id
         'openai/clip-vit-base-patch32'
         >>> parse_encoder_name("intfloat/multilingual-e5-small?prompt=query: ").prompt
@@ -39,6 +41,11 @@ def parse_encoder_name(text: str) -> EncoderName:
         raise ValueError(f"{text!r}: a prompt without a text: give one, as in `NAME?prompt=query: `, or none.")
     if mark:
         return replace(parse_encoder_name(place), prompt=prompt)
+    place, mark, dtype = text.partition(DTYPE)
+    if mark:
+        if dtype not in DTYPES:
+            raise ValueError(f"{text!r}: dtype={dtype!r}: give {' or '.join(DTYPES)}.")
+        return replace(parse_encoder_name(place), dtype=dtype)
     if text == DESCRIPTORS:
         return EncoderName(DESCRIPTORS)
     if is_published_features(text):
@@ -78,13 +85,34 @@ def is_joint_name(name: str) -> bool:
     return name.partition(":")[0] in FAMILIES and name != DESCRIPTORS and not Path(name).exists()
 
 
-def lasting_name(name: str, revision: str | None = None) -> str:
-    """The name of a model by which it is found from any folder, an encoder's with its commit on the Hub."""
+def lasting_name(name: str, revision: str | None = None, dtype: str = "") -> str:
+    """The name of a model by which just it is found from any folder, an encoder's with its commit on the Hub.
+
+    `dtype` is that which a model without training was loaded in; a machine would choose for itself.
+    """
     if not is_joint_name(name):
         return str(Path(name).resolve()) if Path(name).is_dir() else name
     parsed = parse_encoder_name(name)
-    place = Path(parsed.hub_id or "")
-    return f"{parsed.name}:{place.resolve()}" if place.is_dir() else pinned_name(name, revision)
+    if Path(parsed.hub_id or "").is_dir():
+        parsed = replace(parsed, hub_id=str(Path(parsed.hub_id or "").resolve()))
+    bears = any(tower.bfloat16 for tower in TOWERS if tower.family == parsed.name)
+    return spelled(replace(parsed, revision=revision or parsed.revision, dtype=dtype if bears else ""))
+
+
+def in_the_dtype_of(name: str, other: str) -> str:
+    """A model's name, with the dtype of another one where it names the same kind of model and states none."""
+    both = is_joint_name(name) and is_joint_name(other)
+    if not both or (parsed := parse_encoder_name(name)).dtype:
+        return name
+    return spelled(replace(parsed, dtype=parse_encoder_name(other).dtype))
+
+
+def spelled(parsed: EncoderName) -> str:
+    """A name that is parsed as this."""
+    revision = f"@{parsed.revision}" if parsed.revision else ""
+    dtype = f"{DTYPE}{parsed.dtype}" if parsed.dtype else ""
+    prompt = f"{PROMPT}{parsed.prompt}" if parsed.prompt else ""
+    return f"{parsed.name}:{parsed.hub_id}{revision}{dtype}{prompt}"
 
 
 def is_published_features(name: str) -> bool:
@@ -118,9 +146,7 @@ def revision_of(encoder: str, **kwargs: Any) -> str | None:
 
 def pinned_name(encoder: str, revision: str | None) -> str:
     """The name of the same encoder at one commit of the Hub."""
-    parsed = parse_encoder_name(encoder)
-    prompt = f"{PROMPT}{parsed.prompt}" if parsed.prompt else ""
-    return encoder if revision is None else f"{parsed.name}:{parsed.hub_id}@{revision}{prompt}"
+    return encoder if revision is None else spelled(replace(parse_encoder_name(encoder), revision=revision))
 
 
 def encoder_source(encoder: str, **kwargs: Any) -> dict[str, str]:

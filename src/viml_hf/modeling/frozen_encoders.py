@@ -47,9 +47,11 @@ def load_encoder(modality: str, encoder: str | PreTrainedModel, **kwargs: Any) -
             f"{encoder!r}: only texts have a prompt: leave {PROMPT}{prompt} out of the {modality} encoder."
         )
     hub_id, kwargs = locate_encoder(encoder, kwargs)
+    if (parsed := parse_encoder_name(encoder)).dtype:
+        raise ValueError(f"{encoder!r}: only the name of a model without training has a dtype: give --dtype (dtypes=).")
     if hub_id is None:
         return build_encoder(load_encoder_config(modality, encoder))
-    if (parsed := parse_encoder_name(encoder)).name == SENTENCE_TRANSFORMER:
+    if parsed.name == SENTENCE_TRANSFORMER:
         return make_tower(modality, encoder, load_whole(encoder, **kwargs), has_own_prompt=bool(parsed.prompt))
     whole = _checkpoint_config(encoder, hub_id, **kwargs)
     _refuse_other_kinds(modality, encoder, whole)

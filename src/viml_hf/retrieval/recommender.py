@@ -11,6 +11,7 @@ import torch
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
 from viml_hf.modeling.clip_windows import CLIP_SEGMENTS, windows
+from viml_hf.modeling.encoder_names import in_the_dtype_of
 from viml_hf.processing.inputs import Video, read_videos
 from viml_hf.processing.media import file_name
 from viml_hf.retrieval.index import Hit, MusicIndex
@@ -99,6 +100,7 @@ class Recommender:
             ViMLError: One of them cannot be loaded, or they do not belong together.
         """
         loaded = load_index(index) if isinstance(index, str | Path) else index
+        model = None if model is None else in_the_dtype_of(str(model), loaded.model)
         if model is not None or Path(loaded.model).is_dir() or os.path.isabs(loaded.model.partition(":")[2]):
             return cls(load_encoder_and_model(model or loaded.model, **kwargs), loaded, limits)
         try:
