@@ -170,8 +170,8 @@ def test_near_duplicates_of_what_an_index_has(music, model, tmp_path):
 def test_the_earliest_same_is_that_of_a_loop_over_all_pairs(monkeypatch):
     monkeypatch.setattr(duplicates, "_TRACKS_AT_A_TIME", 7)
     draw = np.random.default_rng(0)
-    centres = draw.normal(size=(12, 6))
-    vectors = centres[draw.integers(12, size=200)] + 0.08 * draw.normal(size=(200, 6))
+    centres = draw.normal(size=(60, 6))
+    vectors = centres[draw.integers(60, size=200)] + 0.15 * draw.normal(size=(200, 6))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     durations = np.round(draw.uniform(60, 64, 200), 1)
     for begin in (0, 150):
