@@ -34,6 +34,8 @@ def misfit(value: Any, shape: Any) -> str | None:
     Example:
         >>> misfit({"count": 2, "rows": {"video": "fast"}}, {"count": int, "rows": {...: float}})
         'rows.video'
+        >>> misfit({"width": True}, {"width": int})
+        'width'
     """
     if isinstance(shape, list):
         if not isinstance(value, list):
@@ -51,7 +53,9 @@ def misfit(value: Any, shape: Any) -> str | None:
         return None
     else:
         parts = []
-        kinds = (int, float) if shape is float else shape
+        kinds = (int, float) if shape is float else shape if isinstance(shape, tuple) else (shape,)
+        if isinstance(value, bool) and bool not in kinds:  # in Python, true is a whole number
+            return "it"
         if not isinstance(value, kinds) or (isinstance(value, int | float) and not _is_ordinary(value)):
             return "it"
     for key, inner, inner_shape in parts:
