@@ -29,7 +29,10 @@ _TRAINING: dict[Any, Any] = {
     ...: object,
 }
 _TRAINING_PARTS = {
-    "settings": {"clip_segments": _OPTIONAL[int], "pool_size": _OPTIONAL[int], ...: (str, int, float, type(None))},
+    "settings": {
+        **dict.fromkeys(("clip_segments", "pool_size"), _OPTIONAL[int]),
+        ...: (str, bool, int, float, type(None)),
+    },
     "store": {...: str},
     "metrics": {...: float},
 }
