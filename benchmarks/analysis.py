@@ -1,29 +1,38 @@
 """How often tempo and key are right, and how far loudness is from FFmpeg's.
 
     python benchmarks/analysis.py [--tracks 200] [--media FOLDER]
+    python benchmarks/analysis.py --cost FOLDER
 
 Tempo and key on generated tracks, whose style states both, and on those of the package `immich-memories-music`, where
 it is installed: its licence file states the tempo and key that each track was made with. Loudness and true peak on all
 files of a folder, against FFmpeg's `ebur128` on the command line.
+
+`--cost` measures what `viml index --analysis` adds to decoding and encoding, on one core and in CPU time, per file of a
+folder. The encoder is the descriptors: with a larger one the share of the analysis is smaller.
 """
 
 import argparse
 import importlib.metadata
 import re
 import subprocess
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from viml_hf import ViMLError
 from viml_hf.analysis.beats import find_beats
 from viml_hf.analysis.key import TONICS, find_key
 from viml_hf.analysis.loudness import measure_levels
 from viml_hf.analysis.spectra import SAMPLING_RATE
+from viml_hf.encoders.encoder_settings import EncoderSettings
+from viml_hf.features.media_item import MeasuredItem, MediaItem, extract_one
 from viml_hf.generated.music import EXPRESSIONS, synthesise
 from viml_hf.generated.styles import draw_style
 from viml_hf.processing.audio_decoding import iter_channels, load_audio, sound_format
+from viml_hf.processing.media_files import find_media_files
 
 Truth = tuple[np.ndarray, float, str, str]  # waveform, beats per minute, tonic, mode
 
@@ -87,11 +96,30 @@ def compare_loudness(folder: Path) -> None:
         print(f"loudness of {len(differences)} files: at most {worst[0]:.2f} LU from FFmpeg's, peak {worst[1]:.2f} dB")
 
 
+def compare_cost(folder: Path) -> None:
+    torch.set_num_threads(1)
+    encoder, seconds = EncoderSettings().load(threads=1), []
+    for path in find_media_files(folder):
+        pair = []
+        for kind in (MediaItem, MeasuredItem):
+            began = time.process_time()
+            if extract_one(kind(path.name, audio=str(path)), encoder).error is None:
+                pair.append(time.process_time() - began)
+        if len(pair) == 2:
+            seconds.append(pair)
+    plain, measured = np.median(seconds, axis=0)
+    ratio = np.median([both / alone for alone, both in seconds])
+    print(f"{len(seconds)} files: {plain:.3f} s of CPU time each, {measured:.3f} s with analysis; ratio {ratio:.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tracks", type=int, default=200, help="how many generated tracks")
     parser.add_argument("--media", type=Path, help="folder of media")
+    parser.add_argument("--cost", type=Path, help="folder of music; only what the analysis costs is measured")
     options = parser.parse_args()
+    if options.cost:
+        return compare_cost(options.cost)
     compare("generated", generated(options.tracks))
     compare("immich-memories-music", packaged())
     if options.media:
