@@ -243,7 +243,7 @@ def test_a_bad_top_k_is_refused(recommend, video, top_k):
 
 
 def test_an_unknown_option_is_named(recommend, video, folder):
-    with pytest.raises(ViMLError, match=r"topk: no such option.*music, top_k, where and"):
+    with pytest.raises(ViMLError, match=r"topk: no such option.*music, top_k, where, like, avoid"):
         recommend(video, topk=3)
     with pytest.raises(ViMLError, match="topk: no such option"):
         pipeline(TASK, model=str(folder), topk=3, device="cpu")

@@ -6,7 +6,7 @@ import torch
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.modeling.clip_windows import mean_embedding
 from viml_hf.processing.inputs import Sample
-from viml_hf.retrieval.recommender import embed_query
+from viml_hf.retrieval.queries import embed_query
 from viml_hf.retrieval.tracks import embed_windows, track_spans
 
 

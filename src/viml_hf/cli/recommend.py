@@ -27,6 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONDITION",
         help="rank only tracks such as \"licence = 'CC-BY' and duration < 120\"",
     )
+    add("--like", metavar="MUSIC", action="append", default=[], help="track of the index, or file, to be like")
+    add("--avoid", metavar="TEXT", help='what the music should not be like, such as "vocals"')
+    add("--exclude", metavar="TRACK", action="append", default=[], help="track to leave out")
+    add("--weight", metavar="PART=NUMBER", action="append", default=[], help="of like or avoid (0.5), or text")
+    add("--diversity", type=float, default=0.0, help="from 0, by score alone, to 1: less that is alike")
+    add("--min-score", type=float, help="leave out what has a lower score")
     add("--approximate", action="store_true", help="search a large index faster, and nearly exactly")
     add("--no-hubness-correction", dest="hubness_correction", action="store_false", help="rank by similarity alone")
     add("--length", metavar="S", help="find the moment of each track: seconds, or `video` for the video's length")
@@ -38,8 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Refuse what can be refused before anything is loaded."""
-    if options.video is None and not (options.text or "").strip():
-        raise ViMLError("the query is empty: give a VIDEO, --text, or both")
+    if options.video is None and not (options.text or "").strip() and not options.like:
+        raise ViMLError("the query is empty: give a VIDEO, --text or --like")
+    _weights(options.weight)
     if options.video is not None:
         try:
             os.stat(options.video)
@@ -78,12 +85,25 @@ def _seconds(length: str, video: str | None) -> float | None:
     return seconds
 
 
+def _weights(given: list[str]) -> dict[str, float]:
+    """The numbers of `like=0.5` and the like."""
+    found = {}
+    for one in given:
+        name, _, number = one.partition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            raise ViMLError(f"--weight {one}: give PART=NUMBER, such as avoid=1") from None
+    return found
+
+
 def run(options: argparse.Namespace) -> None:
     """Print the ranking, or write those of many videos."""
     from viml_hf.retrieval.recommender import Recommender
 
     recommender = Recommender.from_pretrained(options.model, index=options.index)
-    how = {name: getattr(options, name) for name in ("where", "approximate", "hubness_correction")}
+    names = ("where", "like", "avoid", "exclude", "diversity", "min_score", "approximate", "hubness_correction")
+    how = {name: getattr(options, name) for name in names} | {"weights": _weights(options.weight)}
 
     def ask(video: str | None, text: str | None) -> list[dict[str, Any]]:
         found = recommender.recommend(video, text, options.k, **how)
@@ -160,8 +180,14 @@ def _ask_for_many(options: argparse.Namespace, recommender: "Recommender", ask: 
 
 
 def _print(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    from viml_hf.retrieval.usual_scores import FITS
+
+    best = results[0]["percentile"] if results else None
     if not results:
-        print(f"no track of the index meets the condition: {options.where}", file=sys.stderr)
+        print("no track of the index is left by the conditions and wishes", file=sys.stderr)
+    elif best is not None and best < FITS:
+        lower = f"for {100 - best:.0f} of 100 other queries there is better music in it"
+        print(f"nothing in this library fits well: {lower}", file=sys.stderr)
     if options.json:
         print(json.dumps({"query": {"video": options.video, "text": options.text}, "results": results}, indent=1))
         return
@@ -170,3 +196,14 @@ def _print(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
         if moment:
             start, end = moment["pieces"][0][0], moment["pieces"][-1][1]
         print(f"{r['rank']:4d}  {r['score']:+.3f}  {start:6.1f} – {end:6.1f} s  {shown(r['track'])}")
+        print(f"      {shown(_reasons(r))}")
+
+
+def _reasons(result: dict[str, Any]) -> str:
+    """Why a track was recommended, in a line."""
+    fields = result["fields"]
+    parts = [", ".join(f"{name} {share:+.2f}" for name, share in result["shares"].items())]
+    for word, tags in (("has", result["tags_found"]), ("lacks", result["tags_missing"])):
+        parts += [f"{word} {', '.join(tags)}"] if tags else []
+    parts += [f"{fields['tempo']:.0f} BPM"] if isinstance(fields.get("tempo"), int | float) else []
+    return " · ".join([*parts, *(str(one) for one in (fields.get("key"), result["licence"]) if one)])

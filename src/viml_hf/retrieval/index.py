@@ -136,11 +136,24 @@ class MusicIndex:
 
     def find(self, key: int) -> Track | None:
         """The track of a `track_key`; `None` where there is none that can be recommended."""
+        position = self.position(key)
+        return None if position is None else self.tracks[position]
+
+    def position(self, key: int) -> int | None:
+        """Where in `tracks` the track of a `track_key` stands; `None` where there is none that can be recommended."""
         place = int(np.searchsorted(self._keys[0], key))
         if place == len(self._keys[0]) or self._keys[0][place] != key:
             return None
-        track = self.tracks[int(self._keys[1][place])]
-        return track if track.windows else None
+        position = int(self._keys[1][place])
+        return position if self.tracks[position].windows else None
+
+    def rows_of(self, position: int) -> np.ndarray:
+        """The embeddings `(windows, dim)` float16 of the track at a position in `tracks`."""
+        ends = np.cumsum([len(block.live) for block in self.blocks])
+        number = int(np.searchsorted(ends, position, "right"))
+        block = self.blocks[number]
+        own = block.live[position - (ends[number] - len(block.live))]
+        return block.embeddings[block.first_rows[own] : block.first_rows[own + 1]]
 
     @cached_property
     def _keys(self) -> tuple[np.ndarray, np.ndarray]:
@@ -162,6 +175,11 @@ class MusicIndex:
     def _tracks_where(self, chosen: Callable[[Block], np.ndarray]) -> list[Track]:
         found = [tracks_at(b.tracks, np.flatnonzero(chosen(b) & ~b.deleted)) for b in self.blocks]
         return [track for tracks in found for track in tracks]
+
+    @property
+    def columns(self) -> list[str]:
+        """What is known of tracks: the names of the columns of `table`."""
+        return list(dict.fromkeys(name for table in self._tables for name in table.column_names))
 
     @property
     def table(self) -> Any:

@@ -67,6 +67,22 @@ class MilvusIndex:
         known = {name: [rows[0].get(column)] for column, name in _columns(names).items()}
         return StoredTracks(pa.table(known))[0]
 
+    @property
+    def columns(self) -> list[str]:
+        """What is known of tracks, but lists, which cannot be searched here."""
+        return [name for name, kind in self._facts["columns"].items() if kind != "other"]
+
+    def position(self, key: int) -> int | None:
+        """The key itself where there is such a track: it is what `tracks` are looked up by."""
+        return None if self.find(key) is None else key
+
+    def rows_of(self, position: int) -> np.ndarray:
+        """The embeddings `(windows, dim)` float32 of the track of a key."""
+        fields, which = ["window", "vector"], f"key == {position}"
+        rows = _asked(self._client.query, self._collection, filter=which, output_fields=fields)
+        vectors = [row["vector"][: self.width] for row in sorted(rows, key=lambda row: row["window"])]
+        return np.array(vectors, np.float32)
+
     def condition(self, where: str) -> Condition:
         """As [`MusicIndex.condition`]."""
         condition = parse_where(where)

@@ -1,26 +1,37 @@
 """Recommending music for a video, a text, or both."""
 
+import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from viml_hf.encoders.media_encoder import MediaEncoder
 from viml_hf.errors import ViMLError
-from viml_hf.modeling.clip_windows import CLIP_SEGMENTS, windows
 from viml_hf.modeling.encoder_names import in_the_dtype_of
-from viml_hf.processing.inputs import Video, read_videos
+from viml_hf.processing.inputs import Video
 from viml_hf.processing.media import file_name
 from viml_hf.retrieval.index import Hit, MusicIndex
+from viml_hf.retrieval.index_tracks import track_key
 from viml_hf.retrieval.model_loading import is_fingerprint_of, load_encoder_and_model
+from viml_hf.retrieval.queries import TEXT, VIDEO, Query, make_query, weighted_sum
 from viml_hf.retrieval.query_limits import QueryLimits
+from viml_hf.retrieval.tracks import embed_windows, track_spans
+from viml_hf.retrieval.usual_scores import percentile, usual_best_scores
 from viml_hf.retrieval.where import Condition
+from viml_hf.retrieval.wishes import AVOID, CANDIDATES, LIKE, TAGS, Wishes, most_various, narrowed, unwanted_tags
+from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
 if TYPE_CHECKING:
     from viml_hf.retrieval.milvus_index import MilvusIndex
+
+HUBS = "hubs"  # the share of a score that the correction for hubs takes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,14 @@ class Recommendation:
         duration: Of the track, in seconds.
         licence: Of the track, where its manifest states one.
         similarity: Cosine similarity in [-1, 1] of the query and that window.
+        shares: What "video", "text", "like" and "avoid" add to the score, and what "hubs", the correction, takes from
+            it: their sum is the score. Where a model makes one embedding of video and text, the text's share is what
+            the text changes.
+        percentile: Of 100 queries that the model was trained on, for how many the best track of this library has a
+            lower score; `None` where the model keeps no queries. Below 5, nothing in the library fits well.
+        tags_found: The tags of the track that the text names.
+        tags_missing: The other tags that the text names, where tags of the track are known.
+        fields: All else that the index knows of the track, such as its tempo and key.
     """
 
     rank: int
@@ -49,6 +68,11 @@ class Recommendation:
     duration: float | None = None
     licence: str | None = None
     similarity: float | None = None
+    shares: dict[str, float] = field(default_factory=dict)
+    percentile: float | None = None
+    tags_found: tuple[str, ...] = ()
+    tags_missing: tuple[str, ...] = ()
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
 class Recommender:
@@ -76,6 +100,7 @@ class Recommender:
         self.encoder = encoder
         self.index = index
         self.limits = limits or QueryLimits()
+        self._usual: dict[tuple[bool, bool], np.ndarray | None] = {}
 
     @classmethod
     def from_pretrained(
@@ -116,6 +141,12 @@ class Recommender:
         k: int = 10,
         *,
         where: str | None = None,
+        like: Sequence[str | os.PathLike] = (),
+        avoid: str | None = None,
+        exclude: Sequence[str] = (),
+        weights: Mapping[str, float] | None = None,
+        diversity: float = 0.0,
+        min_score: float | None = None,
         approximate: bool = False,
         hubness_correction: bool = True,
     ) -> list[Recommendation]:
@@ -128,6 +159,15 @@ class Recommender:
             k: How many tracks; each comes once, with its best window.
             where: Which tracks are ranked: a condition on what the index knows of them, such as
                 `licence in ('CC0', 'CC-BY') and duration < 120`; see [`MusicIndex.search`].
+            like: Music that the result should be like: names of tracks of the index, which are then left out, or files.
+                It may be all of the query.
+            avoid: What the music should not be like. Tags of the vocabulary in it, as in "vocals, sad", and those that
+                `text` denies, as in "no drums", also leave out the tracks that have them, where the index has tags.
+            exclude: Names of tracks to leave out.
+            weights: How much `"like"` and `"avoid"` count beside the query, 0.5 by default; and `"text"` beside the
+                video, where the model has a part for each.
+            diversity: From 0, by score alone, to 1: less of what is like the tracks above it, and no near-duplicates.
+            min_score: Leave out what has a lower score.
             approximate: Search a large index faster, and nearly exactly, where `viml index --approximate` prepared it.
             hubness_correction: Take from each window's similarity how near it is to all queries, where the model keeps
                 a query bank: so the same few tracks are not recommended for everything.
@@ -136,17 +176,105 @@ class Recommender:
             The tracks, best first; equal scores in the order of the index.
 
         Raises:
-            ViMLError: Neither video nor text is given, the model takes no such query, the text is beyond the limits,
-                `k` is below 1, or `where` is no condition on columns that are there.
-            MediaDecodeError: The video cannot be decoded, or is beyond the limits.
+            ViMLError: Nothing is asked for, the model takes no such query, the text is beyond the limits, `k` is below
+                1, `where` is no condition on columns that are there, or a wish is not accepted or has no effect.
+            MediaDecodeError: The video or the music to be like cannot be decoded, or is beyond the limits.
         """
         if k < 1:
             raise ViMLError(f"k={k}: give the number of tracks to recommend, 1 or more")
-        condition = None if where is None else self.index.condition(where)  # refused before a video is analysed
-        query, with_text = self.embed_query(video, text), bool((text or "").strip())
-        options = {"hubness_correction": hubness_correction, "approximate": approximate}
-        (found,) = self.rank(query[None], k, condition, with_text=[with_text], **options)
-        return found
+        wishes = Wishes(like, avoid, exclude, weights or {}, diversity, min_score)
+        text = (text or "").strip() or None
+        condition = self._condition(where, text, wishes)  # refused before a video is analysed
+        query = self._query(video, text, wishes)
+        how: dict[str, Any] = {"hubness_correction": hubness_correction, "approximate": approximate}
+        wanted = k * CANDIDATES if diversity else k
+        (hits,) = self.index.search(query.embedding[None], wanted, condition, with_text=[query.with_text], **how)
+        hits = self._chosen(hits, k, wishes)
+        usual = self._usual_scores(query.with_text, hubness_correction)
+        found = [self._recommendation(rank, hit) for rank, hit in enumerate(hits, start=1)]
+        named = _vocabulary().find(text) if text and any(one.fields.get(TAGS) for one in found) else []
+        return [self._explained(one, hit, query, usual, named) for one, hit in zip(found, hits, strict=True)]
+
+    def _condition(self, where: str | None, text: str | None, wishes: Wishes) -> Condition | None:
+        """What tracks are ranked by `where`, and by tracks and tags that are not wanted."""
+        condition = None if where is None else self.index.condition(where)
+        liked = [name for name in wishes.liked if self.index.position(track_key(name)) is not None]
+        for name in wishes.exclude:
+            if self.index.position(track_key(name)) is None:
+                raise ViMLError(f"exclude: no track {name!r} in the index; give names as `recommend` tells them")
+        unwanted: list[str] = []
+        if wishes.avoid or text:
+            has_tags = TAGS in self.index.columns
+            unwanted = unwanted_tags(wishes.avoid, text, _vocabulary()) if wishes.avoid or has_tags else []
+            if unwanted and not has_tags:
+                logger.warning("the index has no tags: what is to be avoided is ranked lower, and not left out")
+                unwanted = []
+        return narrowed(condition, [*wishes.exclude, *liked], unwanted)
+
+    def _query(self, video: Video | None, text: str | None, wishes: Wishes) -> Query:
+        """The query with its wishes."""
+        if video is None and text is None and wishes.like:
+            query, parts, with_text = None, {}, False
+        else:
+            query = make_query(self.encoder, video, text, self.limits)
+            parts, with_text = dict(query.parts), query.with_text
+        scales: dict[str, float] = {}
+        if TEXT in wishes.weights:
+            config = self.encoder.model.config.viml_config
+            if not (config.has_parts and {VIDEO, TEXT} <= {*parts}):
+                raise ViMLError("weights['text'] needs a video, a text, and a model that has a part for each")
+            scales[TEXT] = wishes.weights[TEXT] / config.text_weight
+        if wishes.like:
+            liked = np.mean([self._music(name) for name in wishes.liked], axis=0)
+            parts[LIKE], scales[LIKE] = liked / np.linalg.norm(liked), wishes.weight(LIKE)
+        if wishes.avoid:
+            avoided = make_query(self.encoder, None, wishes.avoid, self.limits).embedding
+            parts[AVOID], scales[AVOID] = -avoided, wishes.weight(AVOID)
+        return query if query is not None and not scales else weighted_sum(parts, scales, with_text=with_text)
+
+    def _music(self, name: str) -> np.ndarray:
+        """The mean embedding of a track of the index, or of a file of music."""
+        position = self.index.position(track_key(name))
+        if position is not None:
+            return self.index.rows_of(position).astype(np.float64).mean(0)
+        if not os.path.exists(name):
+            raise ViMLError(f"like: {name!r} is neither a track of the index nor a file; give one of them")
+        rows = self.encoder.encode_audio(name).rows
+        return embed_windows(self.encoder, rows, track_spans(len(rows))).astype(np.float64).mean(0)
+
+    def _chosen(self, hits: list[Hit], k: int, wishes: Wishes) -> list[Hit]:
+        """Those of the hits that are recommended."""
+        if wishes.min_score is not None:
+            hits = [hit for hit in hits if hit.score >= wishes.min_score]
+        if not wishes.diversity or not hits:
+            return hits[:k]
+        rows = np.stack([self.index.rows_of(hit.track)[hit.window] for hit in hits])
+        durations = np.array([self.index.tracks[hit.track].duration for hit in hits])
+        scores = np.array([hit.score for hit in hits])
+        return [hits[place] for place in most_various(scores, rows, durations, k, wishes.diversity)]
+
+    def _usual_scores(self, with_text: bool, hubness_correction: bool) -> np.ndarray | None:
+        kind, bank = (with_text, hubness_correction), self.encoder.model.viml.query_bank
+        if kind not in self._usual:
+            how = {"with_text": with_text, "hubness_correction": hubness_correction}
+            self._usual[kind] = None if bank is None else usual_best_scores(self.index, bank, **how)
+        return self._usual[kind]
+
+    def _explained(
+        self, found: Recommendation, hit: Hit, query: Query, usual: np.ndarray | None, named: Sequence[str]
+    ) -> Recommendation:
+        """A recommendation with its reasons."""
+        shares = query.shares(self.index.rows_of(hit.track)[hit.window])
+        if hit.score != hit.similarity:
+            shares[HUBS] = hit.score - hit.similarity
+        tags = set(found.fields.get(TAGS) or ())
+        return replace(
+            found,
+            shares=shares,
+            percentile=None if usual is None else percentile(hit.score, usual),
+            tags_found=tuple(tag for tag in named if tag in tags),
+            tags_missing=tuple(tag for tag in named if tags and tag not in tags),
+        )
 
     def rank(
         self, queries: np.ndarray, k: int, where: str | Condition | None = None, **options: Any
@@ -160,8 +288,9 @@ class Recommender:
     def _recommendation(self, rank: int, hit: Hit) -> Recommendation:
         track = self.index.tracks[hit.track]
         window, path = track.windows[hit.window], file_name(track.path)
-        facts = (track.duration, track.licence, hit.similarity)
-        return Recommendation(rank, track.name, hit.score, window.start, window.end, path, *facts)
+        facts: dict[str, Any] = {"duration": track.duration, "licence": track.licence, "fields": dict(track.fields)}
+        place = (window.start, window.end, path)
+        return Recommendation(rank, track.name, hit.score, *place, similarity=hit.similarity, **facts)
 
     def embed_query(self, video: Video | None = None, text: str | None = None) -> np.ndarray:
         """The query's embedding `(dim,)` float32, L2-normalised.
@@ -169,7 +298,7 @@ class Recommender:
         A video of more than 30 s is embedded in windows of 30 s, one after the other, and their mean is taken: so it
         may be of any length, and the model sees what it was trained on.
         """
-        return embed_query(self.encoder, video, text, self.limits)
+        return make_query(self.encoder, video, text, self.limits).embedding
 
 
 def load_index(name: str | os.PathLike) -> "MusicIndex | MilvusIndex":
@@ -181,31 +310,6 @@ def load_index(name: str | os.PathLike) -> "MusicIndex | MilvusIndex":
     return MilvusIndex(str(name))
 
 
-@torch.inference_mode()
-def embed_query(
-    encoder: MediaEncoder, video: Video | None = None, text: str | None = None, limits: QueryLimits | None = None
-) -> np.ndarray:
-    """What [`Recommender.embed_query`] gives, which needs no music."""
-    if video is not None:
-        (video,) = read_videos([video])  # the limits know files by their path or bytes
-    limits = limits or QueryLimits()
-    limits.check(video, text)
-    text = (text or "").strip()
-    if video is None and not text:
-        raise ViMLError("The query is empty: give a video, a text, or both")
-    takes = encoder.model.config.viml_config.query_modalities
-    for name, given in (("video", video is not None), ("text", bool(text))):
-        if given and name not in takes:
-            raise ViMLError(f"This model's queries are made of {' and '.join(takes)}: leave the {name} out")
-    viml = encoder.model.viml
-    query: dict[str, torch.Tensor] = {}
-    if text:
-        query["text_features"] = torch.from_numpy(encoder.encode_text(text)).float()[None].to(viml.device)
-    if video is None:
-        return viml.get_query_features(**query).pooler_output[0].cpu().numpy()
-    rows = torch.from_numpy(encoder.encode_video(video, max_pixels=limits.decoded_pixels).rows).float().to(viml.device)
-    embeds = [
-        viml.get_query_features(video_features=rows[None, first:stop], **query).pooler_output[0]
-        for first, stop in windows(len(rows), CLIP_SEGMENTS, hop=CLIP_SEGMENTS)
-    ]
-    return torch.nn.functional.normalize(torch.stack(embeds).mean(0), dim=0).cpu().numpy()
+@cache
+def _vocabulary() -> TagVocabulary:
+    return TagVocabulary.load()

@@ -23,6 +23,7 @@ from viml_hf.retrieval.tracks import find_music, index_files
 Music = str | os.PathLike | MusicIndex | Iterable[str | os.PathLike]
 
 DEFAULT_TOP_K = 10
+WISHES = ("where", "like", "avoid", "exclude", "weights", "diversity", "min_score", "approximate", "hubness_correction")
 
 
 class _Stream(IterableDataset):
@@ -49,8 +50,8 @@ class VideoToMusicPipeline(Pipeline):
             or the folder of one. Files are analysed here, in this process, every time that they are given: make an
             index of a large library with `viml index`.
         top_k: How many tracks; each comes once, with its best window. By default 10. Also accepted by every call.
-        where: Which tracks are ranked, see [`Recommender.recommend`]; also accepted by every call.
-        hubness_correction: See [`Recommender.recommend`]; also accepted by every call.
+        where: Which tracks are ranked, see [`Recommender.recommend`]; also accepted by every call, as are `like`,
+            `avoid`, `exclude`, `weights`, `diversity`, `min_score`, `approximate` and `hubness_correction`.
         kwargs: Passed to `transformers.Pipeline` (`device`, …).
 
     Raises:
@@ -100,7 +101,7 @@ class VideoToMusicPipeline(Pipeline):
                 file, or frames `(frames, height, width, 3)` uint8 at 6 per second; a text; or a dict with `"video"`,
                 `"text"` or both. A string is a path where it is absolute, names a file or ends like a media file; any
                 other is a text. Or a list, an iterator or a torch dataset of queries.
-            kwargs: `music`, `top_k`, `where` and `hubness_correction` for this call, see the class.
+            kwargs: `music`, `top_k`, `where` and the wishes for this call, see the class.
 
         Returns:
             For a query, a list of dicts, best first: `rank` from 1, `track`, `score` (see [`Recommendation`]),
@@ -135,16 +136,13 @@ class VideoToMusicPipeline(Pipeline):
         self,
         music: Music | None = None,
         top_k: int | None = None,
-        where: str | None = None,
-        hubness_correction: bool | None = None,
         local_files_only: bool = False,
-        **unknown: Any,
+        **wishes: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """The parameters of the three steps. `local_files_only` was for loading; `pipeline` passes it on."""
-        if unknown:
+        if unknown := sorted(set(wishes) - set(WISHES)):
             raise ViMLError(
-                f"{', '.join(sorted(unknown))}: no such option; this pipeline takes music, top_k, where and "
-                "hubness_correction"
+                f"{', '.join(unknown)}: no such option; this pipeline takes music, top_k, {', '.join(WISHES)}"
             )
         forward: dict[str, Any] = {}
         if music is not None:
@@ -153,10 +151,7 @@ class VideoToMusicPipeline(Pipeline):
             if not isinstance(top_k, int) or top_k < 1:
                 raise ViMLError(f"top_k={top_k!r}: give the number of tracks to recommend, 1 or more")
             forward["top_k"] = top_k
-        if where is not None:
-            forward["where"] = where
-        if hubness_correction is not None:
-            forward["hubness_correction"] = hubness_correction
+        forward |= {name: value for name, value in wishes.items() if value is not None}
         return {}, forward, {}
 
     def preprocess(self, input_: Any) -> Sample:  # type: ignore[override]
@@ -180,16 +175,14 @@ class VideoToMusicPipeline(Pipeline):
         query: Sample,
         recommender: Recommender | None = None,
         top_k: int = DEFAULT_TOP_K,
-        where: str | None = None,
-        hubness_correction: bool = True,
+        **wishes: Any,
     ) -> list[Recommendation]:
         """Rank."""
         if recommender is None:
             raise ViMLError(
                 "No music to rank: give music=, a folder, a list of files or an index, here or to pipeline()"
             )
-        how: dict[str, Any] = {"where": where, "hubness_correction": hubness_correction}
-        return recommender.recommend(query.video, query.text, top_k, **how)
+        return recommender.recommend(query.video, query.text, top_k, **wishes)
 
     def postprocess(self, found: list[Recommendation]) -> list[dict[str, Any]]:  # type: ignore[override]
         """Plain dicts, without the path that the file had when it was indexed."""

@@ -146,8 +146,21 @@ class TagVocabulary:
             >>> TagVocabulary.load().find_spans("sad pianos")
             [(0, 3, 'sad'), (4, 10, 'piano')]
         """
+        return [(start, end, tag) for start, end, tag, denied in self._mentions(text) if not denied]
+
+    def find_denied(self, text: str) -> list[str]:
+        """The tags that a text says are not there, in the order of their first mention, each once.
+
+        Example:
+            >>> TagVocabulary.load().find_denied("Dreamy hip hop with male vocals, no drums.")
+            ['drumset']
+        """
+        return list(dict.fromkeys(tag for _, _, tag, denied in self._mentions(text) if denied))
+
+    def _mentions(self, text: str) -> list[tuple[int, int, str, bool]]:
+        """(start, end, tag, whether it is denied) for every mention."""
         words = [_Word(match.start(), match.end(), match[0].lower()) for match in _WORD.finditer(text)]
-        spans: list[tuple[int, int, str]] = []
+        found: list[tuple[int, int, str, bool]] = []
         place, after_mention, denied = 0, 0, False  # `after_mention`: index of the first word behind the last mention
         while place < len(words):
             match = self._match(text, words, place)
@@ -156,10 +169,9 @@ class TagVocabulary:
                 continue
             count, tag = match
             denied = _is_denied(text, words, place, place + count, after_mention, denied)
-            if not denied:
-                spans.append((words[place].start, words[place + count - 1].end, tag))
+            found.append((words[place].start, words[place + count - 1].end, tag, denied))
             place = after_mention = place + count
-        return spans
+        return found
 
     def _match(self, text: str, words: list["_Word"], place: int) -> tuple[int, str] | None:
         """The longest spelling from this word on: its number of words, and its tag."""
