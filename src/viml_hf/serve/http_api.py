@@ -35,6 +35,7 @@ class Result(BaseModel):
     duration: float | None = Field(description="Of the track, in seconds")
     licence: str | None = Field(description="Where the library's manifest states one")
     similarity: float | None = Field(description="Cosine of the query and the window")
+    fields: dict[str, Any] = Field(description="All else that the index knows of the track, such as its tempo and key")
     audio: str = Field(description="Where its sound is, on this service")
 
 

@@ -172,5 +172,6 @@ def track_id(name: str) -> str:
 def facts(one: Recommendation) -> dict[str, Any]:
     """A recommendation as JSON: without the path on this machine, with the `id` by which its sound is asked for."""
     found = asdict(one)
-    del found["path"]
+    for name in ("path", "shares", "percentile", "tags_found", "tags_missing"):  # reasons are not asked for here
+        del found[name]
     return {"rank": found.pop("rank"), "id": track_id(one.track), **found}
