@@ -184,7 +184,7 @@ def naive_variety(scores, rows, durations, k, diversity):
         for place in range(len(scores)):
             similar = [float(rows[place] @ rows[one]) for one in taken]
             same = [
-                s >= 0.985 and abs(durations[place] - durations[t]) <= 0.5 for s, t in zip(similar, taken, strict=True)
+                s >= 0.95 and abs(durations[place] - durations[t]) <= 0.5 for s, t in zip(similar, taken, strict=True)
             ]
             if place not in taken and not any(same):
                 worth[place] = (1 - diversity) * scores[place] - diversity * max(similar, default=0.0)

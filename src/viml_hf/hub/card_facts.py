@@ -28,7 +28,7 @@ _TRAINING: dict[Any, Any] = {
     **dict.fromkeys(("training_items", "evaluation_items"), _OPTIONAL[int]),
     ...: object,
 }
-_TRAINING_PARTS = {
+_TRAINING_PARTS: dict[str, dict[Any, Any]] = {
     "settings": {
         **dict.fromkeys(("clip_segments", "pool_size"), _OPTIONAL[int]),
         ...: (str, bool, int, float, type(None)),
