@@ -156,6 +156,13 @@ def test_without_tags_what_is_to_be_avoided_is_only_lowered(recommender, caplog)
     assert len(recommender.recommend(text="calm", avoid="a choir of frogs and the sea")) == 3
 
 
+def test_columns_are_those_of_the_table(big, index, tmp_path):
+    for one in (big.index, index):
+        assert one.columns == one.table.column_names
+        one.save(tmp_path / one.model / str(len(one.tracks)))
+        assert MusicIndex.load(tmp_path / one.model / str(len(one.tracks))).columns == one.columns
+
+
 def test_kinds_of_a_tag_are_unwanted_too():
     vocabulary = TagVocabulary.load()
     assert {"guitar", "electric guitar", "acoustic guitar"} <= set(unwanted_tags("guitars", None, vocabulary))

@@ -15,7 +15,15 @@ from viml_hf.errors import ViMLError
 from viml_hf.retrieval.approximate import has_inverted_file, search_approximately, with_inverted_file
 from viml_hf.retrieval.index_blocks import Block, make_block, merged, without
 from viml_hf.retrieval.index_folder import INDEX_FILE, Saved, read_index, write_index, writing
-from viml_hf.retrieval.index_tracks import Track, Window, concat_tables, track_key, tracks_at, tracks_to_table
+from viml_hf.retrieval.index_tracks import (
+    Track,
+    Window,
+    columns_of,
+    concat_tables,
+    track_key,
+    tracks_at,
+    tracks_to_table,
+)
 from viml_hf.retrieval.search import Hit, search_blocks
 from viml_hf.retrieval.where import Condition, check_columns, matching_tracks, parse_where
 
@@ -179,7 +187,7 @@ class MusicIndex:
     @property
     def columns(self) -> list[str]:
         """What is known of tracks: the names of the columns of `table`."""
-        return list(dict.fromkeys(name for table in self._tables for name in table.column_names))
+        return list(dict.fromkeys(name for block in self.blocks for name in columns_of(block.tracks)))
 
     @property
     def table(self) -> Any:

@@ -134,6 +134,14 @@ def window_counts(tracks: Sequence[Track]) -> np.ndarray:
     return np.array([len(track.windows) for track in tracks], np.int64)
 
 
+def columns_of(tracks: Sequence[Track]) -> list[str]:
+    """The names of the columns of the tracks' table, which is not made for it."""
+    if isinstance(tracks, StoredTracks):
+        return tracks.table.column_names
+    others = dict.fromkeys(name for track in tracks for name in track.fields)
+    return [*_FACTS, *_WINDOWS, *map(_column_name, others)]
+
+
 def tracks_to_table(tracks: Sequence[Track]) -> "pa.Table":
     """One row per track.
 

@@ -192,7 +192,8 @@ class Recommender:
         hits = self._chosen(hits, k, wishes)
         usual = self._usual_scores(query.with_text, hubness_correction)
         found = [self._recommendation(rank, hit) for rank, hit in enumerate(hits, start=1)]
-        named = _vocabulary().find(text) if text and any(one.fields.get(TAGS) for one in found) else []
+        vocabulary = _vocabulary() if text and any(one.fields.get(TAGS) for one in found) else None
+        named = vocabulary.find(str(text)) if vocabulary is not None else []
         return [self._explained(one, hit, query, usual, named) for one, hit in zip(found, hits, strict=True)]
 
     def _condition(self, where: str | None, text: str | None, wishes: Wishes) -> Condition | None:
@@ -202,13 +203,12 @@ class Recommender:
         for name in wishes.exclude:
             if self.index.position(track_key(name)) is None:
                 raise ViMLError(f"exclude: no track {name!r} in the index; give names as `recommend` tells them")
-        unwanted: list[str] = []
-        if wishes.avoid or text:
-            has_tags = TAGS in self.index.columns
-            unwanted = unwanted_tags(wishes.avoid, text, _vocabulary()) if wishes.avoid or has_tags else []
-            if unwanted and not has_tags:
-                logger.warning("the index has no tags: what is to be avoided is ranked lower, and not left out")
-                unwanted = []
+        has_tags = TAGS in self.index.columns
+        vocabulary = _vocabulary() if wishes.avoid or (text and has_tags) else None
+        unwanted = [] if vocabulary is None else unwanted_tags(wishes.avoid, text, vocabulary)
+        if wishes.avoid and unwanted and not has_tags:
+            logger.warning("the index has no tags: what is to be avoided is ranked lower, and not left out")
+        unwanted = unwanted if has_tags else []
         return narrowed(condition, [*wishes.exclude, *liked], unwanted)
 
     def _query(self, video: Video | None, text: str | None, wishes: Wishes) -> Query:
@@ -311,5 +311,8 @@ def load_index(name: str | os.PathLike) -> "MusicIndex | MilvusIndex":
 
 
 @cache
-def _vocabulary() -> TagVocabulary:
-    return TagVocabulary.load()
+def _vocabulary() -> TagVocabulary | None:
+    try:
+        return TagVocabulary.load()
+    except ModuleNotFoundError:  # code that came with a model has no file of tags
+        return None
