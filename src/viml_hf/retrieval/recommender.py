@@ -70,8 +70,8 @@ class Recommendation:
     similarity: float | None = None
     shares: dict[str, float] = field(default_factory=dict)
     percentile: float | None = None
-    tags_found: tuple[str, ...] = ()
-    tags_missing: tuple[str, ...] = ()
+    tags_found: list[str] = field(default_factory=list)
+    tags_missing: list[str] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)
 
 
@@ -272,8 +272,8 @@ class Recommender:
             found,
             shares=shares,
             percentile=None if usual is None else percentile(hit.score, usual),
-            tags_found=tuple(tag for tag in named if tag in tags),
-            tags_missing=tuple(tag for tag in named if tags and tag not in tags),
+            tags_found=[tag for tag in named if tag in tags],
+            tags_missing=[tag for tag in named if tags and tag not in tags],
         )
 
     def rank(
