@@ -203,7 +203,7 @@ def test_two_users_at_once_get_their_own_results(url, recommender, monkeypatch):
     expected = [[one.track for one in recommender.recommend(None, text, k=3)] for text in texts]
     scores = [[f"{one.score:.2f}" for one in recommender.recommend(None, text, k=3)] for text in texts]
     assert len({str(one) for one in scores}) > 1
-    running, most, lock, embed = 0, 0, threading.Lock(), recommender.embed_query
+    running, most, lock, embed = 0, 0, threading.Lock(), recommender.make_query
 
     def counted(*query):
         nonlocal running, most
@@ -217,7 +217,7 @@ def test_two_users_at_once_get_their_own_results(url, recommender, monkeypatch):
             with lock:
                 running -= 1
 
-    monkeypatch.setattr(recommender, "embed_query", counted)
+    monkeypatch.setattr(recommender, "make_query", counted)
 
     def ask(user):
         client = Client(url, verbose=False, analytics_enabled=False)
@@ -231,7 +231,7 @@ def test_two_users_at_once_get_their_own_results(url, recommender, monkeypatch):
 
 
 def test_a_visitor_has_one_query_at_a_time_and_holds_up_nobody_else(url, recommender, monkeypatch):
-    begun, go_on, embed = threading.Event(), threading.Event(), recommender.embed_query
+    begun, go_on, embed = threading.Event(), threading.Event(), recommender.make_query
 
     def slow(video, text):
         if text == "slow":
@@ -239,7 +239,7 @@ def test_a_visitor_has_one_query_at_a_time_and_holds_up_nobody_else(url, recomme
             assert go_on.wait(30)
         return embed(video, text)
 
-    monkeypatch.setattr(recommender, "embed_query", slow)
+    monkeypatch.setattr(recommender, "make_query", slow)
     one, other = (Client(url, verbose=False, analytics_enabled=False) for _ in range(2))
     first = one.submit(None, "slow", 3, api_name="/recommend")
     assert begun.wait(30)

@@ -13,7 +13,7 @@ from viml_hf import QueryLimits, Recommender, ViMLError, build_index
 from viml_hf.errors import MediaDecodeError
 from viml_hf.processing.media import open_stream
 from viml_hf.processing.video_decoding import iter_frames
-from viml_hf.retrieval.recommender import embed_query
+from viml_hf.retrieval.queries import embed_query
 
 
 def long_gif(path, pictures=12, seconds=600):

@@ -25,6 +25,7 @@ from viml_hf.features.store_format import StoreItem
 from viml_hf.modeling.hubness_correction import bank_similarity
 from viml_hf.retrieval.index import Track, Window
 from viml_hf.retrieval.model_loading import fingerprint, heads_fingerprint
+from viml_hf.retrieval.queries import Query
 from viml_hf.train.query_bank import bank_items, leave_query_bank
 from viml_hf.train.training import new_model
 
@@ -162,7 +163,7 @@ def test_evaluation_recommender_and_a_naive_loop_give_one_order(encoder_of, stor
     ranks = evaluate_ranks(model, store, held_out, query_modalities=query)
     changed = 0
     for row, item in enumerate(held_out):
-        recommender.embed_query = lambda *_, row=row: queries[row]
+        recommender.make_query = lambda *_, row=row: Query(queries[row], with_text="text" in query)
         text = "slow piano" if "text" in query else None
         found = recommender.recommend("clip.mp4", text, k=len(tracks))
         naive = sorted(range(len(tracks)), key=lambda track: -(float(queries[row] @ audio[track]) - taken[track]))

@@ -77,6 +77,7 @@ class LevelMeter:
 
     def add(self, chunk: np.ndarray) -> None:
         """Take the next samples `(channels, samples)`."""
+        chunk = np.asarray(chunk, np.float32)
         extended = np.concatenate([self.before, chunk], axis=1)
         power = np.concatenate([self.rest, self.weights @ np.square(_filtered(extended, self.response))])
         whole = len(power) // self.step * self.step

@@ -216,7 +216,7 @@ class Recommender:
         if video is None and text is None and wishes.like:
             query, parts, with_text = None, {}, False
         else:
-            query = make_query(self.encoder, video, text, self.limits)
+            query = self.make_query(video, text)
             parts, with_text = dict(query.parts), query.with_text
         scales: dict[str, float] = {}
         if TEXT in wishes.weights:
@@ -228,7 +228,7 @@ class Recommender:
             liked = np.mean([self._music(name) for name in wishes.liked], axis=0)
             parts[LIKE], scales[LIKE] = liked / np.linalg.norm(liked), wishes.weight(LIKE)
         if wishes.avoid:
-            avoided = make_query(self.encoder, None, wishes.avoid, self.limits).embedding
+            avoided = self.make_query(None, wishes.avoid).embedding
             parts[AVOID], scales[AVOID] = -avoided, wishes.weight(AVOID)
         return query if query is not None and not scales else weighted_sum(parts, scales, with_text=with_text)
 
@@ -298,7 +298,11 @@ class Recommender:
         A video of more than 30 s is embedded in windows of 30 s, one after the other, and their mean is taken: so it
         may be of any length, and the model sees what it was trained on.
         """
-        return make_query(self.encoder, video, text, self.limits).embedding
+        return self.make_query(video, text).embedding
+
+    def make_query(self, video: Video | None = None, text: str | None = None) -> Query:
+        """The embedded query with the parts that it is made of."""
+        return make_query(self.encoder, video, text, self.limits)
 
 
 def load_index(name: str | os.PathLike) -> "MusicIndex | MilvusIndex":
