@@ -152,3 +152,14 @@ def remux(
             packet.stream = copies[packet.stream.index]
             made.mux(packet)
     return path
+
+
+def write_tones_and_clip(folder: Path) -> tuple[Path, Path]:
+    """A folder of five tracks of a tone and noise, and a video of coloured noise, of one segment each."""
+    (folder / "music").mkdir()
+    noise = np.random.default_rng(0)
+    for number, pitch in enumerate((110, 220, 440, 880, 1760)):
+        sound = sine(pitch, 4, 8000) + 0.1 * (number + 1) * noise.standard_normal(32000).astype(np.float32)
+        write_audio(folder / "music" / f"{number}.wav", 0.4 * sound, 8000)
+    colours = np.random.default_rng(1).integers(0, 256, (36, 24, 24, 3), dtype=np.uint8)
+    return folder / "music", write_video(folder / "clip.mp4", list(colours), fps=6)

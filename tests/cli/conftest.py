@@ -3,9 +3,20 @@ import io
 
 import pytest
 
+from tests.retrieval.conftest import make_encoder
 from viml_hf.cli.main import main
 
 SMALL = ["--pairs=14", "--held-out=6", "--seeds=1", "--epochs=2", "--workers=1", "--library=16", "--quiet"]
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """The folder of a small model with random weights."""
+    folder = tmp_path_factory.mktemp("model")
+    encoder = make_encoder(0)
+    encoder.model.save_pretrained(folder)
+    encoder.processor.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -6,19 +6,9 @@ import shutil
 import pytest
 
 from tests.media import sine, write_audio
-from tests.retrieval.conftest import make_encoder
 from tests.retrieval.test_index_growth import save_as_schema_3
 from viml_hf import MusicIndex
 from viml_hf.retrieval import indexing
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    encoder = make_encoder(0)
-    encoder.model.save_pretrained(folder)
-    encoder.processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -6,19 +6,9 @@ import json
 import pytest
 
 from tests.media import sine, write_audio, write_video
-from tests.retrieval.conftest import make_encoder
 from viml_hf import MediaEncoder
 from viml_hf.generated.music import synthesise
 from viml_hf.generated.styles import draw_style
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    encoder = make_encoder(0)
-    encoder.model.save_pretrained(folder)
-    encoder.processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

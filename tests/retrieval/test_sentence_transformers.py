@@ -11,14 +11,14 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 from tests.encoders import checkpoints, embedding_gemma2, three_senses
-from tests.media import sine, write_audio, write_video
+from tests.media import sine, write_tones_and_clip
 from viml_hf import MediaEncoder, MusicIndex, ViMLForMusicRetrieval, ViMLProcessor
 from viml_hf.cli.main import main
 from viml_hf.hub.publishing import plan_publication
 from viml_hf.hub.saved_weights import saved_parameters, weights_checksum
 from viml_hf.retrieval.model_loading import fingerprint, load_encoder_and_model
 
-TEXT, PITCHES = "slow piano", (110, 220, 440, 880, 1760)
+TEXT = "slow piano"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,14 +46,7 @@ def encoder(name):
 @pytest.fixture(scope="module")
 def media(tmp_path_factory):
     """Tracks and a video of one segment each."""
-    folder = tmp_path_factory.mktemp("media")
-    (folder / "music").mkdir()
-    noise = np.random.default_rng(0)
-    for number, pitch in enumerate(PITCHES):
-        sound = sine(pitch, 4, 8000) + 0.1 * (number + 1) * noise.standard_normal(32000).astype(np.float32)
-        write_audio(folder / "music" / f"{number}.wav", 0.4 * sound, 8000)
-    colours = np.random.default_rng(1).integers(0, 256, (36, 24, 24, 3), dtype=np.uint8)
-    return folder / "music", write_video(folder / "clip.mp4", list(colours), fps=6)
+    return write_tones_and_clip(tmp_path_factory.mktemp("media"))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +63,7 @@ def own_embeddings(model, encoder, media):
     pictures = encoder.processor.prepare_frames(frames).to(torch.uint8)
     times = {"fps": 6, "total_num_frames": 36, "duration": 6.0, "frames_indices": list(range(36))}
     audio = {}
-    for number in range(len(PITCHES)):
+    for number in range(5):
         (sound,) = [segment.data for segment in encoder.processor.audio_segments(str(music / f"{number}.wav"))]
         rate = encoder.processor.feature_extractor.sampling_rate
         audio[f"{number}.wav"] = model.encode_document([{"array": sound, "sampling_rate": rate}])[0]

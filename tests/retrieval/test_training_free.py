@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import pipeline
 
 from tests.encoders import checkpoints
-from tests.media import sine, write_audio, write_video
+from tests.media import sine, write_audio, write_tones_and_clip
 from viml_hf import (
     MediaEncoder,
     MusicIndex,
@@ -47,15 +47,9 @@ def name(checkpoint):
 @pytest.fixture(scope="module")
 def media(tmp_path_factory):
     """Five tracks and a video of one segment each, and a longer track."""
-    folder = tmp_path_factory.mktemp("media")
-    (folder / "music").mkdir()
-    generator = np.random.default_rng(0)
-    for number, pitch in enumerate((110, 220, 440, 880, 1760)):
-        sound = sine(pitch, 4, 8000) + 0.1 * (number + 1) * generator.standard_normal(32000).astype(np.float32)
-        write_audio(folder / "music" / f"{number}.wav", 0.4 * sound, 8000)
-    write_audio(folder / "music" / "long.wav", sine(330, 43, 8000), 8000)
-    colours = np.random.default_rng(1).integers(0, 256, (6 * 6, 24, 24, 3), dtype=np.uint8)
-    return folder / "music", write_video(folder / "clip.mp4", list(colours), fps=6)
+    music, clip = write_tones_and_clip(tmp_path_factory.mktemp("media"))
+    write_audio(music / "long.wav", sine(330, 43, 8000), 8000)
+    return music, clip
 
 
 @pytest.fixture(scope="module")

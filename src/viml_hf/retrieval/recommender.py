@@ -190,7 +190,7 @@ class Recommender:
         wanted = k * CANDIDATES if diversity else k
         (hits,) = self.index.search(query.embedding[None], wanted, condition, with_text=[query.with_text], **how)
         hits = self._chosen(hits, k, wishes)
-        usual = self._usual_scores(query.with_text, hubness_correction)
+        usual = self._usual_scores(query.with_text, hubness_correction) if hits else None
         found = [self._recommendation(rank, hit) for rank, hit in enumerate(hits, start=1)]
         vocabulary = _vocabulary() if text and any(one.fields.get(TAGS) for one in found) else None
         named = vocabulary.find(str(text)) if vocabulary is not None else []
