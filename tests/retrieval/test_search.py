@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from viml_hf import MusicIndex, ViMLError
 from viml_hf.retrieval import search
@@ -120,23 +119,15 @@ def test_tracks_near_each_other_are_told_apart():
     assert hits(index.search(query, 20)[0]) == naive(index, query[0], 20)
 
 
-def test_without_the_int8_kernel_the_answers_are_the_same(monkeypatch):
-    generator = np.random.default_rng(2)
-    index, query = make_index(generator, 100, 64), unit(generator, 1, 64)
-    expected = index.search(query)
-    assert search.int8_kernel() is not None
-    monkeypatch.setattr(search, "int8_kernel", lambda: None)
-    assert index.search(query) == expected
-
-
-def test_an_int8_kernel_that_computes_something_else_is_left_alone(monkeypatch):
-    monkeypatch.setattr(torch, "_weight_int8pack_mm", lambda queries, rows, scales: torch.zeros(1, 64))
-    search.int8_kernel.cache_clear()
-    assert search.int8_kernel() is None
-    monkeypatch.delattr(torch, "_weight_int8pack_mm")
-    search.int8_kernel.cache_clear()
-    assert search.int8_kernel() is None
-    search.int8_kernel.cache_clear()
+@pytest.mark.parametrize("queries", [1, 2, 70])
+@pytest.mark.parametrize("dim", [3, 64, 1100])
+def test_the_first_look_is_off_by_no_more_than_is_assumed(dim, queries):
+    generator = np.random.default_rng(dim)
+    (block,) = make_index(generator, 100, dim).blocks
+    asked = 3 * unit(generator, queries, dim)
+    rows = np.flatnonzero(block.row_mask(np.arange(100) % 3 > 0))
+    off = search._first_look(block, rows, asked) - asked @ block.embeddings[rows].astype(np.float32).T
+    assert np.abs(off).max() <= search._first_error([block], asked) < 0.15
 
 
 def test_a_row_that_differs_from_its_sketch_is_told():

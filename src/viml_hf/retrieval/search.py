@@ -1,21 +1,17 @@
 """Exact search: a first look at all rows, block by block, then the exact scores of those that can be among the best."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 
+import numkong
 import numpy as np
-import torch
 
 from viml_hf.errors import ViMLError
 from viml_hf.retrieval.index_blocks import Block
 
-FEW_QUERIES = 4  # up to these, reading the rows takes longer than computing, and the sketch is half of their size
 FIRST_ROWS, MANY_ROWS, BATCH_ROWS = 4096, 262_144, 16_384  # looked at together
 ROWS_IN_CACHE = 1024
-ROUNDING_ERROR = 0.0045  # of a query and a result in bfloat16, to 1 part in 512 each
-FLOAT32_ERROR = 0.005  # also where torch may multiply in bfloat16
 
 
 @dataclass(frozen=True)
@@ -87,10 +83,9 @@ def search_blocks(
         return []
     layout = Layout(blocks)
     best = [Candidates(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in queries]
-    given = torch.from_numpy(np.ascontiguousarray(queries, np.float32))
-    errors = [block.sketch_error * 1.001 + ROUNDING_ERROR for block in blocks] if len(queries) <= FEW_QUERIES else []
+    given = np.ascontiguousarray(queries, np.float32)
     # A row whose first score is this far below another row's is not above it.
-    margin = 2 * max(FLOAT32_ERROR, *errors, 0) * float(given.norm(dim=1).max())
+    margin = 2 * _first_error(blocks, given)
     for block, start, tracks in zip(blocks, layout.starts, kept, strict=False):
         left_out = None if tracks.all() else ~block.row_mask(tracks)
         for rows in _chunks(block, tracks, len(queries)):
@@ -110,7 +105,7 @@ def search_blocks(
 
 def _chunks(block: Block, tracks: np.ndarray, queries: int) -> "list[slice | np.ndarray]":
     """The rows to look at, as slices, or as row numbers where few are left; small ones first, for a first floor."""
-    size = MANY_ROWS if queries <= FEW_QUERIES else BATCH_ROWS
+    size = MANY_ROWS if queries == 1 else BATCH_ROWS
     wanted = int(block.counts[tracks].sum())
     if 2 * wanted >= len(block.embeddings):
         bounds = [0]
@@ -125,42 +120,35 @@ def _chunks(block: Block, tracks: np.ndarray, queries: int) -> "list[slice | np.
     return [numbers[first : first + 4 * FIRST_ROWS] for first in range(0, wanted, 4 * FIRST_ROWS)]
 
 
-@lru_cache(maxsize=1)
-def int8_kernel() -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None:
-    """torch's product of bfloat16 queries and scaled int8 rows, where it has one that computes what it should.
-
-    It is not among torch's documented functions, so it is tried out once.
-    """
-    kernel = getattr(torch, "_weight_int8pack_mm", None)
-    rows, query = torch.arange(-2048, 2048).view(64, 64).remainder(255) - 127, torch.linspace(-1, 1, 64)[None]
-    try:
-        found = kernel(query.bfloat16(), rows.to(torch.int8), torch.ones(64).bfloat16()).float()  # type: ignore[misc]
-    except (TypeError, RuntimeError):
-        return None
-    expected = query.bfloat16().float() @ rows.float().T
-    return kernel if (found - expected).abs().max() <= expected.abs().max() / 256 else None
+def _eight_bits(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Queries as int8, the scale of each, and the longest difference of a query and what they stand for."""
+    scales = np.abs(queries).max(1, keepdims=True).clip(1e-6) / 127
+    rounded = (queries / scales).round().astype(np.int8)
+    return rounded, scales, float(np.linalg.norm(queries - rounded * scales, axis=1).max())
 
 
-def _first_look(block: Block, rows: "slice | np.ndarray", queries: torch.Tensor) -> np.ndarray:
-    """Similarities `(queries, rows)` float32, off by no more than `search_blocks` assumes."""
-    dim = queries.shape[1]
-    count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
-    found = torch.empty(len(queries), count)
-    done = 0
-    multiply = int8_kernel() if len(queries) <= FEW_QUERIES and dim % 64 == 0 else None
-    if multiply is not None:
-        index = rows if isinstance(rows, slice) else torch.from_numpy(rows)
-        sketch, scales = block.sketch[index], block.scales[index]
-        done = count - count % 64  # the kernel reads whole groups of rows
-        if done:
-            found[:, :done] = multiply(queries.bfloat16(), sketch[:done], scales[:done])
-    for first in range(done, count, ROWS_IN_CACHE):
-        if isinstance(rows, slice):
-            chosen = block.embeddings[rows.start + first : min(rows.start + first + ROWS_IN_CACHE, rows.stop)]
-        else:
-            chosen = block.embeddings[rows[first : first + ROWS_IN_CACHE]]
-        found[:, first : first + len(chosen)] = queries @ torch.from_numpy(chosen).float().T
-    return found.numpy()
+def _first_error(blocks: Sequence[Block], queries: np.ndarray) -> float:
+    """How far a similarity of the first look may be off."""
+    longest = float(np.linalg.norm(queries, axis=1).max())
+    sketch_error = max((block.sketch_error for block in blocks), default=0.0)
+    return 1.001 * (sketch_error * longest + (1 + sketch_error) * _eight_bits(queries)[2]) + 1e-5
+
+
+def _first_look(block: Block, rows: "slice | np.ndarray", queries: np.ndarray) -> np.ndarray:
+    """Similarities `(queries, rows)` float32 of queries and sketches, both of 8 bits."""
+    rounded, query_scales, _ = _eight_bits(queries)
+    sketch = block.sketch.numpy()[rows]  # numpy gathers rows several times faster than torch
+    found = np.empty((len(queries), len(sketch)), np.float32)
+    if len(queries) == 1:
+        numkong.cdist(rounded, sketch, metric="dot", out=found, out_dtype="float32")
+    else:
+        packed = numkong.dots_pack(rounded)
+        for first in range(0, len(sketch), ROWS_IN_CACHE):
+            part = slice(first, first + ROWS_IN_CACHE)
+            found[:, part] = np.asarray(numkong.dots_packed(sketch[part], packed)).T
+    found *= query_scales
+    found *= block.scales[rows].float().numpy()
+    return found
 
 
 def _keep_best(
