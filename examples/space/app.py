@@ -1,4 +1,4 @@
-"""A page that recommends music: upload a video, say what the music should be like, hear the tracks.
+"""A page that recommends music: upload a video, say what the music should be like, hear the tracks under it.
 
 It runs as a Hugging Face Space (see README.md beside this file) or here. After `viml demo`:
 
@@ -27,8 +27,10 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
@@ -36,18 +38,27 @@ import gradio as gr
 
 from viml_hf import QueryLimits, Recommendation, Recommender
 from viml_hf.errors import MediaDecodeError, ViMLError, in_one_line
+from viml_hf.retrieval.reasons import reasons
+from viml_hf.retrieval.recommender import Question
+from viml_hf.retrieval.usual_scores import FITS
+from viml_hf.retrieval.wishes import Wishes
+from viml_hf.soundtrack.previews import preview_track
 
 HERE = Path(__file__).resolve().parent
 MAX_TRACKS = 20  # each is a player, which asks for the beginning of its file
 MAX_UPLOAD = "200mb"
 UPLOADS_KEPT = 3600  # seconds
 LIMITS = {"seconds": 600.0, "picture_pixels": 4096 * 2304, "video_pixels": 2e10, "characters": 2000}
+MAX_NAMES = 1000  # that are offered; others can be typed
 AT_ONCE = 2  # queries, each of another visitor: one that takes long holds up nobody else
 SHOWN_EXAMPLES = 3
 
 TITLE = "Music for a video"
 INTRODUCTION = "Upload a video, describe the music that you want, or both. The library is ranked for them."
 NOTHING_YET = '<p class="tracks-note">The recommended tracks appear here.</p>'
+
+INTERNAL = ("path", "sha256", "error", "start", "hop", "windows")  # columns that nobody would ask for
+QUIETLY: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 Example = tuple[str, str]  # a video's path, a text
 
@@ -69,21 +80,54 @@ def build_app(recommender: Recommender, music_folder: str | Path, examples: Sequ
 
     visitors = Visitors()
 
-    def recommend(video: str | None, text: str | None, tracks: float, request: gr.Request) -> str:
+    def recommend(
+        video: str | None,
+        text: str | None,
+        tracks: float,
+        like: list[str] | None,
+        avoid: str | None,
+        where: str | None,
+        diversity: float,
+        request: gr.Request,
+    ) -> tuple[str, Ranking]:
         """Rank the library for a video, a text, or both; the tracks as HTML."""
-        try:
-            with visitors.one_query(str(request.session_hash)):
-                found = recommender.recommend(video, text, k=int(tracks))
-        except MediaDecodeError as error:
-            # Its path is that of the upload on the server.
-            raise _message(f"{Path(error.path).name}: {error.cause}") from None
-        except ViMLError as error:
-            raise _message(in_one_line(error)) from None
-        return tracks_html(found, music_folder)
+        with told(), visitors.one_query(str(request.session_hash)):
+            wishes = Wishes(like or (), avoid, diversity=diversity)
+            where = (where or "").strip() or None
+            recommender.check_visitor(where, wishes)
+            question = recommender.ask(video, text, int(tracks), where=where, wishes=wishes)
+            (found,) = recommender.answer([question])
+        return tracks_html(found, music_folder), Ranking(video, question, found)
+
+    def preview(ranking: Ranking | None, number: Any, request: gr.Request) -> str:
+        """The video with one of the recommended tracks under it."""
+        with told(), visitors.one_query(str(request.session_hash)), TemporaryDirectory() as folder:
+            found = ranking.found if ranking is not None and ranking.video is not None else []
+            one = next((one for one in found if one.rank == number), None)
+            if ranking is None or ranking.video is None or one is None:
+                raise ViMLError("A preview is of a video with a track: ask with a video, and choose one of the tracks")
+            path = track_path(one, music_folder)
+            if path is None:
+                raise ViMLError(f"{one.track}: not in the music folder; choose another track")
+            made = preview_track(
+                recommender, ranking.question, replace(one, path=str(path)), ranking.video, Path(folder, "preview")
+            )
+            return str(shown.move_resource_to_block_cache(made.preview.path))
+
+    def offer(ranking: Ranking) -> tuple[Any, Any]:
+        choices = [(f"{one.rank}. {one.track}", one.rank) for one in ranking.found]
+        usable = ranking.video is not None and bool(choices)
+        return gr.update(choices=choices, value=1 if usable else None), gr.update(visible=usable)
+
+    def forget() -> tuple[str, None, None, Any]:
+        # What is shown is of this query, or nothing: an error would leave the tracks of the one before.
+        return "", None, None, gr.update(visible=False)
 
     takes = recommender.encoder.model.config.viml_config.query_modalities
+    names = [recommender.index.tracks[n].name for n in range(min(recommender.index.num_tracks, MAX_NAMES))]
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(UPLOADS_KEPT, UPLOADS_KEPT)) as app:
         gr.Markdown(f"# {TITLE}\n{INTRODUCTION}")
+        ranking = gr.State(None, time_to_live=UPLOADS_KEPT)
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 video = gr.Video(
@@ -97,16 +141,53 @@ def build_app(recommender: Recommender, music_folder: str | Path, examples: Sequ
                     visible="text" in takes,
                 )
                 tracks = gr.Slider(1, MAX_TRACKS, value=5, step=1, label="Number of tracks")
+                with gr.Accordion("More wishes", open=False):
+                    avoid = gr.Textbox(label="Avoid", placeholder="vocals, drums", visible="text" in takes)
+                    like = gr.Dropdown(names, multiselect=True, allow_custom_value=True, label="Like these tracks")
+                    columns = [name for name in recommender.index.columns if name not in INTERNAL]
+                    about = f"A condition on {', '.join(columns)}"
+                    where = gr.Textbox(label="Only tracks", placeholder="duration < 120", info=about)
+                    diversity = gr.Slider(0, 1, value=0, step=0.1, label="Variety")
                 button = gr.Button("Recommend", variant="primary")
             with gr.Column(scale=3, min_width=300):
                 results = gr.HTML(NOTHING_YET, label="Recommended tracks", elem_id="tracks", min_height=120)
+                with gr.Group(visible=False) as panel:
+                    which = gr.Dropdown([], label="Preview: your video with a track under it", elem_id="which")
+                    make = gr.Button("Make the preview")
+                    shown = gr.Video(label="Preview", interactive=False, buttons=["download"], elem_id="preview")
+        asked = [video, text, tracks, like, avoid, where, diversity]
         if examples and len(takes) == 2:  # after the tracks, which a phone shows below the button
             chosen = gr.Examples([list(one) for one in examples], [video, text], label="Examples", elem_id="examples")
-            chosen.dataset.click(None, None, results, js=CLEAR)
-        # What is shown is of this query, or nothing: an error would leave the tracks of the one before.
-        button.click(None, None, results, js=CLEAR)
-        button.click(recommend, [video, text, tracks], results, api_name="recommend", concurrency_limit=AT_ONCE)
+            chosen.dataset.click(forget, None, [results, ranking, shown, panel], **QUIETLY)
+        work: dict[str, Any] = {"concurrency_limit": AT_ONCE, "concurrency_id": "work"}
+        button.click(None, None, results, js=CLEAR)  # at once
+        begun = button.click(forget, None, [results, ranking, shown, panel], **QUIETLY)
+        answered = begun.then(recommend, asked, [results, ranking], api_name="recommend", **work)
+        answered.success(offer, ranking, [which, panel], **QUIETLY)
+        # Its choices are known to the page alone, so the number is checked by ourselves.
+        make.click(preview, [ranking, which], shown, api_name="preview", preprocess=False, **work)
     return app
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What was asked for last, and the answer."""
+
+    video: str | None
+    question: Question
+    found: list[Recommendation]
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What is wrong with a query, as the page tells it."""
+    try:
+        yield
+    except MediaDecodeError as error:
+        # Its path is that of the upload on the server.
+        raise _message(f"{Path(error.path).name}: {error.cause}") from None
+    except ViMLError as error:
+        raise _message(in_one_line(error)) from None
 
 
 class Visitors:
@@ -174,23 +255,35 @@ def launch_options(music_folder: str | Path) -> dict[str, Any]:
 
 def tracks_html(found: Sequence[Recommendation], music_folder: Path) -> str:
     """The tracks as a list with players, each of which starts where the track fits best."""
-    return '<ol class="tracks">' + "".join(_track_html(one, music_folder) for one in found) + "</ol>"
+    if not found:
+        return '<p class="tracks-note">No track of the library is left by your wishes.</p>'
+    note = ""
+    if found[0].percentile is not None and found[0].percentile < FITS:
+        note = '<p class="tracks-note">Nothing in this library fits well. The nearest tracks:</p>'
+    return f'{note}<ol class="tracks">' + "".join(_track_html(one, music_folder) for one in found) + "</ol>"
+
+
+def track_path(one: Recommendation, music_folder: Path) -> Path | None:
+    """The track's file; `None` where there is none in the music folder."""
+    path = (music_folder / one.track).resolve()
+    return path if path.is_relative_to(music_folder) and path.is_file() else None
 
 
 def _track_html(one: Recommendation, music_folder: Path) -> str:
-    name = escape(one.track)
-    path = (music_folder / one.track).resolve()
-    if path.is_relative_to(music_folder) and path.is_file():
-        source = f"/gradio_api/file={quote(os.fsencode(path))}#t={one.start:g}"
-        player = (
-            f'<audio controls preload="metadata" aria-label="{name}" src="{source}"></audio>'
-            f'<button type="button" class="together" data-start="{one.start:g}">Play with the video</button>'
-        )
-    else:
+    name, path = escape(one.track), track_path(one, music_folder)
+    if path is None:
         player = '<p class="facts">This file is not in the music folder.</p>'
+    else:
+        source = f"/gradio_api/file={quote(os.fsencode(path))}"
+        player = (
+            f'<audio controls preload="metadata" aria-label="{name}" src="{source}#t={one.start:g}"></audio>'
+            f'<button type="button" class="together" data-start="{one.start:g}">Play with the video</button> '
+            f'<a class="download" href="{source}" download="{escape(path.name)}">Download</a>'
+        )
     return (
         f'<li><span class="rank">{one.rank}</span><div><p class="name"><bdi>{name}</bdi></p>'
         f'<p class="facts">score {one.score:.2f} · fits best at {_clock(one.start)}–{_clock(one.end)}</p>'
+        f'<p class="facts">{escape(" · ".join(reasons(vars(one))))}</p>'
         f"{player}</div></li>"
     )
 
@@ -264,7 +357,10 @@ STYLE = """
 .tracks .facts { font-size: 0.875rem; font-variant-numeric: tabular-nums; }
 .tracks .facts, .tracks .rank, .tracks-note { opacity: 0.75; }
 .tracks audio { display: block; width: 100%; height: 2.5rem; margin-top: 0.5rem; }
-.tracks .together { margin-top: 0.25rem; padding: 0.25rem 0; font-size: 0.875rem; text-decoration: underline; }
+.tracks .together, .tracks .download {
+  display: inline-block; margin: 0.25rem 1rem 0 0; padding: 0.25rem 0; font-size: 0.875rem; font-weight: 400;
+  background: none; color: inherit; text-decoration: underline;
+}
 #examples th, #examples td { text-align: start; white-space: normal; }
 #examples th:first-child { width: 7rem; }
 button[aria-label="Trim video to selection"], button[aria-label="Reset video to initial value"] { display: none; }

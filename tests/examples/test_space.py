@@ -11,12 +11,16 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import yaml
 
 from tests.media import sine, write_audio, write_video
 from tests.retrieval.conftest import make_encoder
 from viml_hf import Recommendation, Recommender, ViMLError, build_index, find_music
+from viml_hf.processing.audio_decoding import iter_audio
+from viml_hf.retrieval.reasons import reasons
 
 gr = pytest.importorskip("gradio", reason="the Space needs gradio")
 from gradio_client import Client, handle_file  # noqa: E402 (comes with gradio)
@@ -80,10 +84,15 @@ def ask(url):
     """A query over the page's API; the tracks as HTML."""
     client = Client(url, verbose=False, analytics_enabled=False)
 
-    def ask(video=None, text="", tracks=5):
-        return client.predict(handle_file(video) if video else None, text, tracks, api_name="/recommend")
+    def ask(video=None, text="", tracks=5, **wishes):
+        return recommend(client, handle_file(video) if video else None, text, tracks, **wishes)
 
     return ask
+
+
+def recommend(client, video, text, tracks, *, like=(), avoid="", where="", diversity=0, call="predict"):
+    wishes = (list(like), avoid, where, diversity)
+    return getattr(client, call)(video, text, tracks, *wishes, api_name="/recommend")
 
 
 def names(page):
@@ -114,6 +123,57 @@ def test_the_ranking_is_that_of_the_recommender(ask, recommender, folder):
     assert len(rankings) == 3
     assert names(ask(None, TEXT, 2)) == [one.track for one in recommender.recommend(None, TEXT, k=2)]
     assert len(names(ask(None, TEXT, space.MAX_TRACKS))) == len(SECONDS)
+
+
+def test_wishes_are_those_of_the_recommender(ask, recommender, folder):
+    video, liked = str(folder / "query.mp4"), "short.wav"
+    page = ask(video, TEXT, like=[liked], avoid="drums", where="duration < 60", diversity=0.5)
+    found = recommender.recommend(video, TEXT, like=[liked], avoid="drums", where="duration < 60", diversity=0.5)
+    assert names(page) == [one.track for one in found] == [ODD]
+    (one,) = found
+    assert html.escape(" · ".join(reasons(vars(one)))) in page
+    assert "like +" in page
+    assert "No track of the library is left" in ask(text=TEXT, where="duration > 1000")
+
+
+def test_wishes_name_tracks_and_no_files_of_the_server(ask, folder):
+    told = set()
+    for path in (folder / "music/short.wav", folder / "nothing.wav"):
+        with pytest.raises(AppError) as error:
+            ask(text=TEXT, like=[str(path)])
+        told.add(str(error.value).replace(str(path), ""))
+    assert len(told) == 1
+    assert "like: no track" in told.pop()
+    with pytest.raises(AppError, match="is not told of here"):
+        ask(text=TEXT, where=f"path = '{folder / 'music/short.wav'}'")
+
+
+def test_it_says_when_nothing_fits(folder):
+    facts = {"fields": {}, "shares": {"text": 0.5}}
+    far, near = (Recommendation(1, "a.wav", 0.5, 0.0, 8.0, "", percentile=level, **facts) for level in (1.0, 50.0))
+    assert "Nothing in this library fits well" in space.tracks_html([far], folder / "music")
+    assert "Nothing" not in space.tracks_html([near], folder / "music")
+
+
+def test_the_preview_is_the_video_with_the_chosen_track(url, recommender, folder):
+    client = Client(url, verbose=False, analytics_enabled=False)
+    with pytest.raises(AppError, match="ask with a video"):
+        client.predict(1, api_name="/preview")
+    recommend(client, handle_file(str(folder / "query.mp4")), TEXT, 5)
+    ranking = [one.track for one in recommender.recommend(str(folder / "query.mp4"), TEXT)]
+    made = client.predict(ranking.index("album/long.wav") + 1, api_name="/preview")
+    with av.open(made) as preview, av.open(str(folder / "query.mp4")) as source:
+        pictures = [[bytes(packet) for packet in one.demux(video=0) if packet.size] for one in (preview, source)]
+        assert pictures[0] == pictures[1]
+    sound = np.concatenate(list(iter_audio(made, 22050)))
+    spectrum = np.abs(np.fft.rfft(sound[22050 : 3 * 22050]))
+    assert np.argmax(spectrum) / 2 == pytest.approx(220 * list(SECONDS).index("album/long.wav") + 220, abs=1)
+    for number in (0, 4, None, "1", [1]):
+        with pytest.raises(AppError, match="choose one of the tracks"):
+            client.predict(number, api_name="/preview")
+    recommend(client, None, TEXT, 5)
+    with pytest.raises(AppError, match="ask with a video"):
+        client.predict(1, api_name="/preview")
 
 
 def test_the_players_get_the_files(ask, url, folder):
@@ -171,11 +231,12 @@ def test_no_other_file_is_served(url, folder):
 
 def test_no_other_file_is_read_as_a_video(url, folder, recommender, monkeypatch):
     read = []
-    monkeypatch.setattr(recommender, "recommend", lambda video, *query, **options: read.append(video) or [])
+    make_query = recommender.make_query
+    monkeypatch.setattr(recommender, "make_query", lambda video, text: read.append(video) or make_query(None, TEXT))
 
     def events(path):
         """What the server says of a file that it would have itself; the client would upload one of its own."""
-        query = {"data": [{"path": str(path), "meta": {"_type": "gradio.FileData"}}, "", 5]}
+        query = {"data": [{"path": str(path), "meta": {"_type": "gradio.FileData"}}, "", 5, [], "", "", 0]}
         headers = {"Content-Type": "application/json"}
         call = f"{url}/gradio_api/call/recommend"
         with urllib.request.urlopen(urllib.request.Request(call, json.dumps(query).encode(), headers)) as answer:
@@ -187,7 +248,7 @@ def test_no_other_file_is_read_as_a_video(url, folder, recommender, monkeypatch)
         assert "event: error" in events(path)
     assert read == []
     video = handle_file(str(folder / "query.mp4"))
-    Client(url, verbose=False, analytics_enabled=False).predict(video, "", 5, api_name="/recommend")
+    recommend(Client(url, verbose=False, analytics_enabled=False), video, "", 5)
     assert [Path(path).name for path in read] == ["query.mp4"]
 
 
@@ -221,7 +282,7 @@ def test_two_users_at_once_get_their_own_results(url, recommender, monkeypatch):
 
     def ask(user):
         client = Client(url, verbose=False, analytics_enabled=False)
-        return [client.predict(None, text, 3, api_name="/recommend") for text in texts[user::4]]
+        return [recommend(client, None, text, 3) for text in texts[user::4]]
 
     with ThreadPoolExecutor(4) as pool:
         pages = [page for pages in zip(*pool.map(ask, range(4)), strict=True) for page in pages]
@@ -241,11 +302,11 @@ def test_a_visitor_has_one_query_at_a_time_and_holds_up_nobody_else(url, recomme
 
     monkeypatch.setattr(recommender, "make_query", slow)
     one, other = (Client(url, verbose=False, analytics_enabled=False) for _ in range(2))
-    first = one.submit(None, "slow", 3, api_name="/recommend")
+    first = recommend(one, None, "slow", 3, call="submit")
     assert begun.wait(30)
     with pytest.raises(AppError, match="still running"):
-        one.predict(None, TEXT, 3, api_name="/recommend")
-    assert names(other.predict(None, TEXT, 3, api_name="/recommend"))
+        recommend(one, None, TEXT, 3)
+    assert names(recommend(other, None, TEXT, 3))
     go_on.set()
     assert names(first.result())
 
@@ -264,7 +325,7 @@ def test_a_query_beyond_the_limits_is_refused_on_the_page(folder, recommender, m
         ((None, TEXT), "a text of more than 5 characters"),
     ):
         with pytest.raises(gr.Error, match=said):
-            page(*query, 5, request)
+            page(*query, 5, [], "", "", 0, request)
 
 
 def test_started_without_a_model_the_page_says_why(folder, recommender, monkeypatch, capsys, tmp_path):
@@ -304,7 +365,7 @@ def test_started_with_all_it_needs(folder, recommender, monkeypatch, tmp_path):
     monkeypatch.setenv("MUSIC", str(folder / "music"))
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     space.main()
-    page = json.dumps(launched.pop()[0].config)
+    page = json.dumps(launched.pop()[0].config, default=str)
     assert [f"text {number}" in page for number in range(5)] == [False, False, True, True, True]
 
     for line, said in (("{", "not lines of"), ('{"video": "gone.mp4", "text": ""}', r"gone\.mp4, which is not there")):
@@ -364,8 +425,13 @@ def test_in_a_browser(browser, url, recommender, folder, tmp_path):
     def wait(condition):
         return WebDriverWait(browser, 30, poll_frequency=0.1).until(lambda _: condition())
 
+    def press_button(label):
+        button = next(button for button in find("button") if button.text == label)
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+        button.click()
+
     def press():
-        next(button for button in find("button") if button.text == "Recommend").click()
+        press_button("Recommend")
 
     def check_players(found):
         wait(lambda: len(find("#tracks audio")) == len(found))
@@ -407,7 +473,7 @@ def test_in_a_browser(browser, url, recommender, folder, tmp_path):
     assert any(one.start > 0 for one in found)
     check_players(found)
 
-    for width, name in ((1280, "desktop"), (390, "phone")):
+    for width, name in ((1280, "desktop"), (375, "phone")):
         metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         wait(lambda width=width: browser.execute_script("return innerWidth") == width)
@@ -432,10 +498,78 @@ def test_in_a_browser(browser, url, recommender, folder, tmp_path):
     found = recommender.recommend(str(folder / "query.mp4"), TEXT, k=5)
     times = browser.execute_script(state + "return [...a].map(one => one.currentTime)")
     assert found[1].start <= times[1] < found[1].start + 5
-    # An example clears the tracks of the query before.
+    # The preview of a track is played and can be had as a file, as the track itself.
+    press_button("Make the preview")
+    wait(lambda: find("#preview video"))
+    wait(lambda: browser.execute_script("return document.querySelector('#preview video').readyState") > 0)
+    seconds = browser.execute_script("return document.querySelector('#preview video').duration")
+    assert seconds == pytest.approx(6, abs=0.1)
+    assert find("#preview a[download]")
+    downloads = [link.get_attribute("href") for link in find("#tracks a[download]")]
+    assert [status(one) for one in downloads] == [200] * 3
+    # An example clears the tracks of the query before, and its preview.
     browser.execute_script("arguments[0].click()", find("#examples tbody tr")[0])
-    wait(lambda: not find("#tracks audio"))
+    wait(lambda: not find("#tracks audio") and not find("#preview video"))
 
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     assert [address for address in asked if address.startswith(("http", "ws")) and not address.startswith(url)] == []
+
+
+def test_by_keyboard_alone(browser, url, recommender, folder):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def wait(condition):
+        return WebDriverWait(browser, 30, poll_frequency=0.1).until(lambda _: condition())
+
+    def found(selector):
+        return browser.find_elements(By.CSS_SELECTOR, selector)
+
+    def keys(*given):
+        ActionChains(browser).send_keys(*given).perform()
+
+    def focused():
+        script = (
+            "const e = document.activeElement; return [e.innerText, e.placeholder, e.ariaLabel, e.className].join(' ')"
+        )
+        return browser.execute_script(script)
+
+    def tab_to(word, most=60):
+        for _ in range(most):
+            keys(Keys.TAB)
+            if word in focused():
+                shown = "return document.activeElement.matches(':focus-visible')"
+                assert browser.execute_script(shown), f"the focus on {word} is not to be seen"
+                return
+        raise AssertionError(f"{word} is not reached; the last was {focused()}")
+
+    browser.get(url)
+    wait(lambda: found("input[type=file]"))
+    found("input[type=file]")[0].send_keys(str(folder / "query.mp4"))  # the system's own dialogue is not ours
+    wait(lambda: found("#query video"))
+    tab_to("upbeat pop")
+    keys(TEXT)
+    tab_to("More wishes")
+    keys(Keys.ENTER)
+    wait(lambda: any(one.is_displayed() for one in found("input[placeholder='vocals, drums'], textarea")))
+    tab_to("vocals, drums")
+    keys("drums")
+    tab_to("duration < 120")
+    keys("duration < 60")
+    tab_to("Recommend")
+    keys(Keys.ENTER)
+    wait(lambda: found("#tracks audio"))
+    video = str(folder / "query.mp4")
+    expected = recommender.recommend(video, TEXT, avoid="drums", where="duration < 60", k=5)
+    assert [one.text for one in found("#tracks .name")] == [one.track for one in expected]
+    tab_to("together")
+    keys(Keys.SPACE)
+    playing = "return [...document.querySelectorAll('#tracks audio')].map(one => !one.paused)"
+    wait(lambda: browser.execute_script(playing) == [True, False])
+    tab_to("download")
+    tab_to("Make the preview")
+    keys(Keys.ENTER)
+    wait(lambda: found("#preview video"))

@@ -78,6 +78,22 @@ def test_the_best_tracks_are_those_of_the_exact_search(tracks, filled, number):
         assert np.allclose([row[2:] for row in ours], [row[2:] for row in theirs], atol=2e-5)
 
 
+def test_wishes_reach_the_engine(encoder, index, video, tmp_path):
+    """Several vectors and negative ones are one sum, so the engine is asked once and ranks as the folder does."""
+    address = f"milvus:{tmp_path / 'tracks.db'}"
+    fill_milvus(address, index, progress=False)
+    name = index.tracks[0].name
+    wishes = {"like": [name], "avoid": "loud drums", "weights": {"avoid": 2.0}, "diversity": 0.3}
+    found, expected = (
+        Recommender(encoder, one).recommend(video, "calm", **wishes) for one in (MilvusIndex(address), index)
+    )
+    assert [one.track for one in found] == [one.track for one in expected]
+    assert name not in {one.track for one in found}
+    for one, other in zip(found, expected, strict=True):
+        assert one.shares == pytest.approx(other.shares, abs=1e-5)
+        assert {"video", "text", "like", "avoid"} <= {*one.shares}
+
+
 def test_a_track_comes_back_as_it_was(tracks, filled):
     assert (filled.model, filled.fingerprint, filled.width) == (tracks.model, tracks.fingerprint, tracks.width)
     assert filled.num_tracks == tracks.num_tracks == len(filled.tracks) == len(list(filled.tracks))

@@ -295,7 +295,7 @@ def test_the_command_takes_wishes_and_tells_reasons(folders, video, library, cap
 @pytest.mark.parametrize(
     ("options", "hint"),
     [
-        (["--weight", "like"], "--weight like: give PART=NUMBER"),
+        (["--weight", "like"], "weight 'like': give PART=NUMBER"),
         (["--like", "missing.wav"], "neither a track of the index nor a file"),
         (["--exclude", "missing.wav"], "exclude: no track"),
         (["--min-score", "3"], "no track of the index is left"),

@@ -64,6 +64,35 @@ def test_the_answer_is_the_recommenders(ask, recommender, video):
     assert [one["score"] for one in plain] == [one.score for one in recommender.recommend(text="jazz")]
 
 
+def test_wishes_are_those_of_the_recommender(ask, recommender, video):
+    names = ["short.wav", "album/middle.wav", "album/long.wav"]
+    form = {"path": video.name, "text": "jazz", "like": [names[0]], "avoid": "drums", "weight": ["like=2", "avoid=0.1"]}
+    found = ask().post("/recommend", data={**form, "diversity": 0.2, "exclude": [names[1]]}).json()["results"]
+    wishes = {"like": [names[0]], "avoid": "drums", "weights": {"like": 2.0, "avoid": 0.1}, "exclude": [names[1]]}
+    expected = recommender.recommend(video, "jazz", diversity=0.2, **wishes)
+    assert [one["track"] for one in found] == [one.track for one in expected] == names[2:3]
+    for one, other in zip(found, expected, strict=True):
+        told = {name: one[name] for name in ("score", "shares", "percentile", "tags_found", "tags_missing")}
+        assert told == {name: getattr(other, name) for name in told}
+    best = ask().post("/recommend", data={"text": "jazz"}).json()["results"][0]
+    alone = ask().post("/recommend", data={"text": "jazz", "min_score": best["score"]}).json()["results"]
+    assert alone == [best]
+
+
+@pytest.mark.parametrize("form", [{"like": ["{}"]}, {"exclude": ["{}"]}], ids=["like", "exclude"])
+def test_wishes_name_tracks_and_no_files(ask, library, form):
+    """Whether a file is there cannot be found out either."""
+    told = set()
+    for path in (library / "short.wav", library / "nothing.wav"):
+        given = {name: [one.format(path) for one in paths] for name, paths in form.items()}
+        detail = problem(ask().post("/recommend", data={"text": "jazz", **given}), 422)
+        told.add(detail.replace(str(path), ""))
+    assert len(told) == 1
+    assert "no track" in told.pop()
+    for where in (f"path < '{library}'", f"duration > 0 and not error = '{library}'"):
+        assert "is not told of here" in problem(ask().post("/recommend", data={"text": "jazz", "where": where}), 422)
+
+
 def test_the_sound_of_a_track_in_whole_and_in_part(ask, library):
     client = ask()
     found = client.post("/recommend", data={"text": "jazz"}).json()["results"][0]
@@ -96,6 +125,9 @@ def test_only_videos_below_the_root(ask, video, tmp_path):
         ({"data": {"text": "jazz", "k": "0"}}, "k: "),
         ({"data": {"text": "jazz", "k": "many"}}, "k: "),
         ({"data": {"text": "j" * 20_000}}, "10,000 characters"),
+        ({"data": {"text": "j", "avoid": "j" * 20_000}}, "10,000 characters"),
+        ({"data": {"text": "j", "weight": "like"}}, "give PART=NUMBER"),
+        ({"data": {"text": "j", "diversity": "2"}}, "diversity=2.0"),
         ({"files": {"video": ("my.mp4", b"no video")}}, "my.mp4: "),
         ({"files": {"video": ("my.mp4", b"no video")}, "data": {"path": "query.mp4"}}, "both given"),
     ],
@@ -167,9 +199,9 @@ class Held(Recommender):
         super().__init__(other.encoder, other.index)
         self.sign = threading.Event()
 
-    def embed_query(self, *arguments):
+    def make_query(self, *arguments):
         self.sign.wait(5)
-        return super().embed_query(*arguments)
+        return super().make_query(*arguments)
 
 
 def test_more_queries_than_may_wait(ask, recommender):
@@ -201,7 +233,7 @@ def test_a_query_that_takes_too_long(ask, recommender):
     held.sign.set()
 
 
-@pytest.mark.parametrize("fails", ["embed_query", "rank"])
+@pytest.mark.parametrize("fails", ["make_query", "answer"])
 def test_a_fault_of_ours_is_a_problem_and_the_service_goes_on(ask, recommender, monkeypatch, fails):
     client = ask()
     monkeypatch.setattr(recommender, fails, lambda *_, **__: 1 / 0)

@@ -32,6 +32,23 @@ def test_the_tools_answer_as_the_recommender(recommender, video, library):
     assert json.loads(track.content[0].text)["path"] == str(library / results[0]["track"])
 
 
+def test_wishes_are_those_of_the_recommender(recommender, library):
+    liked, left_out = (recommender.index.tracks[number].name for number in (0, 1))
+    wishes = {"like": [liked], "avoid": "drums", "exclude": [left_out], "diversity": 0.2}
+    _, (found, refused) = asked(
+        recommender,
+        None,
+        ("recommend", {"text": "jazz", **wishes}),
+        ("recommend", {"text": "jazz", "like": [str(library / "short.wav")]}),
+    )
+    expected = recommender.recommend(text="jazz", **wishes)
+    assert [(one["track"], one["shares"]) for one in found.structured_content["result"]] == [
+        (one.track, one.shares) for one in expected
+    ]
+    assert refused.is_error
+    assert "no track" in refused.content[0].text
+
+
 def test_what_cannot_be_answered_is_told_in_one_line(recommender, video):
     calls = (
         ("recommend", {}),

@@ -12,14 +12,14 @@ from viml_hf.serve.shared_search import SharedSearch
 
 def test_queries_are_searched_for_together_and_answered_as_alone(recommender, monkeypatch):
     texts, sizes, first = [f"text {number}" for number in range(20)], [], threading.Event()
-    rank = recommender.rank
+    search = recommender.index.search
 
-    def slow_rank(queries, **options):
+    def slow_search(queries, *arguments, **options):
         sizes.append(len(queries))
         first.wait(5) if len(sizes) == 1 else None
-        return rank(queries, **options)
+        return search(queries, *arguments, **options)
 
-    monkeypatch.setattr(recommender, "rank", slow_rank)
+    monkeypatch.setattr(recommender.index, "search", slow_search)
     service = MusicService(recommender)
 
     async def ask():
@@ -43,15 +43,15 @@ def test_queries_are_searched_for_together_and_answered_as_alone(recommender, mo
 
 
 def test_an_error_reaches_everyone_who_asked_and_the_next_search_works():
-    def rank(queries, with_text, fail=False):
+    def answer(questions, fail=False):
         if fail:
             raise ValueError("no")
-        return [float(query) for query in queries]
+        return [float(question) for question in questions]
 
     async def ask():
-        search = SharedSearch(SimpleNamespace(rank=rank))
-        failed = await asyncio.gather(*(search(1.0, False, fail=True) for _ in range(3)), return_exceptions=True)
-        return failed, await search(2.0, False)
+        search = SharedSearch(SimpleNamespace(answer=answer))
+        failed = await asyncio.gather(*(search(1.0, fail=True) for _ in range(3)), return_exceptions=True)
+        return failed, await search(2.0)
 
     failed, found = asyncio.run(ask())
     assert [str(error) for error in failed] == ["no"] * 3

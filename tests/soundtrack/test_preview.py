@@ -231,6 +231,12 @@ def test_the_command_writes_previews_and_a_page(tmp_path, library, viml, monkeyp
     page = (tmp_path / "out" / "index.html").read_text()
     assert all(f'src="{result["rank"]}.mp4"' in page for result in results)
     assert all((tmp_path / "out" / f"{result['rank']}.mp4").is_file() for result in results)
+    assert page.count("video +") + page.count("video -") == len(results)
+    best = results[0]["track"]
+    _, lines, _ = viml("preview", video, *common, "--json", "--exclude", best, "--like", tmp_path / "music/tone.wav")
+    (other,) = json.loads("\n".join(lines))["results"]
+    assert other["track"] != best
+    assert other["shares"].keys() == {"video", "like"}
     for words in (["--original-sound", "speech"], ["--where", "nothing = 1"], ["-k", 0]):
         if words[1] == "speech":
             monkeypatch.setitem(sys.modules, "silero_vad", None)

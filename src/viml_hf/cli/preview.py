@@ -5,6 +5,7 @@ import json
 import os
 from typing import Any
 
+from viml_hf.cli.shared import add_wishes, wishes_of
 from viml_hf.errors import ViMLError, shown, unreadable
 
 TIMELINES = (".otio", ".fcpxml", ".edl")
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--index", required=True, help="folder made by `viml index`")
     add("--model", help="model folder or Hub id; by default the one that made the index")
     add("-k", type=int, default=3, help="how many tracks (default: 3)")
-    add("--where", metavar="CONDITION", help="only tracks such as \"licence = 'CC-BY'\", see `viml recommend`")
+    add_wishes(parser)
     add("-o", "--output", required=True, metavar="FOLDER", help="folder of the previews; index.html in it plays them")
     about = (
         "lower the music where the video has sound or speech, keep its sound as it is, or replace it (default: sound)"
@@ -58,6 +59,7 @@ def run(options: argparse.Namespace) -> None:
             "path": one.found.path,
             "licence": one.found.licence,
             "score": one.found.score,
+            "shares": one.found.shares,
             "preview": str(one.preview.path),
             "duration": one.preview.duration,
             "pieces": moment.pieces,
@@ -68,6 +70,7 @@ def run(options: argparse.Namespace) -> None:
             "true_peak": levels.true_peak if levels.true_peak > float("-inf") else None,
         }
 
+    wishes = wishes_of(options)
     recommender = Recommender.from_pretrained(options.model, index=options.index)
     cuts = find_cuts(options.video)
     found = preview_recommendations(
@@ -77,6 +80,7 @@ def run(options: argparse.Namespace) -> None:
         options.k,
         folder=options.output,
         where=options.where,
+        wishes=wishes,
         original_sound=options.original_sound,
         cuts=cuts,
         cut_weight=options.cut_weight,

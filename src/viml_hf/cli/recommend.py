@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from viml_hf.cli.shared import add_wishes, wishes_of
 from viml_hf.errors import ViMLError, in_one_line, shown, unreadable
 
 if TYPE_CHECKING:
-    from viml_hf.retrieval.recommender import Recommendation, Recommender
+    from viml_hf.retrieval.recommender import Question, Recommendation, Recommender
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,17 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--index", required=True, help="folder made by `viml index`, or milvus:…")
     add("--model", help="model folder, Hub id or encoder; by default the one that made the index")
     add("-k", type=int, default=10, help="how many tracks (default: 10)")
-    add(
-        "--where",
-        metavar="CONDITION",
-        help="rank only tracks such as \"licence = 'CC-BY' and duration < 120\"",
-    )
-    add("--like", metavar="MUSIC", action="append", default=[], help="track of the index, or file, to be like")
-    add("--avoid", metavar="TEXT", help='what the music should not be like, such as "vocals"')
-    add("--exclude", metavar="TRACK", action="append", default=[], help="track to leave out")
-    add("--weight", metavar="PART=NUMBER", action="append", default=[], help="of like or avoid (0.5), or text")
-    add("--diversity", type=float, default=0.0, help="from 0, by score alone, to 1: less that is alike")
-    add("--min-score", type=float, help="leave out what has a lower score")
+    add_wishes(parser)
     add("--approximate", action="store_true", help="search a large index faster, and nearly exactly")
     add("--no-hubness-correction", dest="hubness_correction", action="store_false", help="rank by similarity alone")
     add("--length", metavar="S", help="find the moment of each track: seconds, or `video` for the video's length")
@@ -46,7 +37,6 @@ def check(options: argparse.Namespace) -> None:
     """Refuse what can be refused before anything is loaded."""
     if options.video is None and not (options.text or "").strip() and not options.like:
         raise ViMLError("the query is empty: give a VIDEO, --text or --like")
-    _weights(options.weight)
     if options.video is not None:
         try:
             os.stat(options.video)
@@ -85,32 +75,21 @@ def _seconds(length: str, video: str | None) -> float | None:
     return seconds
 
 
-def _weights(given: list[str]) -> dict[str, float]:
-    """The numbers of `like=0.5` and the like."""
-    found = {}
-    for one in given:
-        name, _, number = one.partition("=")
-        try:
-            found[name] = float(number)
-        except ValueError:
-            raise ViMLError(f"--weight {one}: give PART=NUMBER, such as avoid=1") from None
-    return found
-
-
 def run(options: argparse.Namespace) -> None:
     """Print the ranking, or write those of many videos."""
     from viml_hf.retrieval.recommender import Recommender
 
+    wishes = wishes_of(options)
     recommender = Recommender.from_pretrained(options.model, index=options.index)
-    names = ("where", "like", "avoid", "exclude", "diversity", "min_score", "approximate", "hubness_correction")
-    how = {name: getattr(options, name) for name in names} | {"weights": _weights(options.weight)}
+    how = {name: getattr(options, name) for name in ("approximate", "hubness_correction")}
 
     def ask(video: str | None, text: str | None) -> list[dict[str, Any]]:
-        found = recommender.recommend(video, text, options.k, **how)
-        return _with_moments(recommender, found, video, text, options.length)
+        question = recommender.ask(video, text, options.k, where=options.where, wishes=wishes)
+        (found,) = recommender.answer([question], **how)
+        return _with_moments(recommender, question, found, video, options.length)
 
     if options.output is not None:
-        records = _ask_for_many(options, recommender, ask, how)
+        records = _ask_for_many(options, recommender, ask, {"where": options.where, **asdict(wishes), **how})
     else:
         results = ask(options.video, options.text)
         records = [{"id": options.video or "", "results": results}]
@@ -125,7 +104,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _with_moments(
-    recommender: "Recommender", found: "list[Recommendation]", video: str | None, text: str | None, length: str | None
+    recommender: "Recommender",
+    question: "Question",
+    found: "list[Recommendation]",
+    video: str | None,
+    length: str | None,
 ) -> list[dict[str, Any]]:
     """Results as dictionaries, with the moment of each track where a length is asked for."""
     from viml_hf.processing.media import printable
@@ -143,10 +126,9 @@ def _with_moments(
             f"--length {wanted:g}: of the tracks that are recommended the longest has {longest:.1f} s; give less, or "
             f'--where "duration >= {wanted:g}"'
         )
-    query = recommender.embed_query(video, text)
     for one, result in zip(found, results, strict=True):
         try:
-            moment = moment_near(recommender.encoder, one, query, wanted)
+            moment = moment_near(recommender.encoder, one, question.query.embedding, wanted)
             result["moment"] = {"pieces": moment.pieces, "score": moment.score}
         except ViMLError as error:
             result["moment"] = None
@@ -180,6 +162,7 @@ def _ask_for_many(options: argparse.Namespace, recommender: "Recommender", ask: 
 
 
 def _print(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    from viml_hf.retrieval.reasons import reasons
     from viml_hf.retrieval.usual_scores import FITS
 
     best = results[0]["percentile"] if results else None
@@ -196,14 +179,4 @@ def _print(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
         if moment:
             start, end = moment["pieces"][0][0], moment["pieces"][-1][1]
         print(f"{r['rank']:4d}  {r['score']:+.3f}  {start:6.1f} – {end:6.1f} s  {shown(r['track'])}")
-        print(f"      {shown(_reasons(r))}")
-
-
-def _reasons(result: dict[str, Any]) -> str:
-    """Why a track was recommended, in a line."""
-    fields = result["fields"]
-    parts = [", ".join(f"{name} {share:+.2f}" for name, share in result["shares"].items())]
-    for word, tags in (("has", result["tags_found"]), ("lacks", result["tags_missing"])):
-        parts += [f"{word} {', '.join(tags)}"] if tags else []
-    parts += [f"{fields['tempo']:.0f} BPM"] if isinstance(fields.get("tempo"), int | float) else []
-    return " · ".join([*parts, *(str(one) for one in (fields.get("key"), result["licence"]) if one)])
+        print(f"      {shown(' · '.join(reasons(r)))}")

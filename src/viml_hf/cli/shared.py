@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from viml_hf.data.sources import Sources
     from viml_hf.features.store import Store
+    from viml_hf.retrieval.wishes import Wishes
 
 
 TAGGERS = "folder or Hub id of a tagger or of an audio classifier, clap[:HUB_ID], or musicnn:FOLDER_OR_WHEEL"
@@ -20,6 +21,27 @@ def add_encoder_options(parser: argparse.ArgumentParser, *modalities: str) -> No
         prompt = ", with ?prompt=TEXT behind it for a prompt" if modality == "text" else ""
         about = f"{modality} encoder, NAME[:HUB_ID[@REVISION]] or a folder{prompt} (default: descriptors)"
         parser.add_argument(f"--{modality}-encoder", default="descriptors", metavar="NAME", help=about)
+
+
+def add_wishes(parser: argparse.ArgumentParser) -> None:
+    """The options of what a person wishes of a ranking."""
+    add = parser.add_argument
+    about = "rank only tracks such as \"licence = 'CC-BY' and duration < 120\""
+    add("--where", metavar="CONDITION", help=about)
+    add("--like", metavar="MUSIC", action="append", default=[], help="track of the index, or file, to be like")
+    add("--avoid", metavar="TEXT", help='what the music should not be like, such as "vocals"')
+    add("--exclude", metavar="TRACK", action="append", default=[], help="track to leave out")
+    add("--weight", metavar="PART=NUMBER", action="append", default=[], help="of like or avoid (0.5), or text")
+    add("--diversity", type=float, default=0.0, help="from 0, by score alone, to 1: less that is alike")
+    add("--min-score", type=float, help="leave out what has a lower score")
+
+
+def wishes_of(options: argparse.Namespace) -> "Wishes":
+    """The wishes that `add_wishes` took."""
+    from viml_hf.retrieval.wishes import Wishes, parse_weights
+
+    weights = parse_weights(options.weight)
+    return Wishes(options.like, options.avoid, options.exclude, weights, options.diversity, options.min_score)
 
 
 def read_media(sources: Sequence[str] | str, media: str | None = None) -> "Sources":

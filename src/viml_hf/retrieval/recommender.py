@@ -22,13 +22,14 @@ from viml_hf.retrieval.queries import TEXT, VIDEO, Query, make_query, weighted_s
 from viml_hf.retrieval.query_limits import QueryLimits
 from viml_hf.retrieval.tracks import embed_windows, track_spans
 from viml_hf.retrieval.usual_scores import percentile, usual_best_scores
-from viml_hf.retrieval.where import Condition
+from viml_hf.retrieval.where import Condition, columns_of, parse_where
 from viml_hf.retrieval.wishes import AVOID, CANDIDATES, LIKE, TAGS, Wishes, most_various, narrowed, unwanted_tags
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
 if TYPE_CHECKING:
     from viml_hf.retrieval.milvus_index import MilvusIndex
 
+PRIVATE = {"path", "error"}  # columns that tell of this machine's files
 HUBS = "hubs"  # the share of a score that the correction for hubs takes
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,30 @@ class Recommendation:
     tags_found: list[str] = field(default_factory=list)
     tags_missing: list[str] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A query with what restricts and orders its results, from [`Recommender.ask`].
+
+    Args:
+        query: What is searched for.
+        k: How many tracks are wanted.
+        text: Of the query.
+        condition: Which tracks are searched.
+        wishes: By which the results are chosen.
+    """
+
+    query: Query
+    k: int = 10
+    text: str | None = None
+    condition: Condition | None = None
+    wishes: Wishes = field(default_factory=Wishes)
+
+    @property
+    def candidates(self) -> int:
+        """How many tracks are searched for, from which the results are chosen."""
+        return self.k * CANDIDATES if self.wishes.diversity else self.k
 
 
 class Recommender:
@@ -180,29 +205,72 @@ class Recommender:
                 1, `where` is no condition on columns that are there, or a wish is not accepted or has no effect.
             MediaDecodeError: The video or the music to be like cannot be decoded, or is beyond the limits.
         """
+        wishes = Wishes(like, avoid, exclude, weights or {}, diversity, min_score)
+        question = self.ask(video, text, k, where=where, wishes=wishes)
+        (found,) = self.answer([question], approximate=approximate, hubness_correction=hubness_correction)
+        return found
+
+    def ask(
+        self,
+        video: Video | None = None,
+        text: str | None = None,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        wishes: Wishes | None = None,
+    ) -> Question:
+        """The question that [`Recommender.recommend`] answers, embedded; arguments and errors are those of it."""
         if k < 1:
             raise ViMLError(f"k={k}: give the number of tracks to recommend, 1 or more")
-        wishes = Wishes(like, avoid, exclude, weights or {}, diversity, min_score)
-        text = (text or "").strip() or None
+        wishes, text = wishes or Wishes(), (text or "").strip() or None
         condition = self._condition(where, text, wishes)  # refused before a video is analysed
-        query = self._query(video, text, wishes)
-        how: dict[str, Any] = {"hubness_correction": hubness_correction, "approximate": approximate}
-        wanted = k * CANDIDATES if diversity else k
-        (hits,) = self.index.search(query.embedding[None], wanted, condition, with_text=[query.with_text], **how)
-        hits = self._chosen(hits, k, wishes)
-        usual = self._usual_scores(query.with_text, hubness_correction) if hits else None
-        found = [self._recommendation(rank, hit) for rank, hit in enumerate(hits, start=1)]
-        vocabulary = _vocabulary() if text and any(one.fields.get(TAGS) for one in found) else None
-        named = vocabulary.find(str(text)) if vocabulary is not None else []
-        return [self._explained(one, hit, query, usual, named) for one, hit in zip(found, hits, strict=True)]
+        return Question(self._query(video, text, wishes), k, text, condition, wishes)
+
+    def answer(
+        self, questions: Sequence[Question], *, approximate: bool = False, hubness_correction: bool = True
+    ) -> list[list[Recommendation]]:
+        """The recommendations for each of some questions. Those about the same tracks are searched for together.
+
+        For the options see [`Recommender.recommend`].
+        """
+        alike: dict[tuple[Condition | None, int], list[int]] = {}
+        for number, question in enumerate(questions):
+            alike.setdefault((question.condition, question.candidates), []).append(number)
+        answers: list[list[Recommendation]] = [[] for _ in questions]
+        for (condition, count), numbers in alike.items():
+            found = self.index.search(
+                np.stack([questions[number].query.embedding for number in numbers]),
+                count,
+                condition,
+                with_text=[questions[number].query.with_text for number in numbers],
+                hubness_correction=hubness_correction,
+                approximate=approximate,
+            )
+            for number, hits in zip(numbers, found, strict=True):
+                answers[number] = self._explained(questions[number], hits, hubness_correction)
+        return answers
+
+    def check_visitor(self, where: str | None, wishes: Wishes) -> None:
+        """Refuse what would tell somebody who is not at this machine of its files: a `ViMLError`.
+
+        These are music to be like that is no track of the index, and conditions on where files lie.
+        """
+        self.check_tracks(wishes.liked, "like")
+        private = columns_of(parse_where(where)) & PRIVATE if where is not None else ()
+        if private:
+            raise ViMLError(f"where: {sorted(private)[0]!r} is not told of here; give a condition on another column")
+
+    def check_tracks(self, names: Sequence[str], what: str) -> None:
+        """Refuse names that are no tracks of the index: a `ViMLError` that begins with what they were given as."""
+        for name in names:
+            if self.index.position(track_key(name)) is None:
+                raise ViMLError(f"{what}: no track {name!r} in the index; give names as `recommend` tells them")
 
     def _condition(self, where: str | None, text: str | None, wishes: Wishes) -> Condition | None:
         """What tracks are ranked by `where`, and by tracks and tags that are not wanted."""
         condition = None if where is None else self.index.condition(where)
         liked = [name for name in wishes.liked if self.index.position(track_key(name)) is not None]
-        for name in wishes.exclude:
-            if self.index.position(track_key(name)) is None:
-                raise ViMLError(f"exclude: no track {name!r} in the index; give names as `recommend` tells them")
+        self.check_tracks(wishes.exclude, "exclude")
         has_tags = TAGS in self.index.columns
         vocabulary = _vocabulary() if wishes.avoid or (text and has_tags) else None
         unwanted = [] if vocabulary is None else unwanted_tags(wishes.avoid, text, vocabulary)
@@ -260,10 +328,18 @@ class Recommender:
             self._usual[kind] = None if bank is None else usual_best_scores(self.index, bank, **how)
         return self._usual[kind]
 
-    def _explained(
+    def _explained(self, question: Question, hits: list[Hit], hubness_correction: bool) -> list[Recommendation]:
+        """The recommendations that a question's hits are, with their reasons."""
+        hits = self._chosen(hits, question.k, question.wishes)
+        usual = self._usual_scores(question.query.with_text, hubness_correction) if hits else None
+        found = [self._recommendation(rank, hit) for rank, hit in enumerate(hits, start=1)]
+        vocabulary = _vocabulary() if question.text and any(one.fields.get(TAGS) for one in found) else None
+        named = vocabulary.find(str(question.text)) if vocabulary is not None else []
+        return [self._with_reasons(*one, question.query, usual, named) for one in zip(found, hits, strict=True)]
+
+    def _with_reasons(
         self, found: Recommendation, hit: Hit, query: Query, usual: np.ndarray | None, named: Sequence[str]
     ) -> Recommendation:
-        """A recommendation with its reasons."""
         shares = query.shares(self.index.rows_of(hit.track)[hit.window])
         if hit.score != hit.similarity:
             shares[HUBS] = hit.score - hit.similarity
@@ -275,15 +351,6 @@ class Recommender:
             tags_found=[tag for tag in named if tag in tags],
             tags_missing=[tag for tag in named if tags and tag not in tags],
         )
-
-    def rank(
-        self, queries: np.ndarray, k: int, where: str | Condition | None = None, **options: Any
-    ) -> list[list[Recommendation]]:
-        """The library ranked for queries `(queries, dim)` that are embedded already; see [`MusicIndex.search`]."""
-        return [
-            [self._recommendation(rank, hit) for rank, hit in enumerate(hits, start=1)]
-            for hits in self.index.search(queries, k, where, **options)
-        ]
 
     def _recommendation(self, rank: int, hit: Hit) -> Recommendation:
         track = self.index.tracks[hit.track]

@@ -69,6 +69,23 @@ class Wishes:
         return self.weights.get(part, WEIGHTS[part])
 
 
+def parse_weights(given: Sequence[str]) -> dict[str, float]:
+    """Weights as they are written on a command line or in a form.
+
+    Example:
+        >>> parse_weights(["like=0.5", "avoid=1"])
+        {'like': 0.5, 'avoid': 1.0}
+    """
+    found = {}
+    for one in given:
+        name, _, number = one.partition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            raise ViMLError(f"weight {one!r}: give PART=NUMBER, such as avoid=1") from None
+    return found
+
+
 def unwanted_tags(avoid: str | None, text: str | None, vocabulary: TagVocabulary) -> list[str]:
     """The tags that a wish to avoid names and those that a text denies, with their kinds.
 

@@ -15,6 +15,7 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
 from viml_hf.errors import MediaDecodeError, ViMLError
+from viml_hf.retrieval.wishes import Wishes, parse_weights
 from viml_hf.serve.guard import Guard
 from viml_hf.serve.problems import documented, handle_errors
 from viml_hf.serve.service import MusicService
@@ -35,6 +36,10 @@ class Result(BaseModel):
     duration: float | None = Field(description="Of the track, in seconds")
     licence: str | None = Field(description="Where the library's manifest states one")
     similarity: float | None = Field(description="Cosine of the query and the window")
+    shares: dict[str, float] = Field(description="What each part of the query adds to the score")
+    percentile: float | None = Field(description="Of 100 other queries, for how many the best track has a lower score")
+    tags_found: list[str] = Field(description="Its tags that the text names")
+    tags_missing: list[str] = Field(description="The other tags that the text names")
     fields: dict[str, Any] = Field(description="All else that the index knows of the track, such as its tempo and key")
     audio: str = Field(description="Where its sound is, on this service")
 
@@ -84,6 +89,12 @@ def build_app(service: MusicService, *, token: str | None = None, log_queries: b
         text: Annotated[str | None, Form(description="What the music should be like")] = None,
         k: Annotated[int, Form(ge=1, le=MOST_TRACKS, description="How many tracks")] = 10,
         where: Annotated[str | None, Form(description="Which tracks are ranked, such as `duration < 120`")] = None,
+        like: Annotated[list[str], Form(description="Tracks of the library to be like, by name")] = [],  # noqa: B006
+        avoid: Annotated[str | None, Form(description="What the music should not be like")] = None,
+        exclude: Annotated[list[str], Form(description="Tracks to leave out, by name")] = [],  # noqa: B006
+        weight: Annotated[list[str], Form(description="Of `like` or `avoid` (0.5) or `text`: `like=1`")] = [],  # noqa: B006
+        diversity: Annotated[float, Form(description="From 0, by score alone, to 1: less that is alike")] = 0.0,
+        min_score: Annotated[float | None, Form(description="Leave out what has a lower score")] = None,
         approximate: Annotated[bool, Form(description="Search a prepared index faster, nearly exactly")] = False,
         hubness_correction: Annotated[
             bool, Form(description="Take from each track's similarity how near it is to all queries")
@@ -96,17 +107,18 @@ def build_app(service: MusicService, *, token: str | None = None, log_queries: b
             log["query"]["text"] = text
         if video is not None and path is not None:
             raise ViMLError("video and path are both given: give one of them")
+        wishes = Wishes(like, avoid, exclude, parse_weights(weight), diversity, min_score)
         options: dict[str, Any] = {"approximate": approximate, "hubness_correction": hubness_correction}
         if video is None:
             found = await service.recommend(
-                None if path is None else service.path_below_root(path), text, k, where, **options
+                None if path is None else service.path_below_root(path), text, k, where, wishes, **options
             )
         else:
             with tempfile.TemporaryDirectory(prefix="viml-upload-") as folder:
                 saved = Path(folder) / "video"
                 await asyncio.to_thread(_save, video, saved)
                 try:
-                    found = await service.recommend(saved, text, k, where, **options)
+                    found = await service.recommend(saved, text, k, where, wishes, **options)
                 except MediaDecodeError as error:
                     raise MediaDecodeError(video.filename or "the video", error.stage, error.cause) from None
         return Answer(results=[Result(**one, audio=f"/tracks/{one['id']}/audio") for one in found])

@@ -9,6 +9,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 
 from viml_hf.errors import ViMLError, in_one_line
+from viml_hf.retrieval.wishes import Wishes
 from viml_hf.serve.service import MusicService
 
 INSTRUCTIONS = (
@@ -27,6 +28,10 @@ def build_mcp_server(service: MusicService) -> MCPServer:
         text: str | None = None,
         k: int = 10,
         where: str | None = None,
+        like: list[str] | None = None,
+        avoid: str | None = None,
+        exclude: list[str] | None = None,
+        diversity: float = 0.0,
         hubness_correction: bool = True,
     ) -> list[dict[str, Any]]:
         """Rank the library for a video, a description of the music, or both. The best tracks come first.
@@ -36,11 +41,16 @@ def build_mcp_server(service: MusicService) -> MCPServer:
             text: What the music should be like, such as "slow piano".
             k: How many tracks.
             where: Which tracks are ranked, such as "licence in ('CC0', 'CC-BY') and duration < 120".
+            like: Tracks of the library that the result should be like, by name; they are left out.
+            avoid: What the music should not be like, such as "vocals".
+            exclude: Tracks to leave out, by name.
+            diversity: From 0, by score alone, to 1: less of what is alike.
             hubness_correction: Take from each track's similarity how near it is to all queries.
         """
         with _told():
             path = None if video is None else service.path_below_root(video)
-            return await service.recommend(path, text, k, where, hubness_correction=hubness_correction)
+            wishes = Wishes(like or (), avoid, exclude or (), diversity=diversity)
+            return await service.recommend(path, text, k, where, wishes, hubness_correction=hubness_correction)
 
     @server.tool()
     async def track_file(id: str) -> dict[str, Any]:

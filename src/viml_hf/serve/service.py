@@ -4,15 +4,15 @@ import asyncio
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from viml_hf.errors import ViMLError
 from viml_hf.processing.media import file_name
 from viml_hf.retrieval.index_tracks import Track, track_key
-from viml_hf.retrieval.recommender import Recommendation, Recommender
+from viml_hf.retrieval.recommender import Question, Recommendation, Recommender
+from viml_hf.retrieval.wishes import Wishes
 from viml_hf.serve.shared_search import SharedSearch
 
 
@@ -78,36 +78,42 @@ class MusicService:
         self._taken = 0  # queries that run or wait; only the event loop counts
 
     async def recommend(
-        self, video: Path | None, text: str | None, k: int, where: str | None = None, **options: Any
+        self,
+        video: Path | None,
+        text: str | None,
+        k: int,
+        where: str | None = None,
+        wishes: Wishes | None = None,
+        **options: Any,
     ) -> list[dict[str, Any]]:
         """The best tracks, as [`Recommender.recommend`] ranks them, each with its `id`.
 
         The queries that are embedded while the library is searched are searched for together afterwards. Arguments and
         errors are those of `Recommender.recommend`, the video being a file on this machine (see `path_below_root`).
+        What would tell of this machine's files is refused, see [`Recommender.check_visitor`].
 
         Raises:
             BusyError: Too many queries are running and waiting.
             OutOfTimeError: It took longer than `settings.query_seconds`.
         """
-        if k < 1:
-            raise ViMLError(f"k={k}: give the number of tracks to recommend, 1 or more")
-        if where is not None:
-            self.recommender.index.condition(where)  # refused before a video is analysed
+        wishes = wishes or Wishes()
+        self.recommender.check_visitor(where, wishes)
         try:
             async with asyncio.timeout(self.settings.query_seconds):
-                query = await self._embedded(video, text)
-                found = await self._search(query, bool((text or "").strip()), k=k, where=where, **options)
+                question = await self._asked(video, text, k, where, wishes)
+                found = await self._search(question, **options)
         except TimeoutError as error:
             took = f"the query took more than {self.settings.query_seconds:g} s"
             raise OutOfTimeError(f"{took}: ask again later, or with a shorter video") from error
         return [facts(one) for one in found]
 
-    async def _embedded(self, video: Path | None, text: str | None) -> np.ndarray:
-        """A query's embedding, made by a worker."""
+    async def _asked(self, video: Path | None, text: str | None, k: int, where: str | None, wishes: Wishes) -> Question:
+        """A question, embedded by a worker."""
         if self._taken >= self.settings.workers + self.settings.waiting:
             raise BusyError(f"{self._taken} queries are running and waiting, as many as allowed: ask again later")
         self._taken += 1
-        job = asyncio.get_running_loop().run_in_executor(self._pool, self.recommender.embed_query, video, text)
+        ask = partial(self.recommender.ask, video, text, k, where=where, wishes=wishes)
+        job = asyncio.get_running_loop().run_in_executor(self._pool, ask)
         job.add_done_callback(self._done)
         try:
             return await asyncio.shield(job)
@@ -172,6 +178,5 @@ def track_id(name: str) -> str:
 def facts(one: Recommendation) -> dict[str, Any]:
     """A recommendation as JSON: without the path on this machine, with the `id` by which its sound is asked for."""
     found = asdict(one)
-    for name in ("path", "shares", "percentile", "tags_found", "tags_missing"):  # reasons are not asked for here
-        del found[name]
+    del found["path"]
     return {"rank": found.pop("rank"), "id": track_id(one.track), **found}

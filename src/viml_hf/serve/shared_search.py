@@ -4,17 +4,14 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from viml_hf.retrieval.recommender import Recommender
+from viml_hf.retrieval.recommender import Question, Recommendation, Recommender
 
 MOST_AT_ONCE = 64
 
 
 @dataclass(eq=False)
 class _Waiting:
-    query: np.ndarray
-    with_text: bool
+    question: Question
     options: dict[str, Any]
     answer: asyncio.Future
 
@@ -27,9 +24,9 @@ class SharedSearch:
         self._waiting: list[_Waiting] = []
         self._running: asyncio.Task | None = None
 
-    async def __call__(self, query: np.ndarray, with_text: bool, **options: Any) -> Any:
-        """The tracks for one query `(dim,)`, as `Recommender.rank` gives them."""
-        one = _Waiting(query, with_text, options, asyncio.get_running_loop().create_future())
+    async def __call__(self, question: Question, **options: Any) -> list[Recommendation]:
+        """The tracks for one question, as `Recommender.answer` gives them."""
+        one = _Waiting(question, options, asyncio.get_running_loop().create_future())
         self._waiting.append(one)
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._answer_all())
@@ -40,9 +37,9 @@ class SharedSearch:
             options = self._waiting[0].options
             batch = [one for one in self._waiting if one.options == options][:MOST_AT_ONCE]
             self._waiting = [one for one in self._waiting if one not in batch]
-            queries, with_text = np.stack([one.query for one in batch]), [one.with_text for one in batch]
+            questions = [one.question for one in batch]
             try:
-                found = await asyncio.to_thread(self.recommender.rank, queries, with_text=with_text, **options)
+                found = await asyncio.to_thread(self.recommender.answer, questions, **options)
             except Exception as error:  # it is told to whoever asked
                 for one in batch:
                     if not one.answer.done():

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment
@@ -12,7 +13,9 @@ from jinja2 import Environment
 from viml_hf.analysis.shots import cuts_on_beats
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.features.atomic_files import replacing
-from viml_hf.retrieval.recommender import Recommendation, Recommender
+from viml_hf.retrieval.reasons import reasons
+from viml_hf.retrieval.recommender import Question, Recommendation, Recommender
+from viml_hf.retrieval.wishes import Wishes
 from viml_hf.soundtrack.moment import SHORTEST, Moment, find_moments
 from viml_hf.soundtrack.preview import OriginalSound, Preview, look_at, write_preview
 
@@ -47,6 +50,7 @@ def preview_recommendations(
     *,
     folder: str | os.PathLike[str],
     where: str | None = None,
+    wishes: Wishes | None = None,
     original_sound: OriginalSound = "sound",
     cuts: Sequence[float] = (),
     cut_weight: float = 0.0,
@@ -63,6 +67,7 @@ def preview_recommendations(
         k: How many tracks.
         folder: Where to write; made if missing. Files are named by rank.
         where: See [`Recommender.recommend`].
+        wishes: What else the tracks should be.
         original_sound: See [`write_preview`].
         cuts: Seconds of the video at which it cuts, from [`find_cuts`].
         cut_weight: Of three moments of a track that fit well, the one is taken whose similarity plus this weight times
@@ -76,41 +81,65 @@ def preview_recommendations(
         raise ViMLError(
             f"cut_weight={cut_weight} for a video with {len(cuts)} cuts: give 0 or more, and 0 where there are no cuts"
         )
-    duration = look_at(video).duration
-    ranking = recommender.recommend(video, text, k, where=where)
-    query = recommender.embed_query(video, text)
-    candidates, reasons = [], []
+    look_at(video)  # what cannot be copied is refused before it is analysed
+    question = recommender.ask(video, text, k, where=where, wishes=wishes)
+    (ranking,) = recommender.answer([question])
+    candidates, causes = [], []
     for found in ranking:
-        length, start = max(duration, SHORTEST), max(0.0, found.start - duration)
+        output = Path(folder) / f"{found.rank}"
+        how: dict[str, Any] = {"original_sound": original_sound, "cuts": cuts, "cut_weight": cut_weight}
         try:
-            moments = find_moments(
-                recommender.encoder,
-                found.path,
-                query,
-                length,
-                count=3 if cut_weight else 1,
-                start=start,
-                end=found.end + duration,
-            )
-            fit = {moment: cuts_on_beats(cuts, moment.beats)[0] for moment in moments}
-            moment = max(moments, key=lambda one: (one.score or 0.0) + cut_weight * fit[one])
-            output = Path(folder) / f"{found.rank}"
-            preview = write_preview(video, found.path, output, moment, original_sound=original_sound)
+            candidates.append(preview_track(recommender, question, found, video, output, **how))
         except ViMLError as error:
-            reasons.append(f"{found.track}: {in_one_line(error)}")
-            logger.warning("left out: %s", reasons[-1])
-            continue
-        candidates.append(Candidate(found, moment, preview, fit[moment]))
+            causes.append(f"{found.track}: {in_one_line(error)}")
+            logger.warning("left out: %s", causes[-1])
     if not candidates:
-        raise ViMLError(reasons[0] if reasons else "no track meets the condition: give another one")
+        raise ViMLError(causes[0] if causes else "no track meets the condition: give another one")
     write_page(Path(folder) / PAGE, Path(video).name, text, candidates)
     return candidates
+
+
+def preview_track(
+    recommender: Recommender,
+    question: Question,
+    found: Recommendation,
+    video: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    original_sound: OriginalSound = "sound",
+    cuts: Sequence[float] = (),
+    cut_weight: float = 0.0,
+) -> Candidate:
+    """Write a preview of one recommended track; for the arguments and errors see `preview_recommendations`.
+
+    Args:
+        recommender: A model with an index.
+        question: What was asked: the moment is the one that fits it best.
+        found: One of its answers; the file at its `path` is played.
+        video: The question's video file.
+        output: The file to write, without its suffix.
+    """
+    duration = look_at(video).duration
+    moments = find_moments(
+        recommender.encoder,
+        found.path,
+        question.query.embedding,
+        max(duration, SHORTEST),
+        count=3 if cut_weight else 1,
+        start=max(0.0, found.start - duration),
+        end=found.end + duration,
+    )
+    fit = {moment: cuts_on_beats(cuts, moment.beats)[0] for moment in moments}
+    moment = max(moments, key=lambda one: (one.score or 0.0) + cut_weight * fit[one])
+    preview = write_preview(video, found.path, output, moment, original_sound=original_sound)
+    return Candidate(found, moment, preview, fit[moment])
 
 
 def write_page(page: Path, video: str, text: str | None, candidates: list[Candidate]) -> None:
     """Write the page that plays the previews beside it, one at a time and from the same place."""
     environment = Environment(trim_blocks=True, keep_trailing_newline=True, autoescape=True)
     environment.filters |= {"clock": lambda seconds: f"{int(seconds) // 60}:{int(seconds) % 60:02}", "link": quote}
+    environment.filters["reasons"] = lambda found: reasons(vars(found))
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     html = template.render(video=video, text=text, candidates=candidates)
     with replacing(page) as temporary:
