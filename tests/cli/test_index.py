@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tests.media import sine, write_audio
-from tests.retrieval.test_index_growth import save_as_schema_3
+from tests.retrieval.test_index_growth import save_as_old
 from viml_hf import MusicIndex
 from viml_hf.retrieval import indexing
 
@@ -107,7 +107,7 @@ def test_root_says_where_the_files_are_now(viml, index, music, tmp_path):
 
 def test_schema_3_is_never_written_over(viml, index, music, model, tmp_path):
     old = tmp_path / "old"
-    save_as_schema_3(MusicIndex.load(index), old)
+    save_as_old(MusicIndex.load(index), old, 3)
     words = [music, "-o", old, "--model", model, "--workers=1", "--quiet"]
     for command in (["index", *words], ["recommend", "--text", "x", "--index", old]):
         status, _, err = viml(*command)

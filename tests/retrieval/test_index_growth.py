@@ -119,8 +119,8 @@ def test_a_library_that_was_moved(tmp_path):
     assert [track.path for track in index.tracks] == [f"{tmp_path}/new/one/a.wav", f"{tmp_path}/new/b.wav"]
 
 
-def save_as_schema_3(index: MusicIndex, folder) -> None:
-    """As the version before wrote it."""
+def save_as_old(index: MusicIndex, folder, schema) -> None:
+    """As earlier versions wrote it."""
     import torch
     from safetensors.torch import save_file
 
@@ -138,20 +138,25 @@ def save_as_schema_3(index: MusicIndex, folder) -> None:
     import pyarrow as pa
 
     pq.write_table(pa.Table.from_pylist(rows), folder / "tracks.parquet")
+    facts = {"schema_version": schema, "model": index.model, "fingerprint": index.fingerprint}
+    facts["encoders"] = index.encoders
+    if schema == 2:
+        (folder / INDEX_FILE).write_text(json.dumps(facts | {"width": index.width, "dtype": "float32"}, indent=1))
+        return
     files = {}
     for name in ("embeddings.safetensors", "tracks.parquet"):
         files[name] = sha256_of(folder / name)
         stem, _, suffix = name.rpartition(".")
         (folder / name).rename(folder / f"{stem}-{files[name][:16]}.{suffix}")
-    facts = {"schema_version": 3, "model": index.model, "fingerprint": index.fingerprint, "encoders": index.encoders}
     (folder / INDEX_FILE).write_text(json.dumps(sealed(facts | {"files": files})))
 
 
-def test_schema_3_is_converted_when_asked_for(tmp_path):
+@pytest.mark.parametrize("schema", [2, 3])
+def test_an_old_schema_is_converted_when_asked_for(tmp_path, schema):
     index = make_index(["one/a.wav", "b.wav"])
     broken = Track("c", "/music/c", "", 0.0, (), "c: broken", "CC0")
     index = MusicIndex(index.embeddings, [*index.tracks, broken], "model", "f")
-    save_as_schema_3(index, tmp_path / "old")
+    save_as_old(index, tmp_path / "old", schema)
     before = sizes(tmp_path / "old")
     with pytest.raises(ViMLError, match="convert it with `viml index --convert -o "):
         MusicIndex.load(tmp_path / "old")
@@ -161,7 +166,7 @@ def test_schema_3_is_converted_when_asked_for(tmp_path):
     loaded = MusicIndex.load(tmp_path / "old")
     assert [vars(track) for track in loaded.tracks] == [vars(track) for track in index.tracks]
     assert np.array_equal(loaded.embeddings, index.embeddings)
-    with pytest.raises(ViMLError, match="only one of schema 3 is converted"):
+    with pytest.raises(ViMLError, match="an index of schema 4, and 2 and 3 can be read here"):
         convert_index(tmp_path / "old")
 
 

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--compact", action="store_true", help="write the index again in one piece, without what was removed")
     add("--engine", metavar="ADDRESS", help="then fill milvus://HOST:PORT/COLLECTION or milvus:FILE.db with the index")
     add("--approximate", action="store_true", help="build what `viml recommend --approximate` needs; wants faiss")
-    add("--convert", action="store_true", help="convert an index of schema 3")
+    add("--convert", action="store_true", help="convert an index of schema 2 or 3")
 
 
 def run(options: argparse.Namespace) -> None:

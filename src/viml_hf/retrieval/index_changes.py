@@ -12,7 +12,15 @@ from safetensors.torch import load as deserialize
 from viml_hf.errors import ViMLError, in_one_line
 from viml_hf.retrieval.duplicates import with_duplicates
 from viml_hf.retrieval.index import MusicIndex
-from viml_hf.retrieval.index_folder import OldSchemaError, damage, named_by_content, read_description, writing
+from viml_hf.retrieval.index_folder import (
+    OLD_SCHEMAS,
+    UNSEALED,
+    OldSchemaError,
+    damage,
+    named_by_content,
+    read_description,
+    writing,
+)
 from viml_hf.retrieval.index_tracks import Track, Window, check_pyarrow
 
 try:
@@ -38,7 +46,7 @@ def replace_index(folder: str | Path, make: Callable[[MusicIndex | None], MusicI
     """Write the index that a function makes, of the one that is there if it can be read.
 
     Raises:
-        ViMLError: There is one of schema 3: it is converted when that is asked for.
+        ViMLError: There is one of an older schema: it is converted when that is asked for.
     """
     folder = Path(folder)
     with writing(folder):
@@ -90,29 +98,35 @@ def moved_to(index: MusicIndex, root: str | Path) -> MusicIndex:
     return index.moved(root)
 
 
+_OLD_FILES = ("embeddings.safetensors", "tracks.parquet")
+
+
 def convert_index(folder: str | Path) -> MusicIndex:
-    """Write an index of schema 3 in the present schema, in its place.
+    """Write an index of schema 2 or 3 in the present schema, in its place.
 
     Raises:
         ViMLError: There is none, or it is damaged.
     """
     folder = Path(folder)
-    read_description(folder, 3)
+    read_description(folder, OLD_SCHEMAS)
     with writing(folder):
-        return _read_schema_3(folder).write(folder)
+        converted = _read_old(folder).write(folder)
+    for name in _OLD_FILES:
+        (folder / name).unlink(missing_ok=True)
+    return converted
 
 
-def _read_schema_3(folder: Path) -> MusicIndex:
-    """An index with float32 embeddings in memory, and a table of one row per window."""
+def _read_old(folder: Path) -> MusicIndex:
+    """An index with float32 embeddings in memory, and a table of one row per window; since schema 3 with checksums."""
     check_pyarrow()
-    description = read_description(folder, 3)
+    description = read_description(folder, OLD_SCHEMAS)
     try:
         contents = {}
-        for name in ("embeddings.safetensors", "tracks.parquet"):
-            checksum = description["files"][name]
-            path = folder / named_by_content(name, checksum)
+        for name in _OLD_FILES:
+            checksum = None if description["schema_version"] == UNSEALED else description["files"][name]
+            path = folder / (name if checksum is None else named_by_content(name, checksum))
             contents[name] = path.read_bytes()
-            if hashlib.sha256(contents[name]).hexdigest() != checksum:
+            if checksum is not None and hashlib.sha256(contents[name]).hexdigest() != checksum:
                 raise damage(folder, f"{path.name} has another checksum")
         tensors = deserialize(contents["embeddings.safetensors"])
         rows = pq.read_table(pa.BufferReader(contents["tracks.parquet"])).to_pylist()

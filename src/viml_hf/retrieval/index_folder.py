@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ except ImportError:  # as in index_tracks
     pa = pq = None
 
 SCHEMA_VERSION = 4
+OLD_SCHEMAS = (UNSEALED := 2, 3)  # that are converted when asked for
 INDEX_FILE = "index.json"
 IVF_FILE = "ivf.faiss"
 READ_ATTEMPTS = 20  # while writers replace the index
@@ -192,8 +193,8 @@ def damage(folder: Path, reason: str) -> ViMLError:
     return ViMLError(f"{folder}: the index is damaged ({reason}); {AGAIN}")
 
 
-def read_description(folder: Path, version: int = SCHEMA_VERSION) -> dict[str, Any]:
-    """What `index.json` says, whole and of this schema."""
+def read_description(folder: Path, versions: Sequence[int] = (SCHEMA_VERSION,)) -> dict[str, Any]:
+    """What `index.json` says, whole and of one of these schemas."""
     path = folder / INDEX_FILE
     if not path.is_file():
         raise ViMLError(f"{folder}: not an index (no {INDEX_FILE}); make one with `viml index MUSIC -o {folder}`")
@@ -204,11 +205,14 @@ def read_description(folder: Path, version: int = SCHEMA_VERSION) -> dict[str, A
         raise ViMLError(f"{path}: cannot be read (permission denied); let this user read it") from error
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise damage(folder, f"{INDEX_FILE} is no index's") from error
-    if found != version:
-        if found == 3:
-            raise OldSchemaError(f"{folder}: an index of schema 3: convert it with `viml index --convert -o {folder}`")
-        fix = "only one of schema 3 is converted" if version == 3 else f"but this version reads {version}: {AGAIN}"
-        raise ViMLError(f"{folder}: an index of schema {found!r}, {fix}")
+    if found not in versions:
+        if found in OLD_SCHEMAS:
+            fix = f"convert it with `viml index --convert -o {folder}`"
+            raise OldSchemaError(f"{folder}: an index of schema {found}: {fix}")
+        reads = " and ".join(map(str, versions))
+        raise ViMLError(f"{folder}: an index of schema {found!r}, and {reads} can be read here; {AGAIN}")
+    if found == UNSEALED:
+        return json.loads(text)
     description = unsealed(text)
     if description is None:
         raise damage(folder, f"{INDEX_FILE} has another checksum")
