@@ -35,8 +35,10 @@ from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
+import torch
 
 from viml_hf import QueryLimits, Recommendation, Recommender
+from viml_hf.encoders.media_encoder import usable_cores
 from viml_hf.errors import MediaDecodeError, ViMLError, in_one_line
 from viml_hf.retrieval.reasons import reasons
 from viml_hf.retrieval.recommender import Question
@@ -329,12 +331,16 @@ def read_examples(folder: Path) -> list[Example]:
 
 def main() -> None:
     music = Path(os.environ.get("MUSIC", HERE / "music"))
+    # A query that takes all cores would slow down the other one that runs beside it.
+    threads = max(1, usable_cores() // AT_ONCE)
+    torch.set_num_threads(threads)
     try:
         # Whoever made the Space made its index: the model that it names may be downloaded.
         recommender = Recommender.from_pretrained(
             os.environ.get("MODEL") or None,
             index=os.environ.get("INDEX", HERE / "index"),
             local_files_only=False,
+            threads=threads,
             limits=limits_of(os.environ),
         )
         app = build_app(recommender, music, read_examples(Path(os.environ.get("EXAMPLES", HERE / "examples"))))

@@ -364,7 +364,14 @@ def test_started_with_all_it_needs(folder, recommender, monkeypatch, tmp_path):
         monkeypatch.setenv(name, str(tmp_path / value))
     monkeypatch.setenv("MUSIC", str(folder / "music"))
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    monkeypatch.setattr(space, "usable_cores", lambda: 6)
+    set_threads, built, build = [], [], space.build_app
+    monkeypatch.setattr(space.torch, "set_num_threads", set_threads.append)
+    monkeypatch.setattr(
+        space, "build_app", lambda recommender, *rest: built.append(recommender) or build(recommender, *rest)
+    )
     space.main()
+    assert (set_threads[0], built[0].encoder.threads) == (3, 3)  # of six cores, for each of two queries
     page = json.dumps(launched.pop()[0].config, default=str)
     assert [f"text {number}" in page for number in range(5)] == [False, False, True, True, True]
 
