@@ -178,5 +178,5 @@ def _print(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
         start, end, moment = r["start"], r["end"], r.get("moment")
         if moment:
             start, end = moment["pieces"][0][0], moment["pieces"][-1][1]
-        print(f"{r['rank']:4d}  {r['score']:+.3f}  {start:6.1f} – {end:6.1f} s  {shown(r['track'])}")
-        print(f"      {shown(' · '.join(reasons(r)))}")
+        why = shown(" · ".join(reasons(r)))
+        print(f"{r['rank']:4d}  {r['score']:+.3f}  {start:6.1f} – {end:6.1f} s  {shown(r['track'])}  ({why})")
