@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -96,23 +97,25 @@ class MusicService:
             BusyError: Too many queries are running and waiting.
             OutOfTimeError: It took longer than `settings.query_seconds`.
         """
-        wishes = wishes or Wishes()
-        self.recommender.check_visitor(where, wishes)
         try:
             async with asyncio.timeout(self.settings.query_seconds):
-                question = await self._asked(video, text, k, where, wishes)
+                question = await self._asked(partial(self._ask, video, text, k, where, wishes or Wishes()))
                 found = await self._search(question, **options)
         except TimeoutError as error:
             took = f"the query took more than {self.settings.query_seconds:g} s"
             raise OutOfTimeError(f"{took}: ask again later, or with a shorter video") from error
         return [facts(one) for one in found]
 
-    async def _asked(self, video: Path | None, text: str | None, k: int, where: str | None, wishes: Wishes) -> Question:
-        """A question, embedded by a worker."""
+    def _ask(self, video: Path | None, text: str | None, k: int, where: str | None, wishes: Wishes) -> Question:
+        """A question, embedded."""
+        self.recommender.check_visitor(where, wishes)
+        return self.recommender.ask(video, text, k, where=where, wishes=wishes)
+
+    async def _asked(self, ask: Callable[[], Question]) -> Question:
+        """A question, made by a worker."""
         if self._taken >= self.settings.workers + self.settings.waiting:
             raise BusyError(f"{self._taken} queries are running and waiting, as many as allowed: ask again later")
         self._taken += 1
-        ask = partial(self.recommender.ask, video, text, k, where=where, wishes=wishes)
         job = asyncio.get_running_loop().run_in_executor(self._pool, ask)
         job.add_done_callback(self._done)
         try:
