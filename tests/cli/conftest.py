@@ -2,8 +2,10 @@ import contextlib
 import io
 
 import pytest
+import torch
 
 from tests.retrieval.conftest import make_encoder
+from viml_hf import DeepSimConfig, DeepSimFeatureExtractor, DeepSimForMusicTagging
 from viml_hf.cli.main import main
 
 SMALL = ["--pairs=14", "--held-out=6", "--seeds=1", "--epochs=2", "--workers=1", "--library=16", "--quiet"]
@@ -16,6 +18,22 @@ def model(tmp_path_factory):
     encoder = make_encoder(0)
     encoder.model.save_pretrained(folder)
     encoder.processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tagger(tmp_path_factory):
+    """A tiny tagger without training."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tagger")
+    config = DeepSimConfig(
+        hidden_size=16,
+        num_blocks=1,
+        id2label={0: "pop", 1: "sad", 2: "piano"},
+        label_categories=["genre", "mood", "instrument"],
+    )
+    DeepSimForMusicTagging(config).save_pretrained(folder)
+    DeepSimFeatureExtractor().save_pretrained(folder)
     return folder
 
 

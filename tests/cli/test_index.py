@@ -97,6 +97,19 @@ def test_what_is_measured_once_stays_and_new_files_are_measured_too(viml, music,
     assert (status, err) == (2, ["viml: --analysis: looks into music; give MUSIC too"])
 
 
+def test_a_tagger_gives_conditions_and_a_rerun_without_it_keeps_them(viml, music, model, tagger, tmp_path):
+    words = ["-o", tmp_path / "tagged", "--model", model, "--workers=1", "--quiet"]
+    assert viml("index", music / "all.csv", *words, "--tagger", tagger)[0] == 0
+    _, lines, _ = viml("tag", music, "--tagger", tagger, "--quiet")
+    heard = {track: tags for track, _, tags in (line.partition(": ") for line in lines)}
+    assert any("pop" in tags or "sad" in tags for tags in heard.values())
+    for _ in range(2):
+        for name in ("pop", "sad", "piano"):
+            tracks = sorted(track for track, tags in heard.items() if name in tags)
+            assert asked(viml, tmp_path / "tagged", "--where", f"tags = '{name}'") == tracks
+        assert viml("index", music / "all.csv", *words)[0] == 0
+
+
 def test_root_says_where_the_files_are_now(viml, index, music, tmp_path):
     shutil.move(music, tmp_path / "moved")
     assert viml("index", "-o", index, "--root", tmp_path / "moved")[0] == 0

@@ -2,28 +2,11 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from tests.media import sine, write_audio
-from viml_hf import DeepSimConfig, DeepSimFeatureExtractor, DeepSimForMusicTagging, MediaItem, extract
+from viml_hf import MediaItem, extract
 from viml_hf.tagging.store_tags import open_tags, read_tags, stored_threshold, tag_store
 from viml_hf.tagging.tagger_loading import load_tagger
-
-
-@pytest.fixture(scope="module")
-def tagger(tmp_path_factory):
-    """A tiny tagger without training."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("tagger")
-    config = DeepSimConfig(
-        hidden_size=16,
-        num_blocks=1,
-        id2label={0: "pop", 1: "sad", 2: "piano"},
-        label_categories=["genre", "mood", "instrument"],
-    )
-    DeepSimForMusicTagging(config).save_pretrained(folder)
-    DeepSimFeatureExtractor().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
