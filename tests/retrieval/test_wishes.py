@@ -7,14 +7,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.retrieval.conftest import make_encoder
-from viml_hf import MusicIndex, Recommender, ViMLError, find_music
+from viml_hf import (
+    MediaEncoder,
+    MusicIndex,
+    Recommender,
+    ViMLConfig,
+    ViMLError,
+    ViMLForMusicRetrieval,
+    ViMLModel,
+    ViMLProcessor,
+    find_music,
+)
 from viml_hf.cli.main import main
 from viml_hf.retrieval.index import Track, Window
 from viml_hf.retrieval.model_loading import fingerprint
 from viml_hf.retrieval.tracks import index_files
-from viml_hf.retrieval.usual_scores import percentile, usual_best_scores
+from viml_hf.retrieval.usual_scores import percentile, queries_like, usual_best_scores
 from viml_hf.retrieval.wishes import most_various, narrowed, unwanted_tags
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
 
@@ -45,10 +56,6 @@ def big(encoder):
 @pytest.fixture(scope="module")
 def parts_recommender(index):
     """A model with a part for the video and one for the text, and a query bank."""
-    import torch
-
-    from viml_hf import MediaEncoder, ViMLForMusicRetrieval, ViMLProcessor
-
     torch.manual_seed(0)
     heads = {"hidden_size": 16, "projection_dim": 32, "num_attention_heads": 2, "fusion": "concatenation"}
     model = ViMLForMusicRetrieval.from_encoders(**heads)
@@ -225,15 +232,36 @@ def test_diversity_spreads_and_gives_near_duplicates_once(big):
     assert len(everything) == 38
 
 
-def test_percentiles_are_among_the_best_scores_of_the_bank(parts_recommender, video):
-    bank, index = parts_recommender.encoder.model.viml.query_bank, parts_recommender.index
-    similarities = bank.with_text.numpy().astype(np.float64) @ index.embeddings.astype(np.float64).T
-    best = np.sort((similarities - index.corrections[:, 1]).max(1))
-    assert usual_best_scores(index, bank, with_text=True) == pytest.approx(best, abs=1e-6)
-    for one in parts_recommender.recommend(video, "slow piano"):
+@pytest.mark.parametrize("parts", ["video", "text", "video and text"])
+def test_percentiles_are_among_the_best_scores_of_the_bank_s_queries_of_the_same_kind(parts_recommender, video, parts):
+    model, index = parts_recommender.encoder.model.viml, parts_recommender.index
+    with_text = model.query_bank.with_text.numpy().astype(np.float64)
+    queries = {
+        "video": model.query_bank.without_text.numpy().astype(np.float64),
+        "text": unit(np.where(np.arange(32) < 16, 0, with_text)),  # the parts' cosines are normalised again
+        "video and text": with_text,
+    }[parts]
+    taken = index.corrections[:, int("text" in parts)]
+    best = np.sort((queries @ index.embeddings.astype(np.float64).T - taken).max(1))
+    found = usual_best_scores(index, queries_like(model, parts.split()), with_text="text" in parts)
+    assert found == pytest.approx(best, abs=1e-6)
+    asked = video if "video" in parts else None, "slow piano" if "text" in parts else None
+    for one in parts_recommender.recommend(*asked):
         assert one.percentile == pytest.approx(100 * np.mean(best < one.score))
-    assert percentile(-1.0, best) == 0.0
-    assert percentile(2.0, best) == 100.0
+
+
+def test_percentiles_begin_at_nothing_and_end_at_all():
+    assert percentile(-1.0, np.array([0.1, 0.2])) == 0.0
+    assert percentile(2.0, np.array([0.1, 0.2])) == 100.0
+
+
+def test_a_query_of_a_kind_that_the_bank_has_not_has_no_percentile(parts_recommender, recommender):
+    assert {one.percentile for one in parts_recommender.recommend(like=["1.mp3"])} == {None}
+    config = ViMLConfig(hidden_size=16, projection_dim=16, num_attention_heads=2)
+    model = ViMLModel(config)  # fused by addition: its bank tells nothing of a text alone
+    model.set_query_bank(*torch.nn.functional.normalize(torch.randn(2, 8, 16), dim=-1))
+    assert queries_like(model, ["text"]) is None
+    assert queries_like(model, ["video", "text", "like"]) is model.query_bank.with_text
 
 
 def test_without_a_bank_there_is_no_percentile(big, video):
@@ -306,9 +334,7 @@ def test_the_command_refuses_in_a_line(folders, options, hint, capsys):
     assert hint in capsys.readouterr().err
 
 
-def test_the_command_says_when_nothing_fits(encoder, tmp_path, capsys, library):
-    import torch
-
+def test_the_command_says_when_nothing_fits(tmp_path, capsys, library, video):
     own = make_encoder(0)
     near = torch.from_numpy(index_files(find_music(library), own, model="m", root=library, progress=False).embeddings)
     own.model.viml.set_query_bank(near[:3].float(), near[:3].float())  # what was asked in training was found
@@ -316,7 +342,7 @@ def test_the_command_says_when_nothing_fits(encoder, tmp_path, capsys, library):
     own.processor.save_pretrained(tmp_path / "model")
     index = index_files(find_music(library), own, model="m", root=library, progress=False)
     index.save(tmp_path / "index")
-    command = ["recommend", "--text", "calm", "--index", str(tmp_path / "index"), "--model", str(tmp_path / "model")]
+    command = ["recommend", str(video), "--index", str(tmp_path / "index"), "--model", str(tmp_path / "model")]
     assert main([*command, "--no-hubness-correction"]) == 0
     assert "nothing in this library fits well: for 100 of 100 other queries" in capsys.readouterr().err
 

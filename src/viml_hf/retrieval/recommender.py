@@ -21,7 +21,7 @@ from viml_hf.retrieval.model_loading import is_fingerprint_of, load_encoder_and_
 from viml_hf.retrieval.queries import TEXT, VIDEO, Query, make_query, weighted_sum
 from viml_hf.retrieval.query_limits import QueryLimits
 from viml_hf.retrieval.tracks import embed_windows, track_spans
-from viml_hf.retrieval.usual_scores import percentile, usual_best_scores
+from viml_hf.retrieval.usual_scores import percentile, queries_like, usual_best_scores
 from viml_hf.retrieval.where import Condition, columns_of, parse_where
 from viml_hf.retrieval.wishes import AVOID, CANDIDATES, LIKE, TAGS, Wishes, most_various, narrowed, unwanted_tags
 from viml_hf.tagging.tag_vocabulary import TagVocabulary
@@ -53,8 +53,9 @@ class Recommendation:
         shares: What "video", "text", "like" and "avoid" add to the score, and what "hubs", the correction, takes from
             it: their sum is the score. Where a model makes one embedding of video and text, the text's share is what
             the text changes.
-        percentile: Of 100 queries that the model was trained on, for how many the best track of this library has a
-            lower score; `None` where the model keeps no queries. Below 5, nothing in the library fits well.
+        percentile: Of 100 queries that the model was trained on, made of a video, a text or both as this one is, for
+            how many the best track of this library has a lower score; `None` where the model keeps no such queries.
+            Below 5, nothing in the library fits well.
         tags_found: The tags of the track that the text names.
         tags_missing: The other tags that the text names, where tags of the track are known.
         fields: All else that the index knows of the track, such as its tempo and key.
@@ -125,7 +126,7 @@ class Recommender:
         self.encoder = encoder
         self.index = index
         self.limits = limits or QueryLimits()
-        self._usual: dict[tuple[bool, bool], np.ndarray | None] = {}
+        self._usual: dict[tuple[frozenset[str], bool], np.ndarray | None] = {}
 
     @classmethod
     def from_pretrained(
@@ -321,17 +322,18 @@ class Recommender:
         scores = np.array([hit.score for hit in hits])
         return [hits[place] for place in most_various(scores, rows, durations, k, wishes.diversity)]
 
-    def _usual_scores(self, with_text: bool, hubness_correction: bool) -> np.ndarray | None:
-        kind, bank = (with_text, hubness_correction), self.encoder.model.viml.query_bank
+    def _usual_scores(self, query: Query, hubness_correction: bool) -> np.ndarray | None:
+        kind = (frozenset({VIDEO, TEXT} & query.parts.keys()), hubness_correction)
         if kind not in self._usual:
-            how = {"with_text": with_text, "hubness_correction": hubness_correction}
-            self._usual[kind] = None if bank is None else usual_best_scores(self.index, bank, **how)
+            queries = queries_like(self.encoder.model.viml, kind[0])
+            how = {"with_text": query.with_text, "hubness_correction": hubness_correction}
+            self._usual[kind] = None if queries is None else usual_best_scores(self.index, queries, **how)
         return self._usual[kind]
 
     def _explained(self, question: Question, hits: list[Hit], hubness_correction: bool) -> list[Recommendation]:
         """The recommendations that a question's hits are, with their reasons."""
         hits = self._chosen(hits, question.k, question.wishes)
-        usual = self._usual_scores(question.query.with_text, hubness_correction) if hits else None
+        usual = self._usual_scores(question.query, hubness_correction) if hits else None
         found = [self._recommendation(rank, hit) for rank, hit in enumerate(hits, start=1)]
         vocabulary = _vocabulary() if question.text and any(one.fields.get(TAGS) for one in found) else None
         named = vocabulary.find(str(question.text)) if vocabulary is not None else []

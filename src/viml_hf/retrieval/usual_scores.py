@@ -1,11 +1,15 @@
 """How good the best track of a library usually is: by it a query is known that nothing in the library fits."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch.nn.functional import normalize
 
-from viml_hf.modeling.hubness_correction import QueryBank
+from viml_hf.modeling.modeling_viml import ViMLModel
 from viml_hf.retrieval.index import MusicIndex
+from viml_hf.retrieval.queries import TEXT, VIDEO
 
 if TYPE_CHECKING:
     from viml_hf.retrieval.milvus_index import MilvusIndex
@@ -15,16 +19,33 @@ FEWEST, MOST = 64, 512  # queries that are asked
 TRACKS = 1e7  # of the library, times queries: a few seconds
 
 
-def usual_best_scores(
-    index: "MusicIndex | MilvusIndex", bank: QueryBank, *, with_text: bool, hubness_correction: bool = True
-) -> np.ndarray | None:
-    """The scores, in ascending order, of the best track of a library for queries of a model's bank.
+def queries_like(model: ViMLModel, parts: Collection[str]) -> torch.Tensor | None:
+    """The queries `(size, dim)` of a model's bank that are made of a video, a text or both, as one of these parts is.
 
-    The first queries of the bank are asked, 512 at most and fewer of a large library. `None` where the model keeps no
-    queries of this kind, or the library is empty.
+    Scores of queries of another kind are higher or lower altogether. `None` where the model keeps none of the kind. A
+    text alone is told from the bank's pairs only where the text has a part of its own (`fusion="concatenation"`).
     """
-    queries = bank.with_text if with_text else bank.without_text
-    if queries is None or not index.num_tracks:
+    bank = model.query_bank
+    if bank is None or not {VIDEO, TEXT} & set(parts):
+        return None
+    if TEXT not in parts:
+        return bank.without_text
+    if VIDEO in parts or VIDEO not in model.config.query_modalities:
+        return bank.with_text
+    if bank.with_text is None or not model.config.has_parts:
+        return None
+    video, text = bank.with_text.float().chunk(2, dim=1)
+    return normalize(torch.cat([torch.zeros_like(video), text], dim=1), dim=1)
+
+
+def usual_best_scores(
+    index: "MusicIndex | MilvusIndex", queries: torch.Tensor, *, with_text: bool, hubness_correction: bool = True
+) -> np.ndarray | None:
+    """The scores, in ascending order, of the best track of a library for some queries; `None` of an empty library.
+
+    The first queries are asked, 512 at most and fewer of a large library.
+    """
+    if not index.num_tracks:
         return None
     count = int(np.clip(TRACKS / index.num_tracks, FEWEST, MOST))
     asked = queries[:count].float().cpu().numpy()
