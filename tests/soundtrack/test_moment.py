@@ -10,7 +10,7 @@ from viml_hf.analysis.spectra import SAMPLING_RATE
 from viml_hf.generated.music import synthesise
 from viml_hf.generated.styles import draw_style
 from viml_hf.retrieval.tracks import embed_windows
-from viml_hf.soundtrack.moment import best_apart, looped, on_beats, stretch_scores, to_section
+from viml_hf.soundtrack.moment import best_apart, looped, on_beats, section_beats, stretch_scores, to_section
 
 BEATS = Beats(120.0, tuple(np.arange(0.25, 60, 0.5)), tuple(np.arange(0.25, 60, 2.0)))
 
@@ -83,6 +83,19 @@ def test_a_section_begins_or_ends_a_moment_that_is_near():
     assert to_section(44.0, 20.0, boundaries, 90.0) == 40.0
     assert to_section(17.0, 20.0, boundaries, 90.0) == 17.0
     assert to_section(58.0, 40.0, boundaries, 90.0) == 58.0  # it would end after the track
+
+
+def test_each_section_has_the_beats_of_its_own_tempo():
+    clicks = [np.zeros(20 * SAMPLING_RATE, np.float32) for _ in range(2)]
+    for waveform, bpm in zip(clicks, (120, 90), strict=True):
+        waveform[np.round(np.arange(0, 20, 60 / bpm) * SAMPLING_RATE).astype(int)] = 1.0
+    beats = section_beats(np.concatenate(clicks), np.array([0.0, 20.0]), 10.0, 30.0)
+    times = np.array(beats.times)
+    assert np.diff(times[times < 19.9]) == pytest.approx(0.5, abs=0.03)
+    assert np.diff(times[times > 19.9]) == pytest.approx(60 / 90, abs=0.03)
+    assert np.abs(times - 20).min() < 0.05
+    assert np.abs(np.array(beats.downbeats) - 20).min() < 0.05  # a bar begins with the section
+    assert section_beats(np.zeros(20 * SAMPLING_RATE, np.float32), np.array([0.0]), 0.0, 20.0) is None
 
 
 def test_best_apart_is_the_naive_choice():

@@ -24,6 +24,8 @@ LOW_BANDS = 6  # mel bands of kick and bass
 SHORTEST = 3.0  # seconds of music in which a tempo can be told
 PHASES = 24  # parts of a beat that are told apart
 FAINT = 0.1  # of the strongest onset of a beat; no beat is there
+BEGINNING = 2.0  # how much it counts that a bar begins where the music is known to begin
+BEGINNING_SECONDS = 0.05  # deviation of a bar from there
 _NEAR = 2  # frames within which an onset belongs to a beat
 
 
@@ -42,10 +44,15 @@ class Beats:
     downbeats: tuple[float, ...]
 
 
-def find_beats(waveform: np.ndarray, semitones: np.ndarray | None = None) -> Beats | None:
+def find_beats(
+    waveform: np.ndarray, semitones: np.ndarray | None = None, *, beginning: float | None = None
+) -> Beats | None:
     """The beats of a waveform `(samples,)` at 22,050 Hz; `None` of one without onsets, or shorter than 3 s.
 
-    Its `semitone_frames` may be given where they are at hand.
+    Args:
+        waveform: Of a piece of music.
+        semitones: Its `semitone_frames`, where they are at hand.
+        beginning: Seconds at which the piece, or a section of it, is known to begin: with a bar, most likely.
 
     Raises:
         ViMLError: The waveform is not one row of samples.
@@ -65,7 +72,8 @@ def find_beats(waveform: np.ndarray, semitones: np.ndarray | None = None) -> Bea
     if len(beats) < BEATS_PER_BAR:
         return None
     novelty = harmonic_novelty(semitone_frames(waveform) if semitones is None else semitones, len(mel))
-    beats, first = align_to_bars(beats, onsets, onset_curve(mel[:, :LOW_BANDS]), novelty)
+    start = None if beginning is None else beginning * MEL_RATE
+    beats, first = align_to_bars(beats, onsets, onset_curve(mel[:, :LOW_BANDS]), novelty, start)
     times = tuple(float(frame / MEL_RATE) for frame in beats)
     return Beats(60 * (len(times) - 1) / (times[-1] - times[0]), times, times[first::BEATS_PER_BAR])
 
@@ -141,12 +149,12 @@ def harmonic_novelty(semitones: np.ndarray, frames: int) -> np.ndarray:
 
 
 def align_to_bars(
-    beats: np.ndarray, onsets: np.ndarray, low: np.ndarray, novelty: np.ndarray
+    beats: np.ndarray, onsets: np.ndarray, low: np.ndarray, novelty: np.ndarray, start: float | None = None
 ) -> tuple[np.ndarray, int]:
     """Beats moved by the part of a beat that fits best, and which of the first four begins a bar.
 
     Where drums accent what is off the beat, onsets alone cannot tell. Harmony changes where bars begin, and bass and
-    kick are on the beat.
+    kick are on the beat. A bar that begins at the frame `start` speaks for itself.
     """
     phases = _by_phase(beats, onsets)
     onsets, low = (np.max([np.roll(curve, by) for by in range(-_NEAR, _NEAR + 1)], axis=0) for curve in (onsets, low))
@@ -163,6 +171,9 @@ def align_to_bars(
             if len(bars):
                 accents = (low[moved].mean() + onsets[bars].mean() + low[bars].mean()) / 4
                 score = 3 * novelty[bars].mean() + accents + 4 * _gap_after(phases, place)
+                if start is not None:
+                    away = float(np.abs(bars - start).min()) / MEL_RATE / BEGINNING_SECONDS
+                    score += BEGINNING * np.exp(-0.5 * away**2)
                 best = max(best, (score, moved, first), key=lambda found: found[0])
     return best[1], best[2]
 

@@ -6,8 +6,9 @@ from viml_hf.analysis.beats import onset_curve
 from viml_hf.analysis.spectra import MEL_RATE, SEMITONE_RATE, mel_frames, semitone_frames
 
 STEP = 0.25  # seconds
-NEAR = 0.75  # seconds from a boundary to where the change is sharpest
-ATTACK = 8  # frames from there to the onset that begins the section
+NEAR = 0.9  # seconds from a boundary to where the sections meet
+ATTACK = 3  # frames from there to the onset that begins the section
+FLOOR = 0.01  # variance of a band that is always the same
 REACH = 8.0  # seconds before and after a boundary that are compared
 CLEAR = 1.5  # deviations above the mean at which a change is one of section
 
@@ -27,10 +28,7 @@ def section_boundaries(waveform: np.ndarray) -> np.ndarray:
     """
     seconds = len(waveform) / 22_050
     places = np.arange(STEP, seconds, STEP)
-    bands = [
-        _means(mel_frames(waveform), MEL_RATE, places),
-        _means(np.log1p(10 * semitone_frames(waveform)), SEMITONE_RATE, places),
-    ]
+    bands = [_means(*frames, places) for frames in _timbre_and_tones(waveform)]
     change = np.sum(
         [np.linalg.norm(after - before, axis=1) / max(after.std(), 1e-6) for before, after in bands], axis=0
     )
@@ -54,13 +52,41 @@ def section_starts(waveform: np.ndarray) -> np.ndarray:
     onsets, loudness = onset_curve(mel), mel.mean(1)
     found = [int(np.argmax(loudness > 0.1 * loudness.max()))]
     for boundary in section_boundaries(waveform):
-        places = np.arange(boundary - NEAR, boundary + NEAR, 1 / MEL_RATE)
-        before, after = _means(mel, MEL_RATE, places, reach=2.0)
-        change = np.linalg.norm(after - before, axis=1)
-        sharpest = round(float(places[np.argmax(change)]) * MEL_RATE)
-        first = max(0, sharpest - ATTACK)
-        found.append(first + int(np.argmax(onsets[first : sharpest + ATTACK + 1])))
+        at = meeting_frame(mel, round(boundary * MEL_RATE), round(NEAR * MEL_RATE), round(REACH * MEL_RATE))
+        first = max(0, at - ATTACK)
+        found.append(first + int(np.argmax(onsets[first : at + ATTACK + 1])))
     return np.unique(found) / MEL_RATE
+
+
+def meeting_frame(frames: np.ndarray, near: int, within: int, reach: int) -> int:
+    """The frame at which one section ends and another begins, within so many frames of a guess.
+
+    There the frames `(frames, bands)` of a reach are most likely: those before it as of one normal distribution, those
+    after it as of another, with a variance for each band. It is a maximum-likelihood change point.
+
+    Example:
+        >>> frames = np.random.default_rng(0).standard_normal((200, 4))
+        >>> frames[103:, 2] *= 3
+        >>> meeting_frame(frames, near=100, within=20, reach=80)
+        103
+    """
+    first, last = max(0, near - reach), min(len(frames), near + reach)
+    heard = frames[first:last].astype(np.float64)
+    places = np.arange(max(2, near - within - first), min(len(heard) - 2, near + within - first) + 1)
+    sums = np.cumsum(np.pad(np.stack([heard, heard**2]), ((0, 0), (1, 0), (0, 0))), axis=1)
+
+    def surprise(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+        mean, square = total / count[:, None]
+        return count * np.log(np.maximum(square - mean**2, 0) + FLOOR).sum(1)
+
+    before = surprise(sums[:, places], places)
+    after = surprise(sums[:, -1:] - sums[:, places], len(heard) - places)
+    return first + int(places[np.argmin(before + after)])
+
+
+def _timbre_and_tones(waveform: np.ndarray) -> list[tuple[np.ndarray, float]]:
+    """Mel bands and semitones `(frames, bands)` of a waveform, and how many frames there are in a second."""
+    return [(mel_frames(waveform), MEL_RATE), (np.log1p(10 * semitone_frames(waveform)), SEMITONE_RATE)]
 
 
 def _means(frames: np.ndarray, rate: float, places: np.ndarray, reach: float = REACH) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from viml_hf.retrieval.tracks import embed_windows
 
 HOP = 2.0  # seconds between two stretches that are compared
 LEAD = 2.0  # seconds before a stretch in which its first beat may lie
+SECTION_LEAD = 0.1  # the same before a section
+SECTION_HEARD = 60.0  # seconds of a section before and after a stretch that tell its beats
 SECTION_REACH = 6.0  # seconds by which a stretch is moved to the beginning or the end of a section
 SLACK = 0.25  # seconds by which a moment may be shorter, so that it begins with what it should
 SHORTEST = 1.0  # seconds of a moment
@@ -106,11 +109,8 @@ def find_moments(
         if len(found) == count:
             break
         at = to_section(float(starts[place]) - start, length, boundaries, seconds)
-        # Beats are those of the sections that are heard: what was before may have another tempo.
-        first = at if at in boundaries else max(0.0, at - LEAD)
-        last = min((b for b in boundaries if b > at + max(length - LEAD, length / 2)), default=at + length + LEAD)
-        beats = find_beats(waveform[round(first * SAMPLING_RATE) : round(last * SAMPLING_RATE)])
-        moment = shifted(on_beats(beats, at - first, length, seconds - first, float(scores[place])), start + first)
+        beats = section_beats(waveform, boundaries, at - LEAD, at + length + LEAD)
+        moment = shifted(on_beats(beats, at, length, seconds, float(scores[place])), start)
         if all(abs(moment.start - other.start) > length / 4 for other in found):  # two may move to one section
             found.append(moment)
     return found
@@ -175,6 +175,28 @@ def to_section(start: float, length: float, boundaries: np.ndarray, end: float) 
     return start
 
 
+def section_beats(waveform: np.ndarray, boundaries: np.ndarray, start: float, end: float) -> Beats | None:
+    """The beats of the sections that are heard from `start` to `end` seconds, of each by itself: tempi may differ.
+
+    Args:
+        waveform: `(samples,)` at 22,050 Hz.
+        boundaries: Seconds at which its sections begin, ascending.
+        start: Seconds.
+        end: Seconds.
+    """
+    times: list[float] = []
+    bars: list[float] = []
+    for begins, ends in pairwise([*boundaries, len(waveform) / SAMPLING_RATE]):
+        if begins < end and ends > start:
+            first = max(0.0, begins - SECTION_LEAD, start - SECTION_HEARD)
+            last = min(ends, end + SECTION_HEARD)
+            heard = waveform[round(first * SAMPLING_RATE) : round(last * SAMPLING_RATE)]
+            if beats := find_beats(heard, beginning=begins - first if begins >= first else None):
+                times = [time for time in times if time < first] + [first + time for time in beats.times]
+                bars = [time for time in bars if time < first] + [first + time for time in beats.downbeats]
+    return Beats(60 / _step(np.array(times)), tuple(times), tuple(bars)) if times else None
+
+
 def on_beats(beats: Beats | None, start: float, length: float, end: float, score: float | None = None) -> Moment:
     """A stretch of about a length whose start and end lie on beats, within a track that ends at `end` seconds.
 
@@ -189,7 +211,7 @@ def on_beats(beats: Beats | None, start: float, length: float, end: float, score
     bars = np.array(beats.downbeats) if beats else np.array([])
     latest = end - length + SLACK
     begin = start
-    if start > 0:  # what begins with a section begins with a bar
+    if start > 0:  # the beginning of a track begins with it
         begin = _nearest(bars, start, latest, 2 * _step(times)) or _nearest(times, start, latest, _step(times)) or start
     stop = _nearest(times[times > begin + length / 2], begin + length, end, _step(times)) or min(begin + length, end)
     inside = [tuple((some[(some >= begin - 1e-6) & (some < stop)] - begin).tolist()) for some in (times, bars)]
