@@ -1,21 +1,25 @@
 """Search of tagged music by a free text in any language that a text encoder reads, without training."""
 
-from collections.abc import Callable, Iterable
+import random
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from viml_hf.errors import ViMLError
 from viml_hf.tagging.track_tags import TrackTags, confidence_table
 
-TEMPERATURE = 0.05  # of how a text's similarities become weights of tags
+TEMPERATURE = 0.08  # of how a text's similarities become weights of tags
+DESCRIPTIONS = 64  # whose mean is taken from every text
+INSTRUMENT = "instrument"
 
 
 class TagSearch:
     """Ranks tagged tracks by a text.
 
-    A text and the names of all tags are embedded, less the mean of the names, since unrelated texts may be near each
-    other. A softmax of the cosines says which tags the text means. A track's score is the mean, with these weights, of
-    its confidences, each tag standardised over the tracks: what is usual in the library counts for little.
+    A softmax of cosines says which tags the text means. For that each tag is embedded in a sentence, as prompts of CLIP
+    are, less the mean of all; and the text less the mean of descriptions that are composed of the tags, since unrelated
+    texts about music are near each other. A track's score is the mean, with these weights, of its confidences, each tag
+    standardised over the tracks: what is usual in the library counts for little.
 
     Args:
         tracks: Ids and tags, of two tracks or more.
@@ -25,10 +29,11 @@ class TagSearch:
         ViMLError: There are fewer than two tracks, or they have no tags.
 
     Example:
-        >>> places = {"piano": [1, 0, 0], "drums": [0, 1, 0], "sad": [0, 0, 1], "Klavier": [0.9, 0.1, 0]}
+        >>> words = ["piano", "drums", "sad"]
+        >>> embed = lambda text: np.array([word in text.replace("Klavier", "piano") for word in words], float)
         >>> tags = {"a": {"piano": 0.1, "drums": 0.7}, "b": {"piano": 0.6, "drums": 0.2}}
         >>> tracks = [(name, TrackTags({"instrument": own, "mood": {"sad": 0.5}})) for name, own in tags.items()]
-        >>> [name for name, _ in TagSearch(tracks, lambda text: np.array(places[text])).rank("Klavier")]
+        >>> [name for name, _ in TagSearch(tracks, embed).rank("Klavier")]
         ['b', 'a']
     """
 
@@ -41,17 +46,49 @@ class TagSearch:
         spread = scores.std(0)
         self._scores = (scores - scores.mean(0)) / np.where(spread > 0, spread, 1.0)
         self._embed = embed
-        names = np.stack([np.asarray(embed(tag), np.float64) for _, tag in columns])
-        self._center = names.mean(0)
-        self._names = _normalised(names - self._center)
+        sentences = self._embedded([sentence(*column) for column in columns])
+        self._tags = _normalised(sentences - sentences.mean(0))
+        self._center = self._embedded(composed_descriptions(columns)).mean(0)
 
     def rank(self, text: str) -> list[tuple[str, float]]:
         """Ids and scores of all tracks, the best first; equal ones in the order they came."""
-        query = _normalised(np.asarray(self._embed(text), np.float64) - self._center)
-        near = self._names @ query / TEMPERATURE
+        query = _normalised(self._embedded([text])[0] - self._center)
+        near = self._tags @ query / TEMPERATURE
         weights = np.exp(near - near.max())
         scores = self._scores @ (weights / weights.sum())
         return [(self.ids[place], float(scores[place])) for place in np.argsort(-scores, kind="stable")]
+
+    def _embedded(self, texts: Sequence[str]) -> np.ndarray:
+        return _normalised(np.stack([np.asarray(self._embed(text), np.float64) for text in texts]))
+
+
+def sentence(category: str, tag: str) -> str:
+    """A tag as a text about music.
+
+    Example:
+        >>> sentence("instrument", "piano"), sentence("mood", "sad")
+        ('This is music with piano.', 'This is sad music.')
+    """
+    return f"This is music with {tag}." if category == INSTRUMENT else f"This is {tag} music."
+
+
+def composed_descriptions(columns: Sequence[tuple[str, str]], count: int = DESCRIPTIONS) -> list[str]:
+    """Short descriptions, each of one tag of every category: always the same for the same columns.
+
+    Example:
+        >>> composed_descriptions([("genre", "jazz"), ("mood", "sad"), ("instrument", "piano")], count=1)
+        ['sad jazz music with piano']
+    """
+    draws = random.Random(0)
+    categories: dict[str, list[str]] = {}
+    for category, tag in columns:
+        categories.setdefault(category, []).append(tag)
+    players = categories.pop(INSTRUMENT, [])
+    texts = []
+    for _ in range(count):
+        words = [draws.choice(tags) for tags in reversed(categories.values())]
+        texts.append(" ".join([*words, "music"]) + (f" with {draws.choice(players)}" if players else ""))
+    return texts
 
 
 def _normalised(rows: np.ndarray) -> np.ndarray:
