@@ -165,6 +165,7 @@ def test_debug_shows_the_traceback(tmp_path):
         main(["--debug", "recommend", "--text", "x", "--index", str(tmp_path)])
 
 
+@pytest.mark.slow
 def test_real_media(viml, demo, shared_media, tmp_path):
     """The demo's model recommends among real music for real videos, with the same commands."""
     words = ["-o", tmp_path / "index", "--model", demo / "model", "--quiet"]

@@ -422,6 +422,7 @@ PLAYERS = """return [...document.querySelectorAll("#tracks audio")].map((player)
 }))"""
 
 
+@pytest.mark.slow
 def test_in_a_browser(browser, url, recommender, folder, tmp_path):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait

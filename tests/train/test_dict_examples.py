@@ -70,8 +70,7 @@ def test_columns_give_the_batches_of_their_store(store, columns, training):
         assert torch.equal(torch.as_tensor(values), torch.as_tensor(two[name])), name
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("ids", [True, False])
+@pytest.mark.parametrize(("ids", "workers"), [(True, 0), (False, 2)])
 def test_a_resumed_run_equals_the_uninterrupted_one(columns, tmp_path, workers, ids):
     """Without ids the music identifies an item; Trainer leaves the column out by default."""
     dataset = columns if ids else renamed(columns)

@@ -60,7 +60,8 @@ def columns(tmp_path_factory):
     return folder, arguments, printed.getvalue()
 
 
-@pytest.mark.parametrize("launcher", [TORCHRUN, pytest.param(ACCELERATE, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE])
 def test_columns_on_two_processes_equal_one_with_the_whole_batch(columns, tmp_path, launcher):
     folder, arguments, printed = columns
     found = launch(launcher, tmp_path, *arguments, "-o", tmp_path / "two", "--batch-size", 8)
