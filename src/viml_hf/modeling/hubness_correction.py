@@ -10,13 +10,13 @@ BETA_WITHOUT_TEXT = 7.0
 TRACKS_PER_BLOCK = 1024
 
 
-def bank_similarity(audio_embeds: Tensor, bank: Tensor, beta: float = BETA) -> Tensor:
+def bank_similarity(audio_embeds: Tensor, bank: Tensor, beta: float) -> Tensor:
     """How near each track is to the queries of a bank on the whole: log(mean(exp(beta · cosine))) / beta, `(tracks,)`.
 
     It is to be taken from the track's similarity to any query. The larger beta, the more the nearest queries count.
 
     Example:
-        >>> bank_similarity(torch.eye(2), torch.tensor([[1.0, 0.0]])).tolist()
+        >>> bank_similarity(torch.eye(2), torch.tensor([[1.0, 0.0]]), beta=8.0).tolist()
         [1.0, 0.0]
     """
     queries = bank.double()
