@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,26 @@ def test_results_come_in_order_and_a_deadly_item_costs_the_others_nothing(tmp_pa
     assert "deadly: the process that read it died 2 times" in errors["deadly"]
     assert all(e.features["audio"][0, 0] == len(e.item.id) for e in found if e.error is None)
     assert reads(tmp_path) == {**dict.fromkeys(names, 1), "deadly": 2}
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals of POSIX")
+def test_ctrl_c_is_seen_once_a_worker_has_all_that_it_is_sent():
+    """Also where another thread receives it."""
+    ended, sent = threading.Event(), []
+    threading.Thread(target=ended.wait).start()
+
+    def start():
+        with workers._interrupts_held_back():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+            sent.append(True)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+    finally:
+        ended.set()
+    assert sent
 
 
 @pytest.mark.slow

@@ -157,16 +157,28 @@ class _Worker:
 
 @contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Ctrl-C reaches all processes of a terminal. One that is started here never sees it: the driver decides."""
+    """Ctrl-C reaches all processes of a terminal. One that is started here never sees it: the driver decides.
+
+    The driver sees it once the process has all that it is sent: half of it would be an error over there.
+    """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
     resource_tracker.ensure_running()  # its start would let them through again
+    # A mask is inherited, but holds for this thread alone. What another one receives goes to the handler.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    held_back: list[int] = []
+    handler = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
+    if handler is not None:
+        signal.signal(signal.SIGINT, lambda number, frame: held_back.append(number))
     try:
         yield
     finally:
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if held_back:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager
