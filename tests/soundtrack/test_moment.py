@@ -4,7 +4,7 @@ import pytest
 from tests.media import sine, write_audio
 from tests.retrieval.conftest import encoder  # noqa: F401 (a fixture)
 from viml_hf import ViMLError, find_moments
-from viml_hf.analysis.beats import Beats
+from viml_hf.analysis.beats import Beats, find_beats
 from viml_hf.analysis.sections import section_starts
 from viml_hf.analysis.spectra import SAMPLING_RATE
 from viml_hf.generated.music import synthesise
@@ -49,6 +49,18 @@ def test_only_a_part_of_the_track_is_searched(encoder, track):  # noqa: F811
     (moment,) = find_moments(encoder, track, own_query(encoder, track, 0, 20), 10.0, start=25.0, end=50.0)
     assert moment.start >= 25
     assert moment.end <= 50.3
+
+
+def test_what_is_heard_first_is_no_beginning_where_only_a_part_is_searched(encoder, track, monkeypatch):  # noqa: F811
+    known = []
+    monkeypatch.setattr(
+        "viml_hf.soundtrack.moment.find_beats",
+        lambda heard, beginning=None: known.append(beginning) or find_beats(heard, beginning=beginning),
+    )
+    query = own_query(encoder, track, 0, 20)
+    find_moments(encoder, track, query, 6.0, end=16.0)
+    find_moments(encoder, track, query, 6.0, start=2.3, end=18.0)
+    assert known == [0.0, None]
 
 
 def test_scores_of_stretches_are_those_of_their_sound(encoder, track):  # noqa: F811

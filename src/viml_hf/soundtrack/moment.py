@@ -104,6 +104,8 @@ def find_moments(
         return [shifted(looped(find_beats(waveform), seconds, length, loop=loop), start)]
     starts, scores = stretch_scores(encoder, track, query, length, start, start + seconds)
     boundaries = section_starts(waveform)
+    if start > 0:  # what is heard first is not where a section begins
+        boundaries = boundaries[1:]
     found: list[Moment] = []
     for place in best_apart(scores, max(1, round(length / 2 / HOP)), len(scores)):
         if len(found) == count:
@@ -186,12 +188,13 @@ def section_beats(waveform: np.ndarray, boundaries: np.ndarray, start: float, en
     """
     times: list[float] = []
     bars: list[float] = []
-    for begins, ends in pairwise([*boundaries, len(waveform) / SAMPLING_RATE]):
+    for begins, ends in pairwise(np.unique([0.0, *boundaries, len(waveform) / SAMPLING_RATE]).tolist()):
         if begins < end and ends > start:
             first = max(0.0, begins - SECTION_LEAD, start - SECTION_HEARD)
             last = min(ends, end + SECTION_HEARD)
             heard = waveform[round(first * SAMPLING_RATE) : round(last * SAMPLING_RATE)]
-            if beats := find_beats(heard, beginning=begins - first if begins >= first else None):
+            is_known = begins in boundaries and begins >= first
+            if beats := find_beats(heard, beginning=begins - first if is_known else None):
                 times = [time for time in times if time < first] + [first + time for time in beats.times]
                 bars = [time for time in bars if time < first] + [first + time for time in beats.downbeats]
     return Beats(60 / _step(np.array(times)), tuple(times), tuple(bars)) if times else None
