@@ -54,6 +54,15 @@ def make(store, output, table, **options):
     return TableMaker(store, output, settings=SETTINGS, progress=False, **options).make(table)
 
 
+@pytest.mark.parametrize("number", [2, 3, 5])
+def test_the_command_writes_a_table_its_ranks_and_a_figure(store, tmp_path, capsys, number):
+    options = ["--epochs", "1", "--batch-size", "8", "--group-by", "pool", "--seeds", "1", "--quiet"]
+    assert main(["tables", str(store.folder), "-o", str(tmp_path), "--table", str(number), *options]) == 0
+    assert (tmp_path / f"table-{number}.md").read_text() in capsys.readouterr().out
+    assert json.loads((tmp_path / f"table-{number}.json").read_text())["ranks"]
+    assert (tmp_path / f"table-{number}.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 def test_the_command_makes_every_table_and_figure(store, tmp_path, capsys):
     rows = ((f"{i:02d}", "words", np.full(4, i % 7, np.float32)) for i in range(60))
