@@ -73,6 +73,7 @@ def test_results_come_in_order_and_a_deadly_item_costs_the_others_nothing(tmp_pa
 def test_ctrl_c_is_seen_once_a_worker_has_all_that_it_is_sent():
     """Also where another thread receives it."""
     ended, sent = threading.Event(), []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a server that another test ran may have its own
     threading.Thread(target=ended.wait).start()
 
     def start():
@@ -86,6 +87,7 @@ def test_ctrl_c_is_seen_once_a_worker_has_all_that_it_is_sent():
             start()
     finally:
         ended.set()
+        signal.signal(signal.SIGINT, before)
     assert sent
 
 
