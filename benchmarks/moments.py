@@ -1,6 +1,6 @@
 """How well the moment of a track is found: tracks of three generated pieces, one of which is a video's own.
 
-    python benchmarks/moments.py DEMO [--text]
+    python benchmarks/moments.py DEMO [--seed 0] [--text]
 
 DEMO is what `viml demo` left. For each held-out video there is a track of 90 s: three pieces of 30 s in random order,
 of its own style and of those of two others. Printed are the mean intersection over union of the found stretch of 30 s

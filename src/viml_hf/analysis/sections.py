@@ -28,7 +28,10 @@ def section_boundaries(waveform: np.ndarray) -> np.ndarray:
     """
     seconds = len(waveform) / 22_050
     places = np.arange(STEP, seconds, STEP)
-    bands = [_means(*frames, places) for frames in _timbre_and_tones(waveform)]
+    bands = [
+        _means(mel_frames(waveform), MEL_RATE, places),
+        _means(np.log1p(10 * semitone_frames(waveform)), SEMITONE_RATE, places),
+    ]
     change = np.sum(
         [np.linalg.norm(after - before, axis=1) / max(after.std(), 1e-6) for before, after in bands], axis=0
     )
@@ -84,15 +87,10 @@ def meeting_frame(frames: np.ndarray, near: int, within: int, reach: int) -> int
     return first + int(places[np.argmin(before + after)])
 
 
-def _timbre_and_tones(waveform: np.ndarray) -> list[tuple[np.ndarray, float]]:
-    """Mel bands and semitones `(frames, bands)` of a waveform, and how many frames there are in a second."""
-    return [(mel_frames(waveform), MEL_RATE), (np.log1p(10 * semitone_frames(waveform)), SEMITONE_RATE)]
-
-
-def _means(frames: np.ndarray, rate: float, places: np.ndarray, reach: float = REACH) -> tuple[np.ndarray, np.ndarray]:
+def _means(frames: np.ndarray, rate: float, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mean bands `(places, bands)` of the stretches before and after each place."""
     total = np.cumsum(np.pad(frames, ((1, 0), (0, 0))), axis=0, dtype=np.float64)
-    at, size = np.round(places * rate).astype(int), round(reach * rate)
+    at, size = np.round(places * rate).astype(int), round(REACH * rate)
     first, last = np.maximum(at - size, 0), np.minimum(at + size, len(frames))
     before = (total[at] - total[first]) / np.maximum(at - first, 1)[:, None]
     after = (total[last] - total[at]) / np.maximum(last - at, 1)[:, None]
